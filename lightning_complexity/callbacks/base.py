@@ -1,0 +1,39 @@
+"""The one place that knows which Lightning is installed.
+
+``pytorch_lightning`` and ``lightning.pytorch`` are two copies of the same code with different classes. A
+callback that inherits from both works in either ``Trainer`` and either ``LightningCLI``.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning
+
+__all__ = ["Callback", "LightningModule", "Trainer", "completed_batches", "move_batch", "pytorch_lightning"]
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
+elif find_spec("lightning") is not None and find_spec("lightning.pytorch") is not None:
+    import lightning.pytorch
+
+    class Callback(lightning.pytorch.Callback, pytorch_lightning.Callback):
+        """A callback for both Lightning packages."""
+
+else:
+    Callback = pytorch_lightning.Callback
+
+# Objects of either package reach a callback, so their types cannot be named more exactly.
+Trainer = Any
+LightningModule = Any
+
+
+def completed_batches(trainer: Trainer) -> int:
+    """Batches after which the optimizers have stepped: the x axis that Lightning logs losses against."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def move_batch(trainer: Trainer, batch: Any) -> Any:
+    """Move a batch to the training device as the fit loop does, the module's transfer hooks included."""
+    return trainer.strategy.batch_to_device(batch)

@@ -1,0 +1,110 @@
+"""Compute many quantities of one network, when some of them may have no value on it."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_complexity.metrics import ComplexityMetric
+from lightning_complexity.network import Snapshot
+
+OnError = Literal["warn", "raise"]
+Quantity = Callable[[], dict[str, Tensor]]
+
+
+@dataclass
+class Measured:
+    """Values and distributions by log key, and the seconds that each quantity took."""
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    histograms: dict[str, Tensor] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def floats(self) -> dict[str, float]:
+        """The values as numbers, with one transfer from the device."""
+        if not self.values:
+            return {}
+        device = next(iter(self.values.values())).device
+        stacked = torch.stack([v.detach().to(device, torch.float64).reshape(()) for v in self.values.values()])
+        return dict(zip(self.values, stacked.tolist(), strict=True))
+
+
+class FailureReport:
+    """Remembers what cannot be computed, and says so once.
+
+    Args:
+        on_error: ``"warn"``, or ``"raise"`` to pass the first error on.
+
+    Attributes:
+        left_out: Reason by name of what is no longer tried.
+    """
+
+    def __init__(self, on_error: OnError) -> None:
+        self.on_error = on_error
+        self.left_out: dict[str, str] = {}
+        self._new: dict[str, list[str]] = {}
+
+    def attempt(self, name: str, quantity: Quantity) -> dict[str, Tensor]:
+        """The quantity, or nothing if it fails now or has failed before."""
+        if name in self.left_out:
+            return {}
+        try:
+            return quantity()
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            self.left_out[name] = reason
+            self._new.setdefault(reason, []).append(name)
+            return {}
+
+    def announce(self, *, silent: bool = False) -> None:
+        """Warn of what has failed since the last time, once for each reason."""
+        for reason, names in self._new.items():
+            if not silent:
+                warnings.warn(
+                    f"ComplexityMonitor leaves out {', '.join(names)} for the rest of this run. {reason}", stacklevel=2
+                )
+        self._new = {}
+
+
+def measure_metrics(metrics: list[ComplexityMetric], snapshot: Snapshot, failures: FailureReport) -> Measured:
+    """Measure each metric on a snapshot that they share."""
+    measured = Measured()
+
+    def quantity(metric: ComplexityMetric) -> dict[str, Tensor]:
+        metric.reset()
+        metric.update(snapshot)
+        measured.histograms |= {f"complexity/{key}": v for key, v in metric.histograms(snapshot).items()}
+        return {f"complexity/{key}": value for key, value in metric.report().items()}
+
+    for metric in metrics:
+        started = time.perf_counter()
+        measured.values |= failures.attempt(metric.name, lambda metric=metric: quantity(metric))  # type: ignore[misc]
+        measured.seconds[metric.name] = time.perf_counter() - started
+    return measured
+
+
+def measure_fit(snapshot: Snapshot, part: Literal["train", "val"], failures: FailureReport) -> dict[str, Tensor]:
+    """Loss on a probe, and accuracy where targets are classes, as ``probe/<part>_loss`` and so on."""
+    loss, accuracy = f"probe/{part}_loss", f"probe/{part}_accuracy"
+    values = failures.attempt(loss, lambda: {loss: snapshot.mean_loss})
+    if values and not snapshot.targets.is_floating_point():
+        values |= failures.attempt(accuracy, lambda: {accuracy: snapshot.accuracy})
+    return values
+
+
+def gaps(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """How much better the network is on the training probe than on the validation probe."""
+    found = {}
+    if {"probe/train_loss", "probe/val_loss"} <= values.keys():
+        found["probe/generalization_gap"] = values["probe/val_loss"] - values["probe/train_loss"]
+    if {"probe/train_accuracy", "probe/val_accuracy"} <= values.keys():
+        found["probe/accuracy_gap"] = values["probe/train_accuracy"] - values["probe/val_accuracy"]
+    return found

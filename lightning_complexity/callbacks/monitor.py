@@ -1,0 +1,312 @@
+"""Watch the complexity of a network while it trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, completed_batches, move_batch
+from lightning_complexity.callbacks.loggers import log_directory, log_histograms, log_scalars
+from lightning_complexity.callbacks.measuring import (
+    FailureReport,
+    Measured,
+    OnError,
+    gaps,
+    measure_fit,
+    measure_metrics,
+)
+from lightning_complexity.callbacks.probe import (
+    Probe,
+    ProbeSource,
+    can_be_indexed,
+    check_probe,
+    copied,
+    draw,
+    first_loader,
+    first_samples,
+)
+from lightning_complexity.callbacks.record import RECORD_NAME, Measurement, append, curve
+from lightning_complexity.metrics import ComplexityMetric, resolve
+from lightning_complexity.network import LossFunction, Snapshot, initial_parameters, num_samples, observe, split_batch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def _check_interval(name: str, value: int | None) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{name} must be a whole number of at least 1, or None, got {value!r}.")
+
+
+class ComplexityMonitor(Callback):
+    """Measure how complex the network is, at initialization, on a schedule and at the end; change nothing.
+
+    Training with this callback is bit-identical to training without it. Every measurement looks at the
+    network in evaluation mode, on the same fixed probe. It logs, against completed optimizer steps, to all
+    loggers and to ``trainer.callback_metrics`` (so that ``EarlyStopping`` and ``ModelCheckpoint`` can monitor it):
+
+    - ``complexity/<name>`` for each metric, ``complexity/<name>/standard_error`` for estimates, and with
+      ``per_layer=True`` ``complexity/<name>/<layer>``;
+    - ``probe/train_loss`` and ``probe/train_accuracy``; with a validation loader ``probe/val_loss``,
+      ``probe/val_accuracy``, ``probe/generalization_gap`` (validation minus training loss) and
+      ``probe/accuracy_gap`` (training minus validation accuracy);
+    - ``complexity/overhead``, the time that all monitors of the ``Trainer`` spent measuring, divided by the rest of
+      the time since training started;
+    - for TensorBoard, histograms of singular values and margins.
+
+    Beside the logger's files it appends to ``complexity.jsonl``, see
+    :func:`~lightning_complexity.callbacks.read_record`. A metric that cannot be computed on this network
+    is named once in a warning, with the reason, and left out; training goes on. Values that are not finite
+    are logged as they are.
+
+    Args:
+        metrics: ``"standard"``, ``"fast"`` or ``"full"``; or a list of metrics and names of metrics.
+        every_n_steps: Measure each time so many optimizer steps are completed.
+        every_n_epochs: Measure at the end of every so many epochs. ``None`` turns this off.
+        probe: Number of training samples, evenly spaced over the dataset; or ``(inputs, targets)``; or a
+            ``DataLoader``, of which all samples are taken. For a dataset that cannot be indexed, the first samples of
+            the first training batch.
+        loss: Mean loss from outputs and targets.
+        budget: The share of training time that measuring may take. Measured and logged; not enforced yet.
+        per_layer: Whether metrics given by name also report their layers.
+        on_error: ``"warn"`` or ``"raise"``.
+
+    Attributes:
+        history: What was measured so far, a list of :class:`~lightning_complexity.callbacks.Measurement`.
+
+    Raises:
+        ValueError: At an unknown metric, with the closest names, or at options that make no sense.
+
+    Example:
+        >>> monitor = ComplexityMonitor(["StableRank", "PathNorm"], every_n_steps=100)
+        >>> # Trainer(callbacks=[monitor]).fit(model)
+    """
+
+    def __init__(
+        self,
+        metrics: str | ComplexityMetric | Iterable[str | ComplexityMetric] = "standard",
+        *,
+        every_n_steps: int | None = None,
+        every_n_epochs: int | None = 1,
+        probe: ProbeSource = 256,
+        loss: LossFunction = F.cross_entropy,
+        budget: float = 0.05,
+        per_layer: bool = False,
+        on_error: OnError = "warn",
+    ) -> None:
+        _check_interval("every_n_steps", every_n_steps)
+        _check_interval("every_n_epochs", every_n_epochs)
+        check_probe(probe)
+        if not budget > 0:
+            raise ValueError(f"budget must be a positive share of the training time, such as 0.05, got {budget!r}.")
+        if on_error not in get_args(OnError):
+            raise ValueError(f'on_error must be "warn" or "raise", got {on_error!r}.')
+        self.metrics = resolve(metrics, per_layer=per_layer)
+        self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
+        self.probe, self.loss, self.budget, self.on_error = probe, loss, budget, on_error
+        self._forget()
+
+    def _forget(self) -> None:
+        self.history: list[Measurement] = []
+        self._train_probe: Probe | None = None
+        self._validation_probe: Probe | None = None
+        self._initial: dict[str, Tensor] | None = None
+        self._failures = FailureReport(self.on_error)
+        self._steps = 0
+        self._seconds_measuring = 0.0
+        self._seconds_before = 0.0
+        self._started = time.perf_counter()
+
+    @property
+    def state_key(self) -> str:
+        """Distinguishes the checkpointed state of monitors of different metrics."""
+        return self._generate_state_key(metrics=[metric.name for metric in self.metrics])
+
+    # Hooks ---------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start afresh, unless this continues a fit."""
+        if stage == "fit" and trainer.global_step == 0:
+            self._forget()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the initial parameters, where a metric needs them."""
+        if self._initial is None and any("initial" in metric.needs for metric in self.metrics):
+            self._initial = initial_parameters(pl_module)
+        for metric in self.metrics:
+            metric.to(pl_module.device)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+        self._probes_are_ready = False
+        self._steps = completed_batches(trainer)
+        self._global_step = trainer.global_step
+
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Measure at initialization."""
+        if not self._probes_are_ready:
+            self._probes_are_ready = True
+            self._failures.attempt("the probe", lambda: self._draw_probes(trainer, pl_module, batch))
+        if not self.history:
+            self._measure(trainer, pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Measure every so many steps."""
+        if trainer.global_step == self._global_step:  # gradients are still accumulating
+            return
+        self._global_step = trainer.global_step
+        self._steps += 1
+        if self.every_n_steps and self._steps % self.every_n_steps == 0:
+            self._measure(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure every so many epochs."""
+        if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._measure(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the final network."""
+        if self.history:
+            self._measure(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a continued run needs: the history, the probe, and the initial parameters where a metric needs them."""
+        probes = {"train_probe": self._train_probe, "validation_probe": self._validation_probe}
+        return {
+            "history": [asdict(measurement) for measurement in self.history],
+            **{name: None if probe is None else tuple(copied(probe, "cpu")) for name, probe in probes.items()},
+            "initial": self._initial,
+            "seconds_measuring": self._seconds_measuring,
+            "seconds": self._seconds_before + time.perf_counter() - self._started,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.history = [Measurement(**row) for row in state_dict["history"]]
+        self._train_probe, self._validation_probe = (
+            None if state_dict[name] is None else Probe(*state_dict[name])
+            for name in ("train_probe", "validation_probe")
+        )
+        self._initial = state_dict["initial"]
+        self._seconds_measuring, self._seconds_before = state_dict["seconds_measuring"], state_dict["seconds"]
+
+    # Measuring -----------------------------------------------------------------------------------
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.history and self.history[-1].step == self._steps:
+            return
+        started = time.perf_counter()
+        measured = self._measured(pl_module)
+        values = measured.floats()
+        self._failures.announce(silent=not trainer.is_global_zero)
+        if trainer.is_global_zero:
+            log_histograms(trainer, measured.histograms, self._steps)
+        now = time.perf_counter()
+        self._seconds_measuring += now - started
+        if self.history:
+            monitors = [c for c in trainer.callbacks if isinstance(c, ComplexityMonitor)]
+            values["complexity/overhead"] = sum(monitor.overhead for monitor in monitors)
+        measurement = Measurement(self._steps, trainer.current_epoch, time.time(), values, measured.seconds)
+        self.history.append(measurement)
+        log_scalars(trainer, values, self._steps)
+        directory = log_directory(trainer)
+        if trainer.is_global_zero and directory is not None and not trainer.fast_dev_run:
+            append(directory / RECORD_NAME, measurement)
+
+    def _measured(self, pl_module: LightningModule) -> Measured:
+        snapshot = self._snapshot(pl_module, self._train_probe)
+        measured = measure_metrics(self.metrics, snapshot, self._failures)
+        if snapshot.has("inputs") and snapshot.has("targets"):
+            measured.values |= measure_fit(snapshot, "train", self._failures)
+            if self._validation_probe is not None:
+                validation = self._snapshot(pl_module, self._validation_probe)
+                measured.values |= measure_fit(validation, "val", self._failures)
+                measured.values |= gaps(measured.values)
+        return measured
+
+    def _snapshot(self, pl_module: LightningModule, probe: Probe | None) -> Snapshot:
+        return Snapshot(pl_module, *(probe or (None, None)), loss=self.loss, initial=self._initial)
+
+    def _draw_probes(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, Tensor]:
+        """Draw the probes where a checkpoint did not bring them. Returns nothing: there is no value to log."""
+        if self._train_probe is None:
+            self._train_probe = self._training_probe(trainer, pl_module, batch)
+        self._train_probe = copied(self._train_probe, pl_module.device)
+        loader = first_loader(trainer.val_dataloaders)
+        if self._validation_probe is None and loader is not None and can_be_indexed(loader):
+            self._validation_probe = draw(loader, self._train_probe_size, trainer, pl_module)
+        if self._validation_probe is not None:
+            self._validation_probe = copied(self._validation_probe, pl_module.device)
+        return {}
+
+    @property
+    def _train_probe_size(self) -> int:
+        return self.probe if isinstance(self.probe, int) else num_samples(self._train_probe.inputs)  # type: ignore[union-attr]
+
+    def _training_probe(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Probe:
+        if isinstance(self.probe, tuple):
+            return Probe(*self.probe)
+        if isinstance(self.probe, int):
+            loader = first_loader(trainer.train_dataloader)
+            if loader is not None and can_be_indexed(loader):
+                return draw(loader, self.probe, trainer, pl_module)
+            return first_samples(batch, self.probe)
+        if can_be_indexed(self.probe):
+            return draw(self.probe, len(self.probe.dataset), trainer, pl_module)  # type: ignore[arg-type]
+        with observe(pl_module):
+            return Probe(*split_batch(move_batch(trainer, next(iter(self.probe)))))
+
+    @property
+    def overhead(self) -> float:
+        """Time that this monitor spent measuring, divided by the rest of the time since training started."""
+        total = self._seconds_before + time.perf_counter() - self._started
+        return self._seconds_measuring / (total - self._seconds_measuring)
+
+    # Looking at the result -----------------------------------------------------------------------
+
+    def curve(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of one quantity.
+
+        Args:
+            name: A metric's name, such as ``"stable_rank"``, or a full log key, such as ``"probe/val_loss"``.
+
+        Raises:
+            KeyError: If it was never measured.
+        """
+        prefixed = f"complexity/{name}"
+        return curve(self.history, prefixed if any(prefixed in m.values for m in self.history) else name)
+
+    def plot(self, names: list[str] | None = None) -> Figure:
+        """Draw the curves.
+
+        Args:
+            names: Metrics' names or full log keys; default every metric.
+
+        Returns:
+            A matplotlib figure, which belongs to no window.
+
+        Raises:
+            ImportError: Without matplotlib: ``pip install lightning-complexity[plot]``.
+        """
+        from lightning_complexity.callbacks.plotting import plot_histories
+
+        return plot_histories({"": self.history}, names)

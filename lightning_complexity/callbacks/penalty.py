@@ -1,0 +1,158 @@
+"""Hold complexity down: add penalties to the loss of a training step."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, completed_batches
+from lightning_complexity.callbacks.loggers import log_scalars
+from lightning_complexity.network import LossFunction, initial_parameters, split_batch
+from lightning_complexity.regularizers import Regularizer
+
+_NEEDS_BATCH = {"inputs", "targets", "loss"}
+
+
+class ComplexityPenalty(Callback):
+    """Add penalties to the loss that ``training_step`` returns; this changes training.
+
+    ``training_step`` is wrapped while ``fit`` runs, so that gradients are exactly those of the sum, whatever is done
+    with the loss afterwards. The network that is penalised is the ``LightningModule``, whose ``forward`` takes the
+    inputs of a batch ``(inputs, targets)``. Needs automatic optimization. With all strengths 0 training is
+    bit-identical to training without the callback.
+
+    Logs ``loss/task``, ``penalty/<name>`` and ``loss/total`` to all loggers every ``trainer.log_every_n_steps`` and
+    to ``trainer.callback_metrics`` at the same steps. What a user's ``training_step`` logs is without penalties.
+
+    Args:
+        regularizers: One or more; those of the same measure must differ in ``name``.
+        loss: Mean loss from outputs and targets, for penalties that need one.
+
+    Raises:
+        TypeError: If an argument is no regularizer.
+        ValueError: Without regularizers; in ``setup``, with manual optimization.
+
+    Example:
+        >>> from lightning_complexity import regularizers
+        >>> penalty = ComplexityPenalty(regularizers.PathNorm(1e-4))
+        >>> # Trainer(callbacks=[penalty]).fit(model)
+    """
+
+    def __init__(self, *regularizers: Regularizer, loss: LossFunction | None = None) -> None:
+        if not regularizers:
+            raise ValueError("ComplexityPenalty needs a regularizer, such as regularizers.PathNorm(1e-4).")
+        for regularizer in regularizers:
+            if not isinstance(regularizer, Regularizer):
+                raise TypeError(
+                    f"ComplexityPenalty takes regularizers such as regularizers.PathNorm(1e-4), got {regularizer!r}."
+                )
+        names = [regularizer.name for regularizer in regularizers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two penalties would be logged under the same name: {', '.join(names)}.")
+        self.regularizers, self.loss = regularizers, loss
+        self._replaced: Callable[..., Any] | None = None
+        self._latest: dict[str, Tensor] = {}
+
+    @property
+    def state_key(self) -> str:
+        """Distinguishes the checkpointed state of different penalties."""
+        return self._generate_state_key(penalties=[regularizer.name for regularizer in self.regularizers])
+
+    # Hooks ---------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what cannot be penalised."""
+        if stage == "fit" and not pl_module.automatic_optimization:
+            raise ValueError(
+                "ComplexityPenalty needs automatic optimization: with manual optimization the loss that "
+                "training_step returns is ignored. Add the regularizer to the loss yourself: "
+                "loss + penalty(self.net, x)."
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wrap ``training_step``, and remember the initial parameters where a penalty needs them."""
+        for regularizer in self.regularizers:
+            regularizer.to(pl_module.device)
+            if "initial" in regularizer.metric.needs and regularizer.initial is None:
+                regularizer.initial = initial_parameters(pl_module)
+        self._wrap(pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Log the parts of the loss."""
+        step = completed_batches(trainer) + 1
+        if self._latest and trainer.log_every_n_steps and step % trainer.log_every_n_steps == 0:
+            values = torch.stack([value.double() for value in self._latest.values()]).tolist()
+            log_scalars(trainer, dict(zip(self._latest, values, strict=True)), step)
+            self._latest = {}
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the module its own ``training_step`` back."""
+        self._unwrap(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the module its own ``training_step`` back."""
+        self._unwrap(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the parameters that distances are measured from."""
+        return {"initial": [None if r.initial is None else dict(r.initial) for r in self.regularizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        for regularizer, initial in zip(self.regularizers, state_dict["initial"], strict=True):
+            regularizer.initial = initial
+
+    # The wrapped step ----------------------------------------------------------------------------
+
+    def _wrap(self, pl_module: LightningModule) -> None:
+        original = pl_module.training_step
+        self._replaced = pl_module.__dict__.get("training_step")
+
+        @functools.wraps(original)
+        def training_step(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            if result is None:
+                return None
+            batch = args[0] if args else kwargs.get("batch")
+            if isinstance(result, Mapping):
+                return {**result, "loss": self._total(pl_module, result["loss"], batch)}
+            return self._total(pl_module, result, batch)
+
+        # Lightning looks through one wrapper only to learn the arguments of the step.
+        training_step.__wrapped__ = getattr(original, "__wrapped__", original)
+        pl_module.training_step = training_step
+        self._wrapper = training_step
+
+    def _unwrap(self, pl_module: LightningModule) -> None:
+        if pl_module.__dict__.get("training_step") is not getattr(self, "_wrapper", None):
+            return
+        if self._replaced is None:
+            pl_module.__dict__.pop("training_step", None)
+        else:
+            pl_module.training_step = self._replaced
+
+    def _total(self, pl_module: LightningModule, task: Tensor, batch: Any) -> Tensor:
+        penalties = {f"penalty/{r.name}": self._penalty(r, pl_module, batch) for r in self.regularizers}
+        total = task
+        for penalty in penalties.values():
+            total = total + penalty
+        self._latest = {k: v.detach() for k, v in {"loss/task": task, **penalties, "loss/total": total}.items()}
+        return total
+
+    def _penalty(self, regularizer: Regularizer, pl_module: LightningModule, batch: Any) -> Tensor:
+        needs_batch = _NEEDS_BATCH & regularizer.metric.needs
+        if not needs_batch or regularizer.strength == 0:
+            return regularizer(pl_module)
+        inputs, targets = split_batch(batch)
+        return regularizer(pl_module, inputs, targets, loss=self.loss)

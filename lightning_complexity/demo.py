@@ -1,0 +1,246 @@
+"""The demonstration: the same network on true and on random labels, and how its complexity differs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+import webbrowser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm import tqdm
+
+from lightning_complexity.callbacks import ComplexityMonitor, Measurement, plot_histories, read_record
+from lightning_complexity.callbacks.base import pytorch_lightning as pl
+from lightning_complexity.metrics import catalogue
+
+RUNS = {"true_labels": "true labels", "random_labels": "random labels"}
+_MEANING = (
+    "Both networks fit their training labels, but only the one with true labels has learned anything that\n"
+    "carries over to new data. A measure that explains generalization should be much higher for random labels."
+)
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """How large the demonstration is."""
+
+    num_train: int
+    width: int
+    max_epochs: int
+    batch_size: int = 32
+
+
+FULL = DemoSize(num_train=1437, width=256, max_epochs=300)
+QUICK = DemoSize(num_train=300, width=128, max_epochs=100)
+
+
+class DigitsClassifier(pl.LightningModule):
+    """A network with two hidden layers; stops when an epoch passes without a training error."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
+        )
+        self._errors = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch of images, shape ``(n, 64)``."""
+        logits: Tensor = self.net(x)
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Cross-entropy."""
+        x, y = batch
+        logits = self(x)
+        self._errors += int((logits.argmax(1) != y).sum())
+        return F.cross_entropy(logits, y)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Log the test accuracy."""
+        x, y = batch
+        self.log("test_accuracy", (self(x).argmax(1) == y).double().mean())
+
+    def on_train_epoch_end(self) -> None:
+        """Stop at zero training error."""
+        self.log("training_errors", float(self._errors))
+        self.trainer.should_stop = self._errors == 0
+        self._errors = 0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+class EpochBar(pl.Callback):
+    """One line that shows the epochs go by."""
+
+    def __init__(self, title: str) -> None:
+        self._bar = tqdm(desc=title, unit=" epochs", bar_format="{desc}: {n_fmt}{unit} in {elapsed}{postfix}")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Advance by one epoch."""
+        metrics = trainer.callback_metrics
+        accuracy = 100 * float(metrics["probe/val_accuracy"])
+        self._bar.set_postfix_str(f"probe loss {metrics['probe/train_loss']:.4f}, test accuracy {accuracy:.0f} %")
+        self._bar.update()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Leave the line as it is."""
+        self._bar.close()
+
+
+def load_digits(num_train: int, seed: int) -> tuple[TensorDataset, TensorDataset]:
+    """Scikit-learn's 1,797 handwritten digits, 8 x 8, split at random.
+
+    Raises:
+        ImportError: Without scikit-learn.
+    """
+    try:
+        from sklearn.datasets import load_digits as load
+    except ImportError as error:
+        raise ImportError("the demo needs scikit-learn: pip install lightning-complexity[examples]") from error
+    images, labels = load(return_X_y=True)
+    x, y = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    train, test = order[:num_train], order[num_train:]
+    return TensorDataset(x[train], y[train]), TensorDataset(x[test], y[test])
+
+
+def _with_random_labels(data: TensorDataset, seed: int) -> TensorDataset:
+    x, y = data.tensors
+    return TensorDataset(x, torch.randint(0, 10, y.shape, generator=torch.Generator().manual_seed(seed)))
+
+
+def _train(run: str, train: TensorDataset, test: TensorDataset, size: DemoSize, seed: int, output: Path) -> float:
+    """Train one network; return the overhead of the standard monitor."""
+    pl.seed_everything(seed, verbose=False)
+    shutil.rmtree(output / run, ignore_errors=True)
+    monitor = ComplexityMonitor()
+    trainer = pl.Trainer(
+        max_epochs=size.max_epochs,
+        accelerator="cpu",
+        logger=pl.loggers.TensorBoardLogger(output, name="", version=run),
+        callbacks=[
+            monitor,
+            ComplexityMonitor(["ParameterCount", "HessianTrace"], every_n_epochs=None),
+            EpochBar(RUNS[run]),
+        ],
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    loader = DataLoader(train, batch_size=size.batch_size, shuffle=True)
+    trainer.fit(DigitsClassifier(size.width), loader, DataLoader(test, batch_size=len(test)))
+    return monitor.overhead
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e9 else f"{value:.4g}"
+
+
+def ratio(name: str, true: float, random: float) -> float:
+    """Ratio of random to true labels; of what the logarithm is taken of, for a measure that is a logarithm."""
+    if name.startswith("log_"):
+        return math.exp(min(random - true, 700.0))
+    return random / true if true else math.nan
+
+
+def comparison(true: list[Measurement], random: list[Measurement]) -> list[tuple[str, float, float, float, float]]:
+    """For each measure: its name, its value at the start, at both ends, and the ratio of the ends."""
+    rows = []
+    for name in [entry.name for entry in catalogue()]:
+        key = f"complexity/{name}"
+        if key in true[-1].values and key in random[-1].values:
+            start, end, other = true[0].values[key], true[-1].values[key], random[-1].values[key]
+            rows.append((name, start, end, other, ratio(name, end, other)))
+    return rows
+
+
+def _print_table(true: list[Measurement], random: list[Measurement]) -> None:
+    header = ("", "at start", *RUNS.values(), "random / true")
+    lines = [
+        (name, _number(start), _number(end), _number(other), f"x {_number(quotient)}")
+        for name, start, end, other, quotient in comparison(true, random)
+    ]
+    for key in ("probe/train_accuracy", "probe/val_accuracy"):
+        start, end, other = (f"{100 * m.values[key]:.1f} %" for m in (true[0], true[-1], random[-1]))
+        lines.append((key, start, end, other, ""))
+    widths = [max(len(line[i]) for line in (header, *lines)) for i in range(len(header))]
+    print()
+    for line in (header, *lines):
+        print(
+            "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+            )
+        )
+    print(f"\n(a ratio of a log_ measure is that of what the logarithm is taken of)\n\n{_MEANING}")
+
+
+def _print_overhead(overhead: float, size: DemoSize) -> None:
+    steps = -(-size.num_train // size.batch_size)
+    print(
+        f"\nMeasuring took {overhead:.2f} times the time of training: the standard metrics, once an epoch of only "
+        f"{steps} steps of {size.batch_size} samples."
+    )
+
+
+def run_demo(*, quick: bool = False, seed: int = 0, output: Path = Path("complexity_demo"), open: bool = False) -> None:  # noqa: A002
+    """Train one network on true and on random labels of handwritten digits, and compare its complexity.
+
+    Trains twice to zero training error, with a ComplexityMonitor attached. Prints a table, and writes
+    TensorBoard logs, a record of all measurements and a picture of the curves. Nothing is downloaded.
+
+    Args:
+        quick: Fewer samples and a smaller network, for a check that everything works.
+        seed: Of the data split, the random labels, the initialization and the order of samples.
+        output: Folder for logs and curves; the logs of an earlier demo in it are replaced.
+        open: Start TensorBoard at the end and open it in a browser.
+    """
+    size = QUICK if quick else FULL
+    started = time.perf_counter()
+    for name in ("pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    train, test = load_digits(size.num_train, seed)
+    data = {"true_labels": train, "random_labels": _with_random_labels(train, seed)}
+    print(
+        f"Training a network 64-{size.width}-{size.width}-10 on {size.num_train} handwritten digits, "
+        "until it makes no error on them.\n"
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
+        overhead = {run: _train(run, data[run], test, size, seed, output) for run in RUNS}
+    histories = {run: read_record(output / run) for run in RUNS}
+    _print_table(histories["true_labels"], histories["random_labels"])
+    _print_overhead(overhead["true_labels"], size)
+    curves = output / "curves.png"
+    plot_histories({RUNS[run]: history for run, history in histories.items()}).savefig(curves, dpi=120)
+    print(f"\nCurves: {curves}   (took {time.perf_counter() - started:.0f} s)")
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(output)]
+    print(f"\nLook at them in TensorBoard:\n\n    {' '.join(command)}\n")
+    if open:
+        _open_tensorboard(command)
+
+
+def _open_tensorboard(command: list[str]) -> Any:
+    print("Starting TensorBoard; press Ctrl-C to stop it.")
+    with subprocess.Popen([*command, "--port", "6006"]) as server:
+        time.sleep(5)
+        webbrowser.open("http://localhost:6006")
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            server.terminate()

@@ -1,0 +1,71 @@
+"""Norms of parameters and of their distance from where they started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["combine_norms", "distance", "lp_norm"]
+
+
+def lp_norm(tensor: Tensor, p: float = 2) -> Tensor:
+    r"""Entrywise norm :math:`\big(\sum_k |w_k|^p\big)^{1/p}`.
+
+    Args:
+        tensor: Any shape.
+        p: At least 1; ``inf`` gives the largest absolute value.
+
+    Returns:
+        0-d; 0 for an empty tensor. The gradient at the zero tensor is 0.
+
+    Example:
+        >>> lp_norm(torch.tensor([3.0, -4.0]))
+        tensor(5.)
+        >>> lp_norm(torch.tensor([3.0, -4.0]), p=1)
+        tensor(7.)
+    """
+    if tensor.numel() == 0:
+        return tensor.sum()
+    return torch.linalg.vector_norm(tensor, ord=p)
+
+
+def combine_norms(norms: Tensor, p: float = 2) -> Tensor:
+    r"""Norm of a vector from the norms of its parts: the :math:`\ell_p` norm of norms.
+
+    Args:
+        norms: One norm a part, shape ``(parts,)``.
+        p: The same ``p`` as in the parts.
+
+    Returns:
+        0-d.
+
+    Example:
+        >>> combine_norms(torch.tensor([3.0, 4.0]))
+        tensor(5.)
+    """
+    return lp_norm(norms, p)
+
+
+def distance(tensors: Sequence[Tensor], origins: Sequence[Tensor], p: float = 2) -> Tensor:
+    r"""Distance :math:`\|w - w_0\|_p` of two lists of tensors of the same shapes.
+
+    Args:
+        tensors: Where the parameters are.
+        origins: Where they were.
+        p: At least 1; ``inf`` gives the largest absolute change.
+
+    Returns:
+        0-d. The gradient where nothing has moved is 0.
+
+    References:
+        Nagarajan and Kolter, "Generalization in deep networks: the role of distance from initialization",
+        2019. The square for ``p=2`` is equation 40 of Jiang et al., ICLR 2020, when only weight matrices count.
+
+    Example:
+        >>> distance([torch.tensor([3.0]), torch.tensor([4.0])], [torch.zeros(1), torch.zeros(1)])
+        tensor(5.)
+    """
+    parts = [lp_norm(t - o, p) for t, o in zip(tensors, origins, strict=True)]
+    return combine_norms(torch.stack(parts), p)

@@ -1,0 +1,27 @@
+"""Metrics: each reads one number off a network, without changing it. No Lightning needed."""
+
+from lightning_complexity.metrics import curvature, margins, norms, paths, sensitivity, size, spectra
+from lightning_complexity.metrics.base import ComplexityMetric
+from lightning_complexity.metrics.catalogue import SUITES, CatalogueEntry, catalogue, resolve
+from lightning_complexity.metrics.curvature import *
+from lightning_complexity.metrics.margins import *
+from lightning_complexity.metrics.norms import *
+from lightning_complexity.metrics.paths import *
+from lightning_complexity.metrics.sensitivity import *
+from lightning_complexity.metrics.size import *
+from lightning_complexity.metrics.spectra import *
+
+__all__ = [
+    "SUITES",
+    "CatalogueEntry",
+    "ComplexityMetric",
+    "catalogue",
+    "resolve",
+    *curvature.__all__,
+    *margins.__all__,
+    *norms.__all__,
+    *paths.__all__,
+    *sensitivity.__all__,
+    *size.__all__,
+    *spectra.__all__,
+]

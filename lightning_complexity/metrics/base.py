@@ -1,0 +1,297 @@
+"""What every complexity metric has in common: how a value is read off a network and accumulated."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lightning_complexity.functional.curvature import standard_error
+from lightning_complexity.network import LossFunction, MissingInputError, Snapshot
+
+Need = Literal["inputs", "targets", "loss", "initial"]
+Cost = Literal["weights", "forward", "backward", "hessian", "sampling"]
+
+
+def _latest(gathered: Tensor) -> Tensor:
+    """Reduce equal values from all ranks to one."""
+    return gathered[-1]
+
+
+class ComplexityMetric(Metric, ABC):
+    """A number that says how complex a network is.
+
+    A subclass says what the number is by :meth:`measure`. ``update`` takes a network (or a
+    :class:`~lightning_complexity.network.Snapshot`), measures it without changing it, and keeps the value;
+    ``compute`` returns it. A metric that does not depend on samples keeps the last value.
+
+    Args:
+        per_layer: Whether ``compute`` returns a dictionary of the layers' values.
+
+    Attributes:
+        name: The log key, ``complexity/<name>``.
+        needs: What ``update`` must be given beside the network.
+        increases_with_complexity: ``True``, ``False``, or ``None`` where there is no such direction.
+        cost: The most expensive thing that measuring takes.
+        has_layers: Whether the metric has a value for each layer.
+        formula: The formula in LaTeX.
+        reference: Where the measure comes from.
+    """
+
+    name: str
+    needs: frozenset[Need] = frozenset()
+    increases_with_complexity: ClassVar[bool | None] = True
+    cost: Cost = "weights"
+    has_layers: ClassVar[bool] = False
+    formula: ClassVar[str]
+    reference: ClassVar[str]
+
+    full_state_update = False
+    higher_is_better = None
+    is_differentiable = False
+
+    def __init__(self, *, per_layer: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if per_layer and not self.has_layers:
+            raise ValueError(
+                f"{type(self).__name__}(per_layer=True): this measure belongs to the network as a whole "
+                "and has no value for a layer. Leave per_layer out."
+            )
+        self.per_layer = per_layer
+        self._prepare_state()
+
+    value: Tensor
+
+    @abstractmethod
+    def measure(self, snapshot: Snapshot) -> Tensor:
+        """The value on one snapshot, 0-d and differentiable on a live one."""
+
+    def _prepare_state(self) -> None:
+        self.add_state("value", torch.tensor(torch.nan), dist_reduce_fx=_latest)
+
+    def _accumulate(self, snapshot: Snapshot) -> None:
+        self.value = self.measure(snapshot).detach()
+
+    def update(
+        self,
+        model: nn.Module | Snapshot,
+        inputs: Any = None,
+        targets: Any = None,
+        *,
+        loss: LossFunction | None = None,
+        initial: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Measure a network.
+
+        Args:
+            model: The network, or a snapshot that other metrics share; the snapshot brings the rest with it.
+            inputs: A batch of inputs, where the metric ``needs`` them.
+            targets: Their targets.
+            loss: Mean loss from outputs and targets; default cross-entropy.
+            initial: Parameters at the start, see :func:`~lightning_complexity.network.initial_parameters`.
+
+        Raises:
+            MissingInputError: If something that the metric needs is missing.
+        """
+        snapshot = (
+            model if isinstance(model, Snapshot) else Snapshot(model, inputs, targets, loss=loss, initial=initial)
+        )
+        self.check(snapshot)
+        self._accumulate(snapshot)
+
+    def check(self, snapshot: Snapshot) -> None:
+        """Raise an error if the snapshot lacks what this metric needs."""
+        missing = sorted(need for need in self.needs if not snapshot.has(need))
+        if missing:
+            raise MissingInputError(
+                f"{type(self).__name__} needs {' and '.join(missing)}; pass {', '.join(f'{m}=...' for m in missing)}."
+            )
+
+    def compute(self) -> Tensor | dict[str, Tensor]:
+        """The value, 0-d; with ``per_layer=True`` a dictionary of the layers' values."""
+        return self.value
+
+    def report(self) -> dict[str, Tensor]:
+        """Everything there is to log, by log key without prefix: the value, its layers, its standard error."""
+        return {self.name: torch.as_tensor(self.compute())}
+
+    def histograms(self, snapshot: Snapshot) -> dict[str, Tensor]:  # noqa: ARG002
+        """Distributions behind the value, for loggers that can draw them; cheap after ``update``."""
+        return {}
+
+
+class LayerMetric(ComplexityMetric):
+    """A metric that combines one value a layer.
+
+    A subclass says what a layer's value is by :meth:`layers` and how they combine by :meth:`combine`.
+    """
+
+    has_layers = True
+    values: Tensor
+
+    @abstractmethod
+    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+        """The value of each layer by name, 0-d and differentiable on a live snapshot."""
+
+    @abstractmethod
+    def combine(self, values: Tensor) -> Tensor:
+        """The network's value from those of its layers, shape ``(layers,)``."""
+
+    def measure(self, snapshot: Snapshot) -> Tensor:
+        """Combine the layers' values."""
+        return self.combine(torch.stack(list(self.layers(snapshot).values())))
+
+    def _prepare_state(self) -> None:
+        self.layer_names: list[str] = []
+        self.add_state("values", torch.full((1,), torch.nan), dist_reduce_fx=_latest)
+
+    def _accumulate(self, snapshot: Snapshot) -> None:
+        layers = self.layers(snapshot)
+        self.layer_names = list(layers)
+        self.values = torch.stack(list(layers.values())).detach()
+
+    def compute(self) -> Tensor | dict[str, Tensor]:
+        """The network's value, or with ``per_layer=True`` the layers'."""
+        return self._by_layer() if self.per_layer else self.combine(self.values)
+
+    def _by_layer(self) -> dict[str, Tensor]:
+        return dict(zip(self.layer_names, self.values, strict=False))
+
+    def report(self) -> dict[str, Tensor]:
+        """The network's value, and with ``per_layer=True`` each layer's."""
+        computed = self.compute()
+        if isinstance(computed, Tensor):
+            return {self.name: computed}
+        total = self.combine(torch.stack(list(computed.values())))
+        return {self.name: total, **{f"{self.name}/{layer}": v for layer, v in computed.items()}}
+
+
+class SampleMeanMetric(ComplexityMetric):
+    """A mean over samples, and the standard error that comes from having only so many of them."""
+
+    total: Tensor
+    total_of_squares: Tensor
+    count: Tensor
+
+    @abstractmethod
+    def per_sample(self, snapshot: Snapshot) -> Tensor:
+        """The value of each sample, shape ``(n,)``, differentiable on a live snapshot."""
+
+    def measure(self, snapshot: Snapshot) -> Tensor:
+        """Mean over the snapshot's samples."""
+        return self.per_sample(snapshot).mean()
+
+    def _prepare_state(self) -> None:
+        for state in ("total", "total_of_squares"):
+            self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def _accumulate(self, snapshot: Snapshot) -> None:
+        values = self.per_sample(snapshot).detach().double()
+        self.total = self.total + values.sum()
+        self.total_of_squares = self.total_of_squares + values.square().sum()
+        self.count = self.count + len(values)
+
+    def compute(self) -> Tensor:
+        """Mean over all samples so far."""
+        return self.total / self.count
+
+    def standard_error(self) -> Tensor:
+        """Standard error of :meth:`compute` as an estimate of the mean over all data; ``nan`` for one sample."""
+        mean = self.total / self.count
+        variance = (self.total_of_squares / self.count - mean.square()).clamp(min=0) * self.count / (self.count - 1)
+        return (variance / self.count).sqrt()
+
+    def report(self) -> dict[str, Tensor]:
+        """The mean and its standard error."""
+        return {self.name: self.compute(), f"{self.name}/standard_error": self.standard_error()}
+
+
+class SampleDistributionMetric(ComplexityMetric):
+    """A property of the distribution of a value over samples; keeps one number for every sample."""
+
+    values: list[Tensor] | Tensor
+
+    @abstractmethod
+    def per_sample(self, snapshot: Snapshot) -> Tensor:
+        """The value of each sample, shape ``(n,)``, differentiable on a live snapshot."""
+
+    @abstractmethod
+    def summarize(self, values: Tensor) -> Tensor:
+        """The property, 0-d, from the values of all samples."""
+
+    def measure(self, snapshot: Snapshot) -> Tensor:
+        """The property on the snapshot's samples."""
+        return self.summarize(self.per_sample(snapshot))
+
+    def _prepare_state(self) -> None:
+        self.add_state("values", [], dist_reduce_fx="cat")
+
+    def _accumulate(self, snapshot: Snapshot) -> None:
+        self.values = [*self.values, self.per_sample(snapshot).detach()]
+
+    def compute(self) -> Tensor:
+        """The property of all samples so far."""
+        return self.summarize(torch.cat(self.values) if isinstance(self.values, list) else self.values)
+
+
+class ProbedMetric(ComplexityMetric):
+    """An estimate from random probes of a quantity that is a mean over samples, in total and by layer.
+
+    Every update draws the same probes, so that the estimates of several batches average to that of one
+    big batch, probe by probe.
+    """
+
+    has_layers = True
+    weighted: Tensor
+    count: Tensor
+
+    def __init__(self, num_probes: int, **kwargs: Any) -> None:
+        if num_probes < 1:
+            raise ValueError(f"num_probes must be at least 1, got {num_probes!r}.")
+        self.num_probes = num_probes
+        super().__init__(**kwargs)
+
+    @abstractmethod
+    def probe(self, snapshot: Snapshot) -> tuple[list[str], Tensor]:
+        """Names of the layers, and samples of shape ``(num_probes, layers)``."""
+
+    def measure(self, snapshot: Snapshot) -> Tensor:
+        """Mean over probes, sum over layers."""
+        return self.probe(snapshot)[1].sum(1).mean()
+
+    def _prepare_state(self) -> None:
+        self.layer_names: list[str] = []
+        self.add_state("weighted", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def _accumulate(self, snapshot: Snapshot) -> None:
+        self.layer_names, samples = self.probe(snapshot)
+        self.weighted = self.weighted + samples.detach().double() * snapshot.num_samples
+        self.count = self.count + snapshot.num_samples
+
+    def compute(self) -> Tensor | dict[str, Tensor]:
+        """The estimate, or with ``per_layer=True`` that of each layer."""
+        samples = self.weighted / self.count
+        if self.per_layer:
+            return dict(zip(self.layer_names, samples.mean(0), strict=True))
+        return samples.sum(-1).mean()
+
+    def standard_error(self) -> Tensor:
+        """Standard error of the estimate over its probes; ``nan`` for one probe."""
+        return standard_error((self.weighted / self.count).sum(-1))
+
+    def report(self) -> dict[str, Tensor]:
+        """The estimate, its standard error, and with ``per_layer=True`` the layers' estimates."""
+        samples = self.weighted / self.count
+        values = {
+            self.name: samples.sum(-1).mean(),
+            f"{self.name}/standard_error": standard_error(samples.sum(-1)),
+        }
+        if self.per_layer:
+            values.update({f"{self.name}/{n}": v for n, v in zip(self.layer_names, samples.mean(0), strict=True)})
+        return values

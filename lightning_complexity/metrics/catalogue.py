@@ -1,0 +1,122 @@
+"""Which metrics there are, and how to name them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from lightning_complexity.metrics import curvature, margins, norms, paths, sensitivity, size, spectra
+from lightning_complexity.metrics.base import ComplexityMetric, Cost, Need
+
+_FAMILIES = (size, norms, spectra, paths, margins, sensitivity, curvature)
+
+SUITES: dict[str, tuple[str, ...]] = {
+    "fast": (
+        "ParameterNorm",
+        "DistanceFromInitialization",
+        "LogSpectralProduct",
+        "StableRank",
+        "PathNorm",
+        "MarginPercentile",
+    ),
+}
+SUITES["standard"] = (*SUITES["fast"], "JacobianNorm")
+SUITES["full"] = ("ParameterCount", *SUITES["standard"], "HessianTrace")
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """One metric of the catalogue, with the attributes of its class."""
+
+    metric: type[ComplexityMetric]
+    family: str
+    name: str
+    needs: frozenset[Need]
+    cost: Cost
+    increases_with_complexity: bool | None
+    formula: str
+    reference: str
+    summary: str
+
+
+def _entry(metric: type[ComplexityMetric], family: str) -> CatalogueEntry:
+    summary = (metric.__doc__ or "").strip().splitlines()[0]
+    return CatalogueEntry(
+        metric,
+        family,
+        metric.name,
+        metric.needs,
+        metric.cost,
+        metric.increases_with_complexity,
+        metric.formula,
+        metric.reference,
+        summary,
+    )
+
+
+def catalogue() -> list[CatalogueEntry]:
+    """Every metric class with its family, name, needs, cost, formula and reference.
+
+    Example:
+        >>> [entry.name for entry in catalogue()][:3]
+        ['parameter_count', 'distance_from_initialization', 'parameter_norm']
+    """
+    return [
+        _entry(getattr(family, name), family.__name__.rpartition(".")[2])
+        for family in _FAMILIES
+        for name in family.__all__
+    ]
+
+
+def _by_name() -> dict[str, type[ComplexityMetric]]:
+    found: dict[str, type[ComplexityMetric]] = {}
+    for entry in catalogue():
+        found |= {entry.metric.__name__: entry.metric, entry.name: entry.metric}
+    return found
+
+
+def _build(metric: str | ComplexityMetric, per_layer: bool) -> ComplexityMetric:
+    if isinstance(metric, ComplexityMetric):
+        return metric
+    if not isinstance(metric, str):
+        raise TypeError(f"a metric must be a ComplexityMetric such as metrics.PathNorm(), or its name, got {metric!r}.")
+    known = _by_name()
+    if metric not in known:
+        close = get_close_matches(metric, [*known, *SUITES], n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise ValueError(f"there is no metric {metric!r}.{hint} `lightning-complexity list` shows all.")
+    cls = known[metric]
+    options: dict[str, Any] = {"per_layer": True} if per_layer and cls.has_layers else {}
+    return cls(**options)
+
+
+def resolve(
+    metrics: str | ComplexityMetric | Iterable[str | ComplexityMetric], *, per_layer: bool = False
+) -> list[ComplexityMetric]:
+    """Metrics from a suite's name, metric names and metrics, in any mixture.
+
+    Args:
+        metrics: ``"standard"``, ``"fast"`` or ``"full"``; a metric's class or log name; a metric; or a list of these.
+        per_layer: Whether metrics given by name report their layers, where they have any.
+
+    Returns:
+        Metrics with distinct names.
+
+    Raises:
+        ValueError: At an unknown name, with the closest ones, or at two metrics of the same name.
+
+    Example:
+        >>> [m.name for m in resolve(["path_norm", "StableRank"])]
+        Traceback (most recent call last):
+        ValueError: there is no metric 'path_norm'. Did you mean 'log_path_norm' or 'PathNorm' or ...
+    """
+    listed = [metrics] if isinstance(metrics, (str, ComplexityMetric)) else list(metrics)
+    expanded = [m for item in listed for m in (SUITES[item] if isinstance(item, str) and item in SUITES else [item])]
+    built = [_build(metric, per_layer) for metric in expanded]
+    names = [metric.name for metric in built]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two metrics would be logged as {twice[0]!r}; set .name of one of them to tell them apart.")
+    return built

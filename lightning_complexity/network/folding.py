@@ -1,0 +1,103 @@
+"""Which BatchNorm follows which layer, found by following the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_complexity.network.batches import tensors_in
+from lightning_complexity.network.interpreter import TensorFlow, operation_name, tensor_arguments
+from lightning_complexity.network.weights import TRANSPOSED_CONVOLUTIONS, Weight
+
+_LAYERS = {"linear", *(f"conv{d}d" for d in (1, 2, 3)), *(f"conv_transpose{d}d" for d in (1, 2, 3))}
+
+
+class _NormalizationTrace(TensorFlow):
+    """Notes for each layer's weight the factors of the BatchNorms that directly follow it.
+
+    ``None`` among the factors means that the layer's output is also used without BatchNorm.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._produced_by: dict[int, tuple[Tensor, Tensor]] = {}
+        self.weights: dict[int, Tensor] = {}
+        self.factors: dict[int, list[Tensor | None]] = {}
+
+    def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result, name = function(*args, **kwargs), operation_name(function)
+        if not tensors_in(result):
+            return result
+        factor = _evaluation_factor(*args[1:], **kwargs) if name == "batch_norm" else None
+        for tensor in tensor_arguments(args, kwargs):
+            if id(tensor) in self._produced_by:
+                weight, _ = self._produced_by[id(tensor)]
+                self.factors[id(weight)].append(factor)
+        if name in _LAYERS:
+            weight = kwargs["weight"] if "weight" in kwargs else args[1]
+            self._produced_by[id(result)] = (weight, result)
+            self.weights[id(weight)] = weight
+            self.factors.setdefault(id(weight), [])
+        return result
+
+
+def _evaluation_factor(
+    running_mean: Tensor | None,  # noqa: ARG001 (the operation's signature)
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,  # noqa: ARG001
+    training: bool = False,
+    momentum: float = 0.1,  # noqa: ARG001
+    eps: float = 1e-5,
+) -> Tensor | None:
+    if training or running_var is None:
+        return None
+    return (running_var + eps).rsqrt() * (1.0 if weight is None else weight)
+
+
+def _scale_outputs(weight: Weight, factor: Tensor) -> Weight:
+    """Multiply each output unit of a layer by its own factor."""
+    groups = len(weight.blocks)
+    if isinstance(weight.module, TRANSPOSED_CONVOLUTIONS):
+        shape, kernel = (
+            (1, -1, *[1] * (weight.tensor.ndim - 2)),
+            weight.blocks.shape[-1] * groups // len(factor),
+        )
+        blocks = weight.blocks * factor.reshape(groups, 1, -1).repeat_interleave(kernel, dim=2)
+        tensor = torch.cat(
+            [t * f.reshape(shape) for t, f in zip(weight.tensor.chunk(groups), factor.chunk(groups), strict=True)]
+        )
+    else:
+        blocks = weight.blocks * factor.reshape(groups, -1, 1)
+        tensor = weight.tensor * factor.reshape(-1, *[1] * (weight.tensor.ndim - 1))
+    return Weight(weight.name, tensor, blocks, weight.module)
+
+
+def fold_batch_norm(model: nn.Module, inputs: Any, weights: list[Weight]) -> list[Weight]:
+    r"""Multiply into each weight the BatchNorm that directly follows it.
+
+    In evaluation mode BatchNorm multiplies each channel by :math:`\gamma / \sqrt{\text{running variance} + \epsilon}`.
+    What follows what is found by running ``model`` once, not from names or the order of modules. A
+    weight whose output is also used elsewhere, or that is followed by different BatchNorms in different
+    places, stays as it is, since folding would not preserve the function.
+
+    Args:
+        model: In evaluation mode.
+        inputs: One sample is enough.
+        weights: The model's weights, as :func:`read_weights` gives them in the same call.
+
+    Returns:
+        The same weights, scaled where a BatchNorm was folded in.
+    """
+    trace = _NormalizationTrace()
+    with trace:
+        model(inputs)
+    folded = []
+    for weight in weights:
+        factors = trace.factors.get(id(weight.tensor), [])
+        foldable = len(factors) == 1 and factors[0] is not None
+        folded.append(_scale_outputs(weight, factors[0]) if foldable else weight)  # type: ignore[arg-type]
+    return folded

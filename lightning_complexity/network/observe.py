@@ -1,0 +1,113 @@
+"""The guard that lets a network be measured without changing it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+_LOGGING_METHODS = ("log", "log_dict")
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    """Stand in for a logging method while a network is observed."""
+
+
+def _cuda_devices(module: nn.Module) -> list[torch.device]:
+    return sorted({p.device for p in module.parameters() if p.device.type == "cuda"}, key=str)
+
+
+@contextmanager
+def _numpy_and_python_random_state_kept() -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (the state users' augmentations draw from)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+    # The attribute is set, not `.eval()` called: an overridden `train()` may do more than set it.
+    modes = [(m, m.training) for m in module.modules()]
+    try:
+        for m, _ in modes:
+            m.training = False
+        yield
+    finally:
+        for m, training in modes:
+            m.training = training
+
+
+@contextmanager
+def _logging_muted(module: nn.Module) -> Iterator[None]:
+    """Keep a ``self.log`` inside ``forward`` from overwriting what training logged."""
+    muted = [(m, name) for m in module.modules() for name in _LOGGING_METHODS if hasattr(type(m), name)]
+    before = [m.__dict__.get(name) for m, name in muted]
+    try:
+        for m, name in muted:
+            m.__dict__[name] = _ignore
+        yield
+    finally:
+        for (m, name), own in zip(muted, before, strict=True):
+            if own is None:
+                m.__dict__.pop(name, None)
+            else:
+                m.__dict__[name] = own
+
+
+@contextmanager
+def _attention_fast_path_off() -> Iterator[None]:
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def observe(module: nn.Module) -> Iterator[None]:
+    """Let the block call ``module`` and differentiate it, and leave no trace of that.
+
+    Inside, every submodule is in evaluation mode, gradients are enabled (also under ``no_grad`` and
+    ``inference_mode``), autocast is off, compiled code runs eagerly, attention uses the kernels that
+    can be differentiated twice, and ``log``/``log_dict`` of a ``LightningModule`` do nothing.
+    Afterwards, also after an exception, the mode of each submodule and the random states of
+    Python, NumPy and torch (CPU and the module's devices) are what they were.
+
+    What it cannot undo: changes of Python attributes inside ``forward``, calls of the module's
+    forward hooks, and in-place changes of buffers. :class:`~lightning_complexity.network.Snapshot`
+    hands the module cloned buffers for the last of these.
+
+    Args:
+        module: The network to be observed.
+
+    Example:
+        >>> net = nn.Sequential(nn.Dropout(0.5))
+        >>> with observe(net):
+        ...     net(torch.ones(3))
+        tensor([1., 1., 1.])
+        >>> net.training
+        True
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_numpy_and_python_random_state_kept())
+        stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(module)))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device_type in {"cpu", *(p.device.type for p in module.parameters())} - {"meta"}:
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(_attention_fast_path_off())
+        stack.enter_context(_logging_muted(module))
+        stack.enter_context(_evaluation_mode(module))
+        yield

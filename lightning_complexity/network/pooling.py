@@ -1,0 +1,111 @@
+"""Sums over pooling windows, for any kernel, stride, padding, dilation and rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_complexity.network.interpreter import operation_name
+
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_MAX_PARAMETERS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_MEAN_PARAMETERS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+
+
+def _per_dimension(value: Any, num_dims: int) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return values * num_dims if len(values) == 1 else values
+
+
+def _adaptive_window_sizes(size: int, out: int) -> Tensor:
+    """How many of ``size`` entries fall into each of ``out`` adaptive windows."""
+    index = torch.arange(out)
+    return -(-(index + 1) * size // out) - index * size // out
+
+
+def _adaptive_counts(x: Tensor, pooled: Tensor, num_dims: int) -> Tensor:
+    counts = torch.ones((), dtype=x.dtype, device=x.device)
+    for dim in range(-num_dims, 0):
+        sizes = _adaptive_window_sizes(x.shape[dim], pooled.shape[dim]).to(counts)
+        counts = counts * sizes.reshape(-1, *[1] * (-dim - 1))
+    return counts
+
+
+def _window_sums(x: Tensor, options: dict[str, Any], out: list[int]) -> Tensor:
+    num_dims = len(out)
+    kernel = _per_dimension(options["kernel_size"], num_dims)
+    stride = _per_dimension(options.get("stride") or kernel, num_dims)
+    padding = _per_dimension(options.get("padding", 0), num_dims)
+    dilation = _per_dimension(options.get("dilation", 1), num_dims)
+    pads: list[int] = []
+    for dim in reversed(range(num_dims)):
+        reach = (out[dim] - 1) * stride[dim] + dilation[dim] * (kernel[dim] - 1) + 1
+        pads += [padding[dim], max(0, reach - x.shape[dim - num_dims] - padding[dim])]
+    flat = F.pad(x.reshape(-1, 1, *x.shape[-num_dims:]), pads)
+    ones = torch.ones(1, 1, *kernel, dtype=x.dtype, device=x.device)
+    sums = _CONVOLUTIONS[num_dims](flat, ones, None, stride, 0, dilation)
+    for dim, size in enumerate(out, start=-num_dims):
+        sums = sums.narrow(dim, 0, size)
+    return sums.reshape(*x.shape[:-num_dims], *out)
+
+
+def _is_adaptive(pooling: Callable[..., Tensor]) -> bool:
+    return operation_name(pooling).startswith("adaptive")
+
+
+def _num_dims(pooling: Callable[..., Tensor]) -> int:
+    return int(operation_name(pooling)[-2])
+
+
+def sum_pool(pooling: Callable[..., Tensor], x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Sum over the windows of a max pooling.
+
+    Args:
+        pooling: ``F.max_pool1d`` to ``F.max_pool3d`` or their adaptive forms.
+        x: What is pooled.
+        args: Other positional arguments of the pooling.
+        kwargs: Keyword arguments of the pooling.
+
+    Returns:
+        The shape of the pooling's output.
+
+    Example:
+        >>> sum_pool(F.max_pool1d, torch.tensor([[[1.0, 2.0, 3.0, 4.0]]]), (2,), {})
+        tensor([[[3., 7.]]])
+    """
+    num_dims, pooled = _num_dims(pooling), pooling(x, *args, **kwargs)
+    if _is_adaptive(pooling):
+        mean = getattr(F, f"adaptive_avg_pool{num_dims}d")(x, list(pooled.shape[-num_dims:]))
+        return mean * _adaptive_counts(x, pooled, num_dims)
+    options = {**dict(zip(_MAX_PARAMETERS, args, strict=False)), **kwargs}
+    return _window_sums(x, options, list(pooled.shape[-num_dims:]))
+
+
+def mean_window_weights(
+    pooling: Callable[..., Tensor], x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor:
+    """The weight that an average pooling gives each entry of a window.
+
+    Args:
+        pooling: ``F.avg_pool1d`` to ``F.avg_pool3d`` or their adaptive forms.
+        x: What is pooled.
+        args: Other positional arguments of the pooling.
+        kwargs: Keyword arguments of the pooling.
+
+    Returns:
+        One weight a window, broadcastable to the pooling's output.
+
+    Example:
+        >>> mean_window_weights(F.avg_pool1d, torch.ones(1, 1, 4), (2,), {})
+        tensor([[[0.5000, 0.5000]]])
+    """
+    ones = torch.ones_like(x)
+    num_dims, pooled = _num_dims(pooling), pooling(ones, *args, **kwargs)
+    if _is_adaptive(pooling):
+        return 1 / _adaptive_counts(x, pooled, num_dims)
+    options = {**dict(zip(_MEAN_PARAMETERS, args, strict=False)), **kwargs}
+    return pooled / _window_sums(ones, options, list(pooled.shape[-num_dims:])).clamp(min=1)

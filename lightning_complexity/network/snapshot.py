@@ -1,0 +1,385 @@
+"""One network, on one batch, at one moment: everything that measures read from it, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
+
+from lightning_complexity.functional.margins import signed_margins
+from lightning_complexity.functional.paths import Scaled
+from lightning_complexity.functional.spectra import singular_values, spectral_norm
+from lightning_complexity.network.batches import chunks, map_tensors, num_samples
+from lightning_complexity.network.errors import MissingInputError
+from lightning_complexity.network.folding import fold_batch_norm
+from lightning_complexity.network.observe import observe
+from lightning_complexity.network.operators import input_shapes, operator_norm
+from lightning_complexity.network.paths import path_sums
+from lightning_complexity.network.weights import Weight, read_weights
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+ConvolutionNorm = Literal["kernel", "operator"]
+Result = TypeVar("Result")
+
+
+class _Call(nn.Module):
+    """Lets ``functional_call`` run any function of a module instead of its ``forward``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[[nn.Module], Result]) -> Result:
+        with parametrize.cached():
+            return function(self.model)
+
+
+def _forward(inputs: Any, model: nn.Module) -> Any:
+    return model(inputs)
+
+
+def _at_least_single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
+
+
+def initial_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """Copy the parameters to the CPU, to measure distances from them later.
+
+    Returns:
+        The parameters by name, tied ones once.
+    """
+    return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
+
+
+class Snapshot:
+    """A lazy, cached view of one network on one batch at one moment.
+
+    An observing snapshot works on detached parameters and cloned buffers: the network's gradients, buffers,
+    modes, hooks and random state stay as they are. A live one (``live=True``) works on the real
+    parameters, so that what is computed from it can be differentiated and trained with. Both see the
+    network in evaluation mode: no dropout, running statistics. Half-precision parameters and
+    inputs are computed with in single precision. It holds until the parameters change.
+
+    Args:
+        model: Any module whose ``forward`` takes the inputs as its one argument.
+        inputs: A batch, first dimension samples; a tensor or nested mappings, tuples and lists of tensors.
+        targets: What the loss takes beside the outputs; class indices of shape ``(n,)`` for margins.
+        loss: Mean loss of a batch from outputs and targets; default cross-entropy.
+        initial: Parameters at the start of training by name, see :func:`initial_parameters`.
+        live: Whether to work on the real parameters.
+        outputs: What the network gave for ``inputs``, to save a second forward pass. ``inputs`` must have
+            required grad when it was computed if a Jacobian is to be taken.
+        chunk_size: How many samples are computed at once.
+        seed: Start of the random numbers that estimators draw; equal seeds draw equal numbers.
+
+    Raises:
+        ValueError: If the inputs are empty, or the model has parameters without a shape yet.
+
+    Example:
+        >>> net = nn.Linear(2, 3)
+        >>> snapshot = Snapshot(net, torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))
+        >>> snapshot.outputs.shape, snapshot.margins.shape
+        (torch.Size([4, 3]), torch.Size([4]))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Any = None,
+        targets: Any = None,
+        *,
+        loss: LossFunction | None = None,
+        initial: Mapping[str, Tensor] | None = None,
+        live: bool = False,
+        outputs: Tensor | None = None,
+        chunk_size: int = 256,
+        seed: int = 0,
+    ) -> None:
+        for name, parameter in model.named_parameters():
+            if isinstance(parameter, UninitializedParameter):
+                raise ValueError(f"parameter {name!r} has no shape yet; call the model once before measuring it.")
+        if inputs is not None and num_samples(inputs) == 0:
+            raise ValueError("inputs are empty; a measure needs at least one sample.")
+        self.model, self.live, self.chunk_size, self.seed = model, live, chunk_size, seed
+        self._inputs, self._targets, self._initial, self._outputs = inputs, targets, initial, outputs
+        self.loss_function: LossFunction = F.cross_entropy if loss is None else loss
+        self._path_sums: dict[float, Scaled] = {}
+
+    # What was given ------------------------------------------------------------------------------
+
+    def has(self, what: str) -> bool:
+        """Whether ``"inputs"``, ``"targets"``, ``"initial"`` or ``"loss"`` can be used."""
+        return what == "loss" or getattr(self, f"_{what}") is not None
+
+    @property
+    def inputs(self) -> Any:
+        """The batch, in at least single precision."""
+        return map_tensors(_at_least_single, self._given("inputs", self._inputs))
+
+    @property
+    def targets(self) -> Any:
+        """The targets of the batch."""
+        return self._given("targets", self._targets)
+
+    @property
+    def initial(self) -> Mapping[str, Tensor]:
+        """Parameters at the start of training."""
+        initial: Mapping[str, Tensor] = self._given("initial", self._initial)
+        return initial
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples in the batch."""
+        return num_samples(self.inputs)
+
+    @cached_property
+    def float_inputs(self) -> Tensor:
+        """The batch, where a measure needs it to be one floating-point tensor.
+
+        Raises:
+            MissingInputError: If it is something else, such as token indices or a mapping.
+        """
+        inputs = self.inputs
+        if isinstance(inputs, Tensor) and inputs.is_floating_point():
+            return inputs
+        got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise MissingInputError(
+            f"needs inputs that are one floating-point tensor, got {got}. Measure the part of the "
+            "network behind the embedding, on its inputs."
+        )
+
+    @staticmethod
+    def _given(name: str, value: Any) -> Any:
+        if value is None:
+            raise MissingInputError(f"needs {name}, which this snapshot was not given.")
+        return value
+
+    def generator(self) -> torch.Generator:
+        """A fresh CPU generator with the snapshot's seed."""
+        return torch.Generator().manual_seed(self.seed)
+
+    # Running the network -------------------------------------------------------------------------
+
+    @cached_property
+    def parameters(self) -> dict[str, Tensor]:
+        """The parameters by name, tied ones once: the real ones, or detached leaves of the same numbers."""
+        if self.live:
+            return {n: _at_least_single(p) for n, p in self.model.named_parameters()}
+        return {
+            n: _at_least_single(p.detach()).detach().requires_grad_(p.requires_grad)
+            for n, p in self.model.named_parameters()
+        }
+
+    @cached_property
+    def _constants(self) -> dict[str, Tensor]:
+        return {n: p.detach() for n, p in self.parameters.items()}
+
+    def run(self, function: Callable[[nn.Module], Result], *, differentiable: bool = False) -> Result:
+        """Call ``function(model)`` with this snapshot's parameters and throw-away buffers in the model.
+
+        Args:
+            function: Anything that reads or calls the model.
+            differentiable: Whether an observing snapshot records gradients for its parameters.
+
+        Returns:
+            What the function returns.
+        """
+        records = self.live or differentiable
+        buffers = {n: _at_least_single(b.detach().clone()) for n, b in self.model.named_buffers()}
+        tensors = {**(self.parameters if records else self._constants), **buffers}
+        with observe(self.model), torch.set_grad_enabled(records):
+            result: Result = functional_call(
+                _Call(self.model), {f"model.{n}": t for n, t in tensors.items()}, (function,)
+            )
+            return result
+
+    def _chunks(self, *data: Any) -> Iterator[Any]:
+        size = self.num_samples if self._outputs is not None else self.chunk_size
+        yield from chunks(data, size)
+
+    def _one_sample(self) -> Any:
+        return next(chunks(self.inputs, 1))
+
+    # Weights -------------------------------------------------------------------------------------
+
+    @cached_property
+    def weights(self) -> list[Weight]:
+        """The weight matrices, see :func:`read_weights`.
+
+        Raises:
+            ValueError: If the network has none.
+        """
+        return self._any(self.run(read_weights))
+
+    @cached_property
+    def folded_weights(self) -> list[Weight]:
+        """The weight matrices with the BatchNorm that follows each multiplied in. Needs inputs."""
+        sample = self._one_sample()
+        return self._any(self.run(lambda model: fold_batch_norm(model, sample, read_weights(model))))
+
+    @staticmethod
+    def _any(weights: list[Weight]) -> list[Weight]:
+        if not weights:
+            raise ValueError("needs a network with weight matrices; this one has none that are known.")
+        return weights
+
+    @cached_property
+    def spectra(self) -> dict[str, Tensor]:
+        """Singular values of each weight by name; of a grouped convolution those of all its blocks."""
+        return {w.name: singular_values(w.blocks).flatten() for w in self.weights}
+
+    @cached_property
+    def spectral_norms(self) -> dict[str, Tensor]:
+        """Largest singular value of each weight by name."""
+        if self.live:
+            return {w.name: spectral_norm(w.blocks).amax() for w in self.weights}
+        return {name: spectrum.amax() for name, spectrum in self.spectra.items()}
+
+    @cached_property
+    def operator_norms(self) -> dict[str, Tensor]:
+        """Norm of each layer's linear map by name, of convolutions at their real input size. Needs inputs."""
+        sample = self._one_sample()
+
+        def norms(model: nn.Module) -> dict[str, Tensor]:
+            shapes = input_shapes(model, sample)
+            return {w.name: operator_norm(w, shapes.get(id(w.module))) for w in read_weights(model)}
+
+        return self.run(norms)
+
+    def path_sums(self, q: float) -> Scaled:
+        r"""Sum of :math:`\prod |\theta|^q` over the paths to each output. Needs inputs, for their shape."""
+        if q not in self._path_sums:
+            x = self.float_inputs
+            self._path_sums[q] = self.run(lambda model: path_sums(model, tuple(x.shape[1:]), x, q, measure="PathNorm"))
+        return self._path_sums[q]
+
+    # Outputs -------------------------------------------------------------------------------------
+
+    @cached_property
+    def outputs(self) -> Tensor:
+        """What the network gives for the batch."""
+        if self._outputs is not None:
+            return self._outputs
+        parts = [self.run(partial(_forward, x)) for (x,) in self._chunks(self.inputs)]
+        if not all(isinstance(part, Tensor) for part in parts):
+            raise ValueError(f"needs a network that returns one tensor, got {type(parts[0]).__name__}.")
+        return torch.cat([_at_least_single(part) for part in parts])
+
+    @cached_property
+    def margins(self) -> Tensor:
+        """Signed margin of every sample."""
+        return signed_margins(self.outputs, self.targets)
+
+    @cached_property
+    def mean_loss(self) -> Tensor:
+        """Mean loss of the batch."""
+        return self._loss(self.outputs, self.targets)
+
+    @cached_property
+    def accuracy(self) -> Tensor:
+        """Share of samples whose largest output is that of the target."""
+        signed_margins(self.outputs, self.targets)
+        return (self.outputs.argmax(1) == self.targets).double().mean()
+
+    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self.loss_function is F.cross_entropy and targets.is_floating_point():
+            _check_soft_labels(outputs, targets)
+        return self.loss_function(outputs, targets)
+
+    # Derivatives ---------------------------------------------------------------------------------
+
+    def input_output_chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pairs of inputs that require grad and outputs computed from them."""
+        if self._outputs is not None:
+            yield self.float_inputs, self._outputs
+            return
+        for (x,) in self._chunks(self.float_inputs):
+            yield self._differentiable_outputs(x)
+
+    def _differentiable_outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        def forward(model: nn.Module) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                leaf = x.detach().clone().requires_grad_()
+                return leaf, model(leaf)
+
+        return self.run(forward)
+
+    @cached_property
+    def trainable(self) -> dict[str, Tensor]:
+        """The parameters that are trained, by name."""
+        return {n: p for n, p in self.parameters.items() if p.requires_grad}
+
+    def _gradient_graphs(self) -> Iterator[list[Tensor]]:
+        """For each chunk, the share of the mean loss's gradient that it adds, with its graph."""
+        total = self.num_samples
+        for x, y in self._chunks(self.inputs, self.targets):
+            share = num_samples(x) / total
+
+            def gradient(model: nn.Module, x: Any = x, y: Any = y, share: float = share) -> list[Tensor]:
+                loss = share * self._loss(_at_least_single(model(x)), y)
+                parameters = list(self.trainable.values())
+                return list(torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True))
+
+            yield self.run(gradient, differentiable=True)
+
+    @cached_property
+    def _retained_gradient_graph(self) -> list[Tensor]:
+        return next(self._gradient_graphs())
+
+    def _graphs(self) -> Iterator[list[Tensor]]:
+        if self.num_samples <= self.chunk_size:
+            yield self._retained_gradient_graph
+        else:
+            yield from self._gradient_graphs()
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """Gradient of the mean loss for the trained parameters, as one vector. Needs targets."""
+        return sum(_flat(g).detach() for g in self._graphs())  # type: ignore[return-value]
+
+    def hvp(self, v: Tensor) -> Tensor:
+        """Product of the Hessian of the mean loss with a vector of the length of :attr:`gradient`.
+
+        One backward pass for each chunk of the batch over a retained graph of the gradient; the graph
+        is kept between calls if the batch is a single chunk.
+        """
+        parameters = list(self.trainable.values())
+        sizes = [p.numel() for p in parameters]
+        parts = [part.view_as(p) for part, p in zip(v.split(sizes), parameters, strict=True)]
+        product = torch.zeros_like(v)
+        for gradients in self._graphs():
+            product += _flat(_vector_jacobian(gradients, parameters, parts))
+        return product
+
+
+def _vector_jacobian(outputs: list[Tensor], inputs: list[Tensor], vectors: list[Tensor]) -> list[Tensor]:
+    """Backward pass through those outputs that depend on anything."""
+    used = [(o, v) for o, v in zip(outputs, vectors, strict=True) if o.requires_grad]
+    if not used:
+        return [torch.zeros_like(p) for p in inputs]
+    outputs, vectors = [o for o, _ in used], [v for _, v in used]
+    return list(torch.autograd.grad(outputs, inputs, vectors, retain_graph=True, materialize_grads=True))
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    if not tensors:
+        raise ValueError("needs a network with parameters that are trained; this one has none.")
+    return torch.cat([t.flatten() for t in tensors])
+
+
+def _check_soft_labels(outputs: Tensor, targets: Tensor) -> None:
+    ones = targets.new_ones(targets.shape[:1])
+    if targets.shape == outputs.shape and torch.allclose(targets.sum(1), ones, atol=1e-3):
+        return
+    raise MissingInputError(
+        "needs class targets for the cross-entropy loss (integers of shape (n,), or probabilities that sum "
+        f"to 1), got {targets.dtype} of shape {tuple(targets.shape)}. For regression pass your loss, "
+        "as in ComplexityMonitor(loss=torch.nn.functional.mse_loss)."
+    )

@@ -1,0 +1,91 @@
+"""The weight matrices of a network, chosen by module type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight matrix as the network uses it, after any parametrization.
+
+    Attributes:
+        name: Path of the parameter, such as ``"encoder.0.weight"``; a part of a packed parameter
+            adds its own name, ``"attention.in_proj_weight.q"``.
+        tensor: The weight in its own shape.
+        blocks: The same numbers as matrices, shape ``(groups, rows, columns)``. A linear layer has one
+            block ``(out, in)``; a convolution with ``g`` groups has ``g`` blocks
+            ``(out / g, in / g * kernel)``, for its matrix is block diagonal; a transposed convolution
+            has those of the convolution it is the transpose of.
+        module: The module it belongs to.
+    """
+
+    name: str
+    tensor: Tensor
+    blocks: Tensor
+    module: nn.Module
+
+
+def _weight_names(module: nn.Module) -> list[str]:
+    if isinstance(module, nn.MultiheadAttention):
+        return ["in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"]
+    if isinstance(module, nn.RNNBase):
+        return [name for name, _ in module.named_parameters(recurse=False) if name.startswith("weight")]
+    if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear, nn.Embedding)):
+        return ["weight"]
+    return []
+
+
+def _split(name: str, tensor: Tensor, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Take a parameter that packs several matrices apart."""
+    if isinstance(module, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
+        yield from ((f"{name}.{part}", t) for part, t in zip("qkv", tensor.chunk(3), strict=True))
+    elif isinstance(module, nn.RNNBase) and "_hr_" not in name:
+        yield from ((f"{name}.{gate}", t) for gate, t in enumerate(tensor.chunk(_GATES[module.mode])))
+    else:
+        yield name, tensor
+
+
+def _blocks(tensor: Tensor, module: nn.Module) -> Tensor:
+    groups = module.groups if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)) else 1
+    return tensor.reshape(groups, tensor.shape[0] // groups, -1)
+
+
+def read_weights(model: nn.Module) -> list[Weight]:
+    """All weight matrices of ``model``, in the order of ``named_modules``.
+
+    Read are ``Linear``, ``Conv1d`` to ``Conv3d`` and their transposes, ``Embedding``, the packed
+    projection of ``MultiheadAttention`` as its query, key and value part, and the gates of ``RNN``,
+    ``GRU`` and ``LSTM`` one by one. A weight that several modules share appears once, under the first name.
+    Biases, normalization layers and bare ``nn.Parameter`` of user modules are no weight matrices.
+
+    Args:
+        model: Any module. Reading the weight of a parametrized layer in training mode may change its
+            buffers; read through a :class:`~lightning_complexity.network.Snapshot` instead.
+
+    Returns:
+        One :class:`Weight` for each matrix; empty if there is none.
+
+    Example:
+        >>> [(w.name, tuple(w.blocks.shape)) for w in read_weights(nn.Conv2d(2, 4, 3, groups=2))]
+        [('weight', (2, 2, 9))]
+    """
+    seen: list[Tensor] = []
+    found: list[Weight] = []
+    for path, module in model.named_modules():
+        for name in _weight_names(module):
+            tensor = getattr(module, name)
+            if tensor is None or any(tensor is other for other in seen):
+                continue
+            seen.append(tensor)
+            full_name = f"{path}.{name}" if path else name
+            for part, matrix in _split(full_name, tensor, module):
+                found.append(Weight(part, matrix, _blocks(matrix, module), module))
+    return found

@@ -1,0 +1,57 @@
+"""Penalties on the size of the parameters and on how far they move."""
+
+from __future__ import annotations
+
+from lightning_complexity.metrics import norms
+from lightning_complexity.regularizers.base import Regularizer
+
+__all__ = ["DistanceFromInitialization", "ParameterNorm"]
+
+
+class ParameterNorm(Regularizer):
+    """Penalty on :class:`metrics.ParameterNorm <lightning_complexity.metrics.ParameterNorm>`.
+
+    This is the norm, not its square: its gradient has length ``strength`` however small the parameters are,
+    and is 0 at zero parameters. Weight decay of an optimizer penalises half the square.
+
+    Args:
+        strength: Factor.
+        p: At least 1.
+
+    Example:
+        >>> import torch
+        >>> penalty = ParameterNorm(0.5)
+        >>> net = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.constant_(net.weight, -3.0)
+        >>> penalty(net)
+        tensor(1.5000, grad_fn=<MulBackward0>)
+    """
+
+    def __init__(self, strength: float = 1e-4, *, p: float = 2) -> None:
+        super().__init__(strength, norms.ParameterNorm(p))
+
+
+class DistanceFromInitialization(Regularizer):
+    """Penalty on :class:`metrics.DistanceFromInitialization <lightning_complexity.metrics.DistanceFromInitialization>`.
+
+    Distances are from the parameters at the first call, or from ``.initial`` where that is set before;
+    :class:`~lightning_complexity.ComplexityPenalty` keeps them in the checkpoint. The gradient where nothing has moved
+    is 0.
+
+    Args:
+        strength: Factor.
+        p: At least 1.
+
+    Example:
+        >>> import torch
+        >>> penalty = DistanceFromInitialization(1.0)
+        >>> net = torch.nn.Linear(1, 1, bias=False)
+        >>> penalty(net)
+        tensor(0., grad_fn=<MulBackward0>)
+        >>> _ = net.weight.data.add_(2.0)
+        >>> penalty(net)
+        tensor(2., grad_fn=<MulBackward0>)
+    """
+
+    def __init__(self, strength: float = 1e-4, *, p: float = 2) -> None:
+        super().__init__(strength, norms.DistanceFromInitialization(p))
