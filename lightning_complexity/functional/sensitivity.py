@@ -56,6 +56,8 @@ def jacobian_norms(
     """
     if outputs.ndim != 2:
         raise ValueError(f"a Jacobian norm needs outputs of shape (n, C), got {tuple(outputs.shape)}.")
+    if not outputs.requires_grad:
+        raise ValueError("a Jacobian norm needs outputs with a gradient, but these do not depend on the inputs.")
     num_outputs = outputs.shape[1]
     if num_projections is None:
         rows, factor = torch.eye(num_outputs, dtype=outputs.dtype, device=outputs.device), 1.0

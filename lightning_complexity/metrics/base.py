@@ -22,6 +22,10 @@ def _latest(gathered: Tensor) -> Tensor:
     return gathered[-1]
 
 
+def _stacked(layers: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(layers.values())) if layers else torch.zeros(0)
+
+
 class ComplexityMetric(Metric, ABC):
     """A number that says how complex a network is.
 
@@ -101,7 +105,8 @@ class ComplexityMetric(Metric, ABC):
             model if isinstance(model, Snapshot) else Snapshot(model, inputs, targets, loss=loss, initial=initial)
         )
         self.check(snapshot)
-        self._accumulate(snapshot)
+        with torch.inference_mode(False):
+            self._accumulate(snapshot)
 
     def check(self, snapshot: Snapshot) -> None:
         """Raise an error if the snapshot lacks what this metric needs."""
@@ -143,7 +148,7 @@ class LayerMetric(ComplexityMetric):
 
     def measure(self, snapshot: Snapshot) -> Tensor:
         """Combine the layers' values."""
-        return self.combine(torch.stack(list(self.layers(snapshot).values())))
+        return self.combine(_stacked(self.layers(snapshot)))
 
     def _prepare_state(self) -> None:
         self.layer_names: list[str] = []
@@ -152,7 +157,7 @@ class LayerMetric(ComplexityMetric):
     def _accumulate(self, snapshot: Snapshot) -> None:
         layers = self.layers(snapshot)
         self.layer_names = list(layers)
-        self.values = torch.stack(list(layers.values())).detach()
+        self.values = _stacked(layers).detach()
 
     def compute(self) -> Tensor | dict[str, Tensor]:
         """The network's value, or with ``per_layer=True`` the layers'."""
@@ -166,7 +171,7 @@ class LayerMetric(ComplexityMetric):
         computed = self.compute()
         if isinstance(computed, Tensor):
             return {self.name: computed}
-        total = self.combine(torch.stack(list(computed.values())))
+        total = self.combine(_stacked(computed))
         return {self.name: total, **{f"{self.name}/{layer}": v for layer, v in computed.items()}}
 
 

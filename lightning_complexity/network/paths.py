@@ -32,13 +32,15 @@ _REARRANGEMENTS = set(
     hstack vstack sum
     """.split()  # noqa: SIM905 (fifty names read better so)
 )
-_IDENTITIES = set(  # of non-negative numbers, in evaluation mode
-    """
-    relu relu_ leaky_relu leaky_relu_ abs neg
-    dropout dropout_ dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout
-    """.split()  # noqa: SIM905
+# Of non-negative numbers, in evaluation mode.
+_IDENTITIES = (
+    *("relu", "relu6", "hardtanh", "abs", "neg", "dropout", "alpha_dropout", "feature_alpha_dropout"),
+    *("dropout1d", "dropout2d", "dropout3d"),
 )
-_CLIPPED_RECTIFIERS = ("relu6", "hardtanh", "hardtanh_")
+_SHAPE_ONLY = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
+# These return no tensor, but change one, or let its numbers decide what the network does.
+_READS_OR_WRITES_NUMBERS = {"__setitem__", "item", "tolist", "numpy", "__array__", "__bool__", "__int__", "__float__"}
+_IDENTITIES_IN_PLACE = ("relu_", "hardtanh_", "dropout_", "abs_", "neg_")
 
 
 @dataclass
@@ -79,6 +81,7 @@ class PathInterpreter(TensorFlow):
         self.q, self._path, self._measure = q, path, measure
         self._nodes: dict[int, _Node] = {}
         self._overwritten: dict[int, int] = {}
+        self._memory: list[Tensor] = []  # keeps memory that is compared by its address from being reused
 
     def start(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """A network input from which every path starts with factor 1."""
@@ -107,10 +110,12 @@ class PathInterpreter(TensorFlow):
                 return handler(self, *args, **kwargs)
             except TypeError as error:
                 raise self.refuse(f"{name} (called in an unknown form: {error})") from error
-        if name in _REARRANGEMENTS | _IDENTITIES:
+        if name in _REARRANGEMENTS:
             return self._rearrange(function, args, kwargs)
+        if name in _READS_OR_WRITES_NUMBERS:
+            raise self.refuse(name)
         result = function(*args, **kwargs)
-        if tensors_in(result):
+        if tensors_in(result) and name not in _SHAPE_ONLY:
             raise self.refuse(name)
         return result
 
@@ -127,10 +132,14 @@ class PathInterpreter(TensorFlow):
         return paths.value
 
     def _overwrite(self, tensor: Tensor, paths: Scaled) -> Tensor:
-        """Let ``tensor`` stand for other paths from now on, as an in-place operation does."""
-        self._node(tensor)
+        """Let ``tensor`` stand for other paths from now on, as an in-place operation does.
+
+        Other tensors on the same memory are out of date then, and are refused when they are used.
+        """
+        for stale in (tensor, self._node(tensor).paths.value):
+            self._overwritten[stale.untyped_storage().data_ptr()] = id(tensor)
         self._nodes[id(tensor)] = _Node(tensor, paths)
-        self._overwritten[tensor.untyped_storage().data_ptr()] = id(tensor)
+        self._memory.append(paths.value)
         return tensor
 
     def _constant(self, value: Tensor | float, like: Tensor) -> Scaled:
@@ -141,16 +150,22 @@ class PathInterpreter(TensorFlow):
         return self._node(value).paths if self._tracked(value) else self._constant(value, like)
 
     def _rearrange(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        terms = {id(t): self._term(t, t) for t in tensor_arguments(args, kwargs) if t.is_floating_point()}
-        common = torch.stack([t.log_scale for t in terms.values()]).amax()
+        inputs = [t for t in tensor_arguments(args, kwargs) if t.is_floating_point()]
+        if len(inputs) == 1:  # the result may be a view, and must then be one here
+            paths = self._node(inputs[0]).paths
+            terms, common = {id(inputs[0]): paths.value}, paths.log_scale
+        else:
+            terms, common = self._aligned(inputs)
+        args, kwargs = (map_tensors(lambda t: terms.get(id(t), t), part) for part in (args, kwargs))
+        return map_tensors(lambda t: self._keep(Scaled(t, common)), function(*args, **kwargs))
+
+    def _aligned(self, tensors: list[Tensor]) -> tuple[dict[int, Tensor], Tensor]:
+        """Values of several tensors on one scale, by identity, and that scale."""
+        terms = {id(t): self._term(t, t) for t in tensors}
+        common = torch.stack([term.log_scale for term in terms.values()]).amax()
         common = torch.where(common == -torch.inf, torch.zeros_like(common), common)
-
-        def aligned(tensor: Tensor) -> Tensor:
-            term = terms.get(id(tensor))
-            return tensor if term is None else term.value * (term.log_scale - common).exp().to(term.value.dtype)
-
-        result = function(*map_tensors(aligned, args), **map_tensors(aligned, kwargs))
-        return map_tensors(lambda t: self._keep(Scaled(t, common)), result)
+        factors = {key: (term.log_scale - common).exp() for key, term in terms.items()}
+        return {key: term.value * factors[key].to(term.value.dtype) for key, term in terms.items()}, common
 
     def _layer(self, apply: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> Scaled:
         paths, power = self._node(x).paths, scaled_power(weight, self.q)
@@ -259,9 +274,27 @@ class PathInterpreter(TensorFlow):
         paths = self._node(x).paths
         return self._keep(scaled(paths.value.sum(*args, **kwargs), paths.log_scale))
 
-    @_TABLE.handles(*_CLIPPED_RECTIFIERS)
+    @_TABLE.handles(*_IDENTITIES)
     def _pass_on(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        paths = self._node(x).paths
+        return self._keep(Scaled(paths.value.clone(), paths.log_scale))
+
+    @_TABLE.handles(*_IDENTITIES_IN_PLACE)
+    def _leave(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        self._node(x)
         return x
+
+    @_TABLE.handles("clamp", "clamp_min", "clip")
+    def _clamp(self, x: Tensor, min: float | None = None, max: float | None = None) -> Tensor:  # noqa: A002
+        if min != 0 or max is not None:
+            raise self.refuse(f"clamp between {min} and {max}")
+        return self._pass_on(x)
+
+    @_TABLE.handles("leaky_relu", "leaky_relu_")
+    def _leaky_relu(self, x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:  # noqa: ARG002
+        if abs(negative_slope) > 1:
+            raise self.refuse(f"leaky_relu with slope {negative_slope}")
+        return self._pass_on(x)
 
     @_TABLE.handles("interpolate", "upsample")
     def _interpolate(

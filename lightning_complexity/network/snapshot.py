@@ -49,6 +49,14 @@ def _at_least_single(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
 
 
+def _recordable(tensor: Tensor) -> Tensor:
+    """A tensor that a graph may keep: one made in inference mode is copied."""
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
+
+
 def initial_parameters(model: nn.Module) -> dict[str, Tensor]:
     """Copy the parameters to the CPU, to measure distances from them later.
 
@@ -108,7 +116,8 @@ class Snapshot:
         if inputs is not None and num_samples(inputs) == 0:
             raise ValueError("inputs are empty; a measure needs at least one sample.")
         self.model, self.live, self.chunk_size, self.seed = model, live, chunk_size, seed
-        self._inputs, self._targets, self._initial, self._outputs = inputs, targets, initial, outputs
+        self._inputs, self._targets = map_tensors(_recordable, inputs), map_tensors(_recordable, targets)
+        self._initial, self._outputs = initial, outputs
         self.loss_function: LossFunction = F.cross_entropy if loss is None else loss
         self._path_sums: dict[float, Scaled] = {}
 
@@ -192,9 +201,9 @@ class Snapshot:
             What the function returns.
         """
         records = self.live or differentiable
-        buffers = {n: _at_least_single(b.detach().clone()) for n, b in self.model.named_buffers()}
-        tensors = {**(self.parameters if records else self._constants), **buffers}
         with observe(self.model), torch.set_grad_enabled(records):
+            buffers = {n: _at_least_single(b.detach().clone()) for n, b in self.model.named_buffers()}
+            tensors = {**(self.parameters if records else self._constants), **buffers}
             result: Result = functional_call(
                 _Call(self.model), {f"model.{n}": t for n, t in tensors.items()}, (function,)
             )
@@ -318,6 +327,8 @@ class Snapshot:
 
     def _gradient_graphs(self) -> Iterator[list[Tensor]]:
         """For each chunk, the share of the mean loss's gradient that it adds, with its graph."""
+        if not self.trainable:
+            raise ValueError("needs a network with parameters that are trained; this one has none.")
         total = self.num_samples
         for x, y in self._chunks(self.inputs, self.targets):
             share = num_samples(x) / total
@@ -369,8 +380,6 @@ def _vector_jacobian(outputs: list[Tensor], inputs: list[Tensor], vectors: list[
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:
-    if not tensors:
-        raise ValueError("needs a network with parameters that are trained; this one has none.")
     return torch.cat([t.flatten() for t in tensors])
 
 

@@ -92,7 +92,7 @@ class Regularizer(nn.Module):
             seed=self._calls,
         )
         self.metric.check(snapshot)
-        with torch.autocast(_device_type(model), enabled=False):
+        with torch.inference_mode(False), torch.autocast(_device_type(model), enabled=False):
             value = self.strength * self.metric.measure(snapshot)
         self._calls += 1
         value = value.to(_dtype(model))

@@ -1,0 +1,47 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+export PIP_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format bench docs clean
+
+help:  ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# torch comes first, at its pinned version: an unpinned one takes several gigabytes.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED)  ## Train two networks and compare their complexity (DEMO="--quick" for a short one)
+	@$(BIN)/lightning-complexity demo $(DEMO)
+
+test: lint  ## Lint, types and tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+
+test-slow: $(INSTALLED)  ## The long tests, a browser among them
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)  ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## Put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)  ## Cost of every metric and regularizer, as ratios to a training step
+	$(BIN)/python -m benchmarks $(BENCH)
+
+docs: $(INSTALLED)  ## Bring README and catalogue up to date, and build the API pages in build/docs
+	$(BIN)/python docs/catalogue.py
+	$(BIN)/pdoc --math --docformat google --output-directory build/docs lightning_complexity
+
+clean:  ## Remove the environment and everything built
+	rm -rf .venv build dist complexity_demo lightning_logs .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

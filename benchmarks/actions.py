@@ -1,0 +1,101 @@
+"""What is timed: a training step, each metric, and a training step with each penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.models import Workload
+from lightning_complexity import regularizers
+from lightning_complexity.metrics import ComplexityMetric, catalogue, resolve
+from lightning_complexity.network import Snapshot, initial_parameters
+from lightning_complexity.regularizers import Regularizer
+
+Action = Callable[[], object]
+
+VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "JacobianNorm": ({"num_projections": 1},),
+    "LogSpectralProduct": ({"convolution": "operator"},),
+}
+"""Options by class name that are measured beside the defaults, since they change the cost."""
+
+
+def training_step(workload: Workload, penalty: Regularizer | None = None) -> Action:
+    """Forward, backward and SGD step on the workload's batch.
+
+    Args:
+        workload: What is trained.
+        penalty: What is added to the loss.
+    """
+    model, inputs, targets = workload.model, workload.inputs, workload.targets
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+
+    def step() -> None:
+        loss = F.cross_entropy(model(inputs), targets)
+        if penalty is not None:
+            loss = loss + penalty(model, inputs, targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()  # at the end, so that a step allocates and frees its own gradients
+
+    return step
+
+
+def metric_actions(workload: Workload) -> dict[str, Action]:
+    """By name, what measures each metric of the catalogue on a snapshot of its own."""
+    metrics = [named for entry in catalogue() for named in _with_variants(entry.metric)]
+    return {name: measurement(workload, [metric]) for name, metric in metrics}
+
+
+def penalized_steps(workload: Workload) -> dict[str, Action]:
+    """By name, a training step with each regularizer's penalty in the loss."""
+    classes = [getattr(regularizers, name) for name in regularizers.__all__ if name != "Regularizer"]
+    penalties = [named for cls in classes for named in _with_variants(cls)]
+    return {name: training_step(workload, penalty) for name, penalty in penalties}
+
+
+def _with_variants(cls: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    yield cls.__name__, cls()
+    for options in VARIANTS.get(cls.__name__, ()):
+        yield f"{cls.__name__}({', '.join(f'{k}={v!r}' for k, v in options.items())})", cls(**options)
+
+
+def measurement(workload: Workload, metrics: list[ComplexityMetric]) -> Action:
+    """Measure ``metrics`` on one snapshot that they share."""
+    initial = initial_parameters(workload.model)
+
+    def measure() -> None:
+        snapshot = Snapshot(workload.model, workload.inputs, workload.targets, initial=initial)
+        for metric in metrics:
+            metric.reset()
+            metric.update(snapshot)
+            metric.compute()
+
+    return measure
+
+
+def suite_actions(workload: Workload, suite: str) -> tuple[Action, Action]:
+    """Two ways to measure a suite: each metric on a snapshot of its own, and all on one.
+
+    Metrics that have no value on this network are left out of both.
+    """
+    metrics = [m for m in resolve(suite) if reason_for_failure(measurement(workload, [m])) is None]
+    separate = [measurement(workload, [metric]) for metric in metrics]
+
+    def apart() -> None:
+        for measure in separate:
+            measure()
+
+    return apart, measurement(workload, metrics)
+
+
+def reason_for_failure(action: Action) -> str | None:
+    """Run ``action`` once, which also warms it up, and say in one line why it cannot be run, if so."""
+    try:
+        action()
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"[:60]
+    return None

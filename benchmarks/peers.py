@@ -1,0 +1,51 @@
+"""The same quantity by other packages, where they are installed; none is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+from torch import nn
+
+from benchmarks.actions import Action
+from benchmarks.models import Workload
+
+NUM_PROBES = 8
+
+
+def _curvlinops(workload: Workload) -> Action:
+    from curvlinops import HessianLinearOperator, hutchinson_trace
+
+    data = [(workload.inputs, workload.targets)]
+    parameters = dict(workload.model.named_parameters())
+
+    def trace() -> None:
+        hessian = HessianLinearOperator(workload.model, nn.CrossEntropyLoss(), parameters, data)
+        hutchinson_trace(hessian, num_matvecs=NUM_PROBES)
+
+    return trace
+
+
+def _pyhessian(workload: Workload) -> Action:
+    from pyhessian import hessian
+
+    def trace() -> None:
+        data = (workload.inputs, workload.targets)
+        hessian(workload.model, nn.CrossEntropyLoss(), data=data, cuda=False).trace(maxIter=NUM_PROBES, tol=0)
+
+    return trace
+
+
+HESSIAN_TRACES: dict[str, Callable[[Workload], Action]] = {"curvlinops": _curvlinops, "pyhessian": _pyhessian}
+"""What estimates the trace of the Hessian from as many probes as ``HessianTrace`` does by default."""
+
+
+def missing_packages() -> list[str]:
+    """Those that would be compared if they were installed."""
+    return [package for package in HESSIAN_TRACES if find_spec(package) is None]
+
+
+def peer_actions(workload: Workload) -> dict[str, Action]:
+    """By name, what the installed packages do."""
+    installed = HESSIAN_TRACES.keys() - set(missing_packages())
+    return {f"Hessian trace by {package}": HESSIAN_TRACES[package](workload) for package in sorted(installed)}

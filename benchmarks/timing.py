@@ -1,0 +1,103 @@
+"""Times that are compared only with those of their neighbours, since a shared machine is never twice the same."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import linear_regression, median, quantiles
+
+from benchmarks.actions import Action
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a comparison has been repeated often enough.
+
+    Attributes:
+        rounds: At least so many rounds, unless they take too long.
+        seconds: More rounds until they have taken this long together.
+        seconds_at_most: What is too long.
+        rounds_at_most: For what takes no time at all.
+    """
+
+    rounds: int = 5
+    seconds: float = 3.0
+    seconds_at_most: float = 30.0
+    rounds_at_most: int = 100
+
+    def reached(self, rounds: int, seconds: float) -> bool:
+        """Whether ``rounds`` that took ``seconds`` are enough."""
+        enough = rounds >= self.rounds and seconds >= self.seconds
+        return enough or rounds >= self.rounds_at_most or seconds >= self.seconds_at_most
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of a ratio, and over how many rounds."""
+
+    low: float
+    median: float
+    high: float
+    rounds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of at least one value."""
+        low, middle, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+        return cls(low, middle, high, len(values))
+
+    @classmethod
+    def of_ratio(cls, rounds: Sequence[Sequence[float]]) -> Spread:
+        """The spread of the last time of a round divided by the first."""
+        return cls.of([times[-1] / times[0] for times in rounds])
+
+
+def interleaved(groups: Mapping[str, Sequence[Action]], limits: Limits) -> dict[str, list[list[float]]]:
+    """Time groups of actions in rounds, every group once a round, until each has reached its limits.
+
+    Args:
+        groups: By name, actions that are run right after each other, so that their times can be compared.
+        limits: For each group.
+
+    Returns:
+        By name, for each round the seconds of each action.
+    """
+    rounds: dict[str, list[list[float]]] = {name: [] for name in groups}
+    pending = list(groups)
+    with _no_garbage_collection():
+        while pending:
+            gc.collect()
+            for name in pending:
+                rounds[name].append([_seconds(action) for action in groups[name]])
+            pending = [n for n in pending if not limits.reached(len(rounds[n]), sum(map(sum, rounds[n])))]
+    return rounds
+
+
+def exponent(sizes: Sequence[float], rounds: Sequence[Sequence[float]]) -> float:
+    """Fit ``a`` of a time that grows as ``size ** a``, by least squares on logarithms.
+
+    Args:
+        sizes: One for each action of a group.
+        rounds: What :func:`interleaved` gives for the group.
+    """
+    times = [median(column) for column in zip(*rounds, strict=True)]
+    return linear_regression([math.log(s) for s in sizes], [math.log(t) for t in times]).slope
+
+
+def _seconds(action: Action) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

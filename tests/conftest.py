@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def seeded_double_precision(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test starts from the same random state, in double precision; docstrings' examples in single."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    if request.node.__class__.__name__ == "DoctestItem":
+        yield
+        return
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

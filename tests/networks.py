@@ -1,0 +1,50 @@
+"""Small networks that tests measure, in double precision."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def mlp(*widths: int, bias: bool = True) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise(widths):
+        layers += [nn.Linear(fan_in, fan_out, bias=bias), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class ConvNet(nn.Module):
+    """Convolution, BatchNorm, a skip connection and pooling, half of it by functional calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 4, 3, padding=1, groups=2, bias=False)
+        self.second_norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.first(x)))
+        x = F.relu(x + self.second_norm(self.second(x)))
+        x = F.max_pool2d(x, 2)
+        x = F.adaptive_avg_pool2d(x, 2)
+        return self.head(torch.flatten(x, 1))
+
+
+def randomize_batch_norm(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+
+
+def conv_net() -> ConvNet:
+    model = ConvNet()
+    randomize_batch_norm(model)
+    return model

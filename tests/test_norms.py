@@ -1,0 +1,81 @@
+"""Norms of parameters and distances, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_complexity.functional import combine_norms, distance, lp_norm
+from lightning_complexity.metrics import DistanceFromInitialization, ParameterNorm
+from lightning_complexity.network import initial_parameters
+from lightning_complexity.regularizers import DistanceFromInitialization as DistancePenalty
+
+
+@pytest.mark.parametrize(("p", "expected"), [(1, 7.0), (2, 5.0), (3, 91 ** (1 / 3)), (math.inf, 4.0)])
+def test_norm_of_two_numbers(p: float, expected: float) -> None:
+    assert lp_norm(torch.tensor([3.0, -4.0]), p).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3.5, math.inf])
+def test_norm_of_norms_is_the_norm_of_everything(p: float) -> None:
+    a, b = torch.randn(3, 2), torch.randn(5)
+    whole = lp_norm(torch.cat([a.flatten(), b]), p)
+    torch.testing.assert_close(combine_norms(torch.stack([lp_norm(a, p), lp_norm(b, p)]), p), whole)
+    torch.testing.assert_close(distance([a, b], [torch.zeros_like(a), torch.zeros_like(b)], p), whole)
+
+
+def test_empty_tensor_has_norm_zero() -> None:
+    assert lp_norm(torch.zeros(0), math.inf) == 0
+
+
+def test_biases_and_tied_weights_count_once() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    for p in model.parameters():
+        nn.init.ones_(p)
+    metric = ParameterNorm(p=1)
+    metric.update(model)
+    assert metric.compute() == 4 + 2 + 2
+
+
+def test_distance_is_from_the_given_start() -> None:
+    model = nn.Linear(2, 1)
+    start = initial_parameters(model)
+    with torch.no_grad():
+        model.weight += torch.tensor([[3.0, 4.0]])
+    metric = DistanceFromInitialization(per_layer=True)
+    metric.update(model, initial=start)
+    torch.testing.assert_close(metric.compute(), {"weight": torch.tensor(5.0), "bias": torch.tensor(0.0)})
+
+
+def test_initial_parameters_are_copies() -> None:
+    model = nn.Linear(2, 1)
+    start = initial_parameters(model)
+    with torch.no_grad():
+        model.weight += 1
+    assert not torch.equal(start["weight"], model.weight)
+
+
+def test_another_networks_start_is_an_error() -> None:
+    metric = DistanceFromInitialization()
+    with pytest.raises(ValueError, match="'weight' was not there, or had another shape"):
+        metric.update(nn.Linear(2, 1), initial=initial_parameters(nn.Linear(3, 1)))
+
+
+def test_penalty_measures_from_its_first_call_unless_told() -> None:
+    model, penalty, told = nn.Linear(2, 1), DistancePenalty(1.0), DistancePenalty(1.0)
+    told.initial = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    assert penalty(model) == 0
+    metric = ParameterNorm()
+    metric.update(model)
+    torch.testing.assert_close(told(model).detach(), metric.compute())
+    (gradient,) = torch.autograd.grad(penalty(model), model.weight)
+    assert torch.equal(gradient, torch.zeros(1, 2))
+
+
+def test_p_must_give_a_norm() -> None:
+    with pytest.raises(ValueError, match=r"p must be at least 1 for a norm, got 0.5"):
+        ParameterNorm(p=0.5)

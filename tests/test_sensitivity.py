@@ -1,0 +1,118 @@
+"""Jacobian norms, against the closed form of a linear softmax and dense Jacobians."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_complexity.functional import jacobian_norms
+from lightning_complexity.metrics import JacobianNorm
+from lightning_complexity.network import MissingInputError, Snapshot
+from lightning_complexity.regularizers import JacobianNorm as JacobianPenalty
+from tests.networks import conv_net, mlp
+
+
+def test_linear_softmax_has_a_closed_form() -> None:
+    model, x = nn.Linear(5, 4), torch.randn(6, 5)
+    p = model(x).softmax(1).detach()
+    jacobians = (torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)) @ model.weight.detach()
+    metric = JacobianNorm()
+    metric.update(model, x)
+    torch.testing.assert_close(metric.compute(), jacobians.flatten(1).norm(dim=1).mean())
+    # The mean over classes of the norms of single rows, which public code has instead, is another number.
+    assert not torch.isclose(metric.compute(), jacobians.norm(dim=2).mean())
+
+
+def test_logits_of_a_linear_network() -> None:
+    model = nn.Linear(5, 4)
+    metric = JacobianNorm(of="logits")
+    metric.update(model, torch.randn(3, 5))
+    torch.testing.assert_close(metric.compute(), model.weight.detach().norm())
+
+
+@pytest.mark.parametrize("of", ["softmax", "logits"])
+def test_equals_dense_jacobians(of: str) -> None:
+    model, x = conv_net().eval(), torch.randn(4, 2, 8, 8)
+
+    def outputs(sample: torch.Tensor) -> torch.Tensor:
+        logits = model(sample.unsqueeze(0))[0]
+        return logits.softmax(0) if of == "softmax" else logits
+
+    expected = torch.stack([torch.autograd.functional.jacobian(outputs, sample).norm() for sample in x])
+    metric = JacobianNorm(of)
+    metric.update(Snapshot(model, x, chunk_size=3))
+    torch.testing.assert_close(metric.compute(), expected.mean())
+    torch.testing.assert_close(metric.standard_error(), expected.std() / 2)
+
+
+def test_projections_are_unbiased_for_the_square() -> None:
+    x = torch.randn(2, 5, requires_grad=True)
+    outputs = mlp(5, 8, 4)(x)
+    exact = jacobian_norms(outputs, x)
+    squares = torch.stack(
+        [
+            jacobian_norms(outputs, x, num_projections=2, generator=torch.Generator().manual_seed(seed)).square()
+            for seed in range(2000)
+        ]
+    )
+    error = squares.std(0) / len(squares) ** 0.5
+    assert ((squares.mean(0) - exact.square()).abs() < 4 * error).all()
+    assert (error < 0.02 * exact.square()).all()
+
+
+def test_metric_draws_the_same_projections_and_penalty_new_ones() -> None:
+    model, x = mlp(5, 8, 4), torch.randn(3, 5)
+    metric, penalty = JacobianNorm(num_projections=1), JacobianPenalty(1.0, num_projections=1)
+    values = []
+    for _ in range(2):
+        metric.reset()
+        metric.update(model, x)
+        values.append(metric.compute())
+    assert values[0] == values[1]
+    first, second = (penalty(model, x).detach() for _ in range(2))
+    torch.testing.assert_close(first, values[0])
+    assert first != second
+
+
+def test_zero_jacobian_has_zero_gradient() -> None:
+    model = nn.Linear(3, 2)
+    nn.init.zeros_(model.weight)
+    (gradient,) = torch.autograd.grad(JacobianPenalty(1.0)(model, torch.randn(2, 3)), model.weight)
+    assert torch.equal(gradient, torch.zeros(2, 3))
+
+
+def test_outputs_save_the_second_forward_pass() -> None:
+    calls = []
+    model = mlp(3, 4, 2)
+    model.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.randn(5, 3, requires_grad=True)
+    outputs = model(x)
+    with_outputs = JacobianPenalty(1.0)(model, x, outputs=outputs)
+    assert len(calls) == 1
+    torch.testing.assert_close(with_outputs, JacobianPenalty(1.0)(model, x))
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("inputs", [torch.zeros(2, 3, dtype=torch.long), {"x": torch.zeros(2, 3)}])
+def test_inputs_that_cannot_be_differentiated_are_named(inputs: object) -> None:
+    with pytest.raises(MissingInputError, match=r"one floating-point tensor, got (torch.int64|dict)"):
+        JacobianNorm().update(nn.Linear(3, 2), inputs)
+
+
+def test_inputs_that_do_not_reach_the_outputs() -> None:
+    class Constant(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(x), 2) + 0 * x.detach()[:, :2]
+
+    with pytest.raises(ValueError, match="do not depend on the inputs"):
+        JacobianNorm().update(Constant(), torch.randn(2, 3))
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(ValueError, match='of must be "softmax" or "logits"'):
+        JacobianNorm("probabilities")
+    with pytest.raises(ValueError, match="num_projections must be at least 1"):
+        JacobianNorm(num_projections=0)
+    with pytest.raises(ValueError, match=r"outputs of shape \(n, C\)"):
+        jacobian_norms(torch.zeros(3), torch.zeros(3, 1))

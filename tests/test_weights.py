@@ -1,0 +1,191 @@
+"""Which weights are read, and how BatchNorm is folded into them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from lightning_complexity.network import Snapshot, read_weights
+from tests.networks import conv_net, randomize_batch_norm
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {w.name: tuple(w.blocks.shape) for w in read_weights(model)}
+
+
+def test_layers_by_type() -> None:
+    model = nn.ModuleDict(
+        {
+            "linear": nn.Linear(3, 2),
+            "conv1d": nn.Conv1d(2, 4, 3),
+            "conv2d": nn.Conv2d(4, 6, 3, groups=2),
+            "conv3d": nn.Conv3d(1, 2, 2),
+            "up": nn.ConvTranspose2d(4, 6, 3, groups=2),
+            "embedding": nn.Embedding(7, 5),
+            "norm": nn.LayerNorm(3),
+            "bn": nn.BatchNorm2d(3),
+        }
+    )
+    assert shapes(model) == {
+        "linear.weight": (1, 2, 3),
+        "conv1d.weight": (1, 4, 6),
+        "conv2d.weight": (2, 3, 18),
+        "conv3d.weight": (1, 2, 8),
+        "up.weight": (2, 2, 27),
+        "embedding.weight": (1, 7, 5),
+    }
+
+
+def test_attention_is_split_into_query_key_and_value() -> None:
+    packed, separate = nn.MultiheadAttention(4, 2), nn.MultiheadAttention(4, 2, kdim=3, vdim=5)
+    assert shapes(packed) == {
+        **{f"in_proj_weight.{part}": (1, 4, 4) for part in "qkv"},
+        "out_proj.weight": (1, 4, 4),
+    }
+    torch.testing.assert_close(read_weights(packed)[1].tensor, packed.in_proj_weight[4:8])
+    assert shapes(separate) == {
+        "q_proj_weight": (1, 4, 4),
+        "k_proj_weight": (1, 4, 3),
+        "v_proj_weight": (1, 4, 5),
+        "out_proj.weight": (1, 4, 4),
+    }
+
+
+def test_recurrent_layers_are_split_into_gates() -> None:
+    assert shapes(nn.LSTM(3, 2)) == {
+        f"weight_{part}_l0.{g}": (1, 2, n) for part, n in (("ih", 3), ("hh", 2)) for g in range(4)
+    }
+    assert len(shapes(nn.GRU(3, 2, num_layers=2, bidirectional=True))) == 2 * 2 * 2 * 3
+    assert shapes(nn.LSTM(3, 4, proj_size=2))["weight_hr_l0"] == (1, 2, 4)
+
+
+def test_tied_weights_count_once() -> None:
+    model = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 7, bias=False))
+    model[1].weight = model[0].weight
+    assert list(shapes(model)) == ["0.weight"]
+    assert [w.name for w in Snapshot(model).weights] == ["0.weight"]
+    shared = nn.Linear(2, 2)
+    assert list(shapes(nn.Sequential(shared, nn.ReLU(), shared))) == ["0.weight"]
+
+
+def test_groups_are_block_diagonal() -> None:
+    conv = nn.Conv2d(4, 6, 1, groups=2, bias=False)
+    dense = torch.block_diag(*conv.weight.flatten(1).chunk(2)).detach()
+    torch.testing.assert_close(
+        Snapshot(conv).spectra["weight"].sort().values, torch.linalg.svdvals(dense).sort().values[-4:]
+    )
+
+
+@pytest.mark.parametrize("parametrize", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_parametrized_weight_is_the_one_in_use(parametrize: object) -> None:
+    layer = parametrize(nn.Linear(4, 3))
+    layer.eval()
+    torch.testing.assert_close(Snapshot(layer).weights[0].tensor, layer.weight.detach())
+
+
+def test_reading_a_spectral_norm_layer_in_training_mode_leaves_its_buffers() -> None:
+    layer = parametrizations.spectral_norm(nn.Linear(4, 3)).train()
+    before = {n: b.clone() for n, b in layer.named_buffers()}
+    Snapshot(layer).spectral_norms  # noqa: B018
+    Snapshot(layer, live=True).spectral_norms  # noqa: B018
+    assert all(torch.equal(b, before[n]) for n, b in layer.named_buffers())
+
+
+# Folding ----------------------------------------------------------------------------------------
+
+
+def test_folding_preserves_the_function() -> None:
+    model = conv_net().eval()
+    x = torch.randn(2, 2, 8, 8)
+    folded = {w.name: w for w in Snapshot(model, x).folded_weights}
+    zero = torch.zeros_like(x)
+
+    def linear_part(conv: nn.Conv2d, norm: nn.BatchNorm2d, v: Tensor) -> Tensor:
+        return norm(conv(v)) - norm(conv(torch.zeros_like(v)))
+
+    torch.testing.assert_close(
+        F.conv2d(x, folded["first.weight"].tensor, padding=1), linear_part(model.first, model.norm, x)
+    )
+    hidden = model.first(zero + 1)
+    torch.testing.assert_close(
+        F.conv2d(hidden, folded["second.weight"].tensor, padding=1, groups=2),
+        linear_part(model.second, model.second_norm, hidden),
+    )
+    torch.testing.assert_close(folded["head.weight"].tensor, model.head.weight.detach())
+    for w in folded.values():
+        torch.testing.assert_close(w.blocks.flatten(), w.tensor.flatten())
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_folding_into_a_transposed_convolution(groups: int) -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=groups, bias=False), nn.BatchNorm2d(6)).eval()
+    randomize_batch_norm(model)
+    x = torch.randn(1, 4, 5, 5)
+    (weight,) = Snapshot(model, x).folded_weights
+    expected = model(x) - model(torch.zeros_like(x))
+    torch.testing.assert_close(F.conv_transpose2d(x, weight.tensor, groups=groups), expected)
+    torch.testing.assert_close(weight.blocks.flatten(), weight.tensor.flatten())
+
+
+class MisleadingNames(nn.Module):
+    """BatchNorm under the name of a convolution, registered before the layer it follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.BatchNorm1d(3)
+        self.bn = nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.bn(x))
+
+
+class NormalizedBefore(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.layer = nn.BatchNorm1d(2), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(F.relu(self.norm(x)))
+
+
+class UsedTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(2, 2), nn.BatchNorm1d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.layer(x)
+        return hidden + self.norm(hidden)
+
+
+class TwoNorms(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.first, self.second = nn.Linear(2, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.layer(F.relu(self.first(self.layer(x)))))
+
+
+@pytest.mark.parametrize(
+    ("model", "is_folded"), [(MisleadingNames, True), (NormalizedBefore, False), (UsedTwice, False), (TwoNorms, False)]
+)
+def test_folding_follows_the_data(model: type[nn.Module], is_folded: bool) -> None:
+    network = model()
+    randomize_batch_norm(network)
+    snapshot = Snapshot(network, torch.randn(3, 2))
+    (plain,), (folded,) = snapshot.weights, snapshot.folded_weights
+    assert torch.equal(plain.tensor, folded.tensor) != is_folded
+
+
+def test_a_network_without_weights_is_an_error() -> None:
+    with pytest.raises(ValueError, match="needs a network with weight matrices"):
+        Snapshot(nn.ReLU()).weights  # noqa: B018
+
+
+def test_a_lazy_network_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"'weight' has no shape yet; call the model once"):
+        Snapshot(nn.LazyLinear(3))
