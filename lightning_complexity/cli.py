@@ -56,4 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     from lightning_complexity.demo import run_demo
 
-    run_demo(**options.demo.as_dict())
+    try:
+        run_demo(**options.demo.as_dict())
+    except ImportError as error:
+        sys.exit(str(error))

@@ -60,7 +60,7 @@ class ComplexityMonitor(Callback):
     - for TensorBoard, histograms of singular values and margins.
 
     Beside the logger's files it appends to ``complexity.jsonl``, see
-    :func:`~lightning_complexity.callbacks.read_record`. A metric that cannot be computed on this network
+    :func:`lightning_complexity.callbacks.read_record`. A metric that cannot be computed on this network
     is named once in a warning, with the reason, and left out; training goes on. Values that are not finite
     are logged as they are.
 
@@ -77,7 +77,7 @@ class ComplexityMonitor(Callback):
         on_error: ``"warn"`` or ``"raise"``.
 
     Attributes:
-        history: What was measured so far, a list of :class:`~lightning_complexity.callbacks.Measurement`.
+        history: What was measured so far, a list of :class:`lightning_complexity.callbacks.Measurement`.
 
     Raises:
         ValueError: At an unknown metric, with the closest names, or at options that make no sense.

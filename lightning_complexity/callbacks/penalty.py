@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -54,7 +55,6 @@ class ComplexityPenalty(Callback):
         if len(set(names)) < len(names):
             raise ValueError(f"two penalties would be logged under the same name: {', '.join(names)}.")
         self.regularizers, self.loss = regularizers, loss
-        self._replaced: Callable[..., Any] | None = None
         self._latest: dict[str, Tensor] = {}
 
     @property
@@ -79,7 +79,7 @@ class ComplexityPenalty(Callback):
             regularizer.to(pl_module.device)
             if "initial" in regularizer.metric.needs and regularizer.initial is None:
                 regularizer.initial = initial_parameters(pl_module)
-        self._wrap(pl_module)
+        _wrap(pl_module, self)
 
     def on_train_batch_end(
         self,
@@ -98,11 +98,11 @@ class ComplexityPenalty(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the module its own ``training_step`` back."""
-        self._unwrap(pl_module)
+        _unwrap(pl_module, self)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the module its own ``training_step`` back."""
-        self._unwrap(pl_module)
+        _unwrap(pl_module, self)
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the parameters that distances are measured from."""
@@ -113,46 +113,72 @@ class ComplexityPenalty(Callback):
         for regularizer, initial in zip(self.regularizers, state_dict["initial"], strict=True):
             regularizer.initial = initial
 
-    # The wrapped step ----------------------------------------------------------------------------
+    # What the wrapped step asks for --------------------------------------------------------------
 
-    def _wrap(self, pl_module: LightningModule) -> None:
-        original = pl_module.training_step
-        self._replaced = pl_module.__dict__.get("training_step")
-
-        @functools.wraps(original)
-        def training_step(*args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
-            if result is None:
-                return None
-            batch = args[0] if args else kwargs.get("batch")
-            if isinstance(result, Mapping):
-                return {**result, "loss": self._total(pl_module, result["loss"], batch)}
-            return self._total(pl_module, result, batch)
-
-        # Lightning looks through one wrapper only to learn the arguments of the step.
-        training_step.__wrapped__ = getattr(original, "__wrapped__", original)
-        pl_module.training_step = training_step
-        self._wrapper = training_step
-
-    def _unwrap(self, pl_module: LightningModule) -> None:
-        if pl_module.__dict__.get("training_step") is not getattr(self, "_wrapper", None):
-            return
-        if self._replaced is None:
-            pl_module.__dict__.pop("training_step", None)
-        else:
-            pl_module.training_step = self._replaced
-
-    def _total(self, pl_module: LightningModule, task: Tensor, batch: Any) -> Tensor:
-        penalties = {f"penalty/{r.name}": self._penalty(r, pl_module, batch) for r in self.regularizers}
-        total = task
-        for penalty in penalties.values():
-            total = total + penalty
-        self._latest = {k: v.detach() for k, v in {"loss/task": task, **penalties, "loss/total": total}.items()}
-        return total
+    def penalties(self, pl_module: LightningModule, batch: Any) -> dict[str, Tensor]:
+        """Each penalty by log key."""
+        return {f"penalty/{r.name}": self._penalty(r, pl_module, batch) for r in self.regularizers}
 
     def _penalty(self, regularizer: Regularizer, pl_module: LightningModule, batch: Any) -> Tensor:
-        needs_batch = _NEEDS_BATCH & regularizer.metric.needs
-        if not needs_batch or regularizer.strength == 0:
+        if not _NEEDS_BATCH & regularizer.metric.needs or regularizer.strength == 0:
             return regularizer(pl_module)
         inputs, targets = split_batch(batch)
         return regularizer(pl_module, inputs, targets, loss=self.loss)
+
+    def note(self, parts: dict[str, Tensor]) -> None:
+        """Keep the parts of the loss of this step until they are logged."""
+        self._latest = {key: value.detach() for key, value in parts.items()}
+
+
+class _PenalisedStep:
+    """Stands in for a module's ``training_step`` and adds the penalties of all callbacks.
+
+    One stand-in serves all callbacks, so that they can come and go in any order.
+    """
+
+    def __init__(self, pl_module: LightningModule) -> None:
+        self.callbacks: list[ComplexityPenalty] = []
+        self._module, self._step = pl_module, pl_module.training_step
+        self._replaced = pl_module.__dict__.get("training_step")
+        functools.update_wrapper(self, self._step)
+        # Lightning looks through one wrapper only to learn the arguments of the step.
+        self.__wrapped__ = getattr(self._step, "__wrapped__", self._step)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        result = self._step(*args, **kwargs)
+        if result is None:
+            return None
+        batch = args[0] if args else kwargs.get("batch")
+        if isinstance(result, Mapping):
+            return {**result, "loss": self._total(result["loss"], batch)}
+        return self._total(result, batch)
+
+    def _total(self, task: Tensor, batch: Any) -> Tensor:
+        penalties = [callback.penalties(self._module, batch) for callback in self.callbacks]
+        total = task
+        for penalty in itertools.chain(*(named.values() for named in penalties)):
+            total = total + penalty
+        for callback, named in zip(self.callbacks, penalties, strict=True):
+            callback.note({"loss/task": task, **named, "loss/total": total})
+        return total
+
+    def restore(self) -> None:
+        """Give the module back what it had."""
+        if self._replaced is None:
+            del self._module.__dict__["training_step"]
+        else:
+            self._module.training_step = self._replaced
+
+
+def _wrap(pl_module: LightningModule, callback: ComplexityPenalty) -> None:
+    if not isinstance(pl_module.training_step, _PenalisedStep):
+        pl_module.training_step = _PenalisedStep(pl_module)
+    pl_module.training_step.callbacks.append(callback)
+
+
+def _unwrap(pl_module: LightningModule, callback: ComplexityPenalty) -> None:
+    step = pl_module.training_step
+    if isinstance(step, _PenalisedStep) and callback in step.callbacks:
+        step.callbacks.remove(callback)
+        if not step.callbacks:
+            step.restore()

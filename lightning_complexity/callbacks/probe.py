@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_complexity.callbacks.base import LightningModule, Trainer, move_batch
 from lightning_complexity.network import map_tensors, num_samples, observe, split_batch
-from lightning_complexity.network.batches import tensors_in
 
 ProbeSource = int | tuple[Any, Any] | DataLoader[Any]
 
@@ -100,8 +99,3 @@ def first_samples(batch: Any, count: int) -> Probe:
 def copied(probe: Probe, device: torch.device | str | None = None) -> Probe:
     """Copy of a probe, on a device."""
     return Probe(*(map_tensors(lambda t: t.detach().to(device or t.device, copy=True), part) for part in probe))
-
-
-def is_empty(probe: Probe) -> bool:
-    """Whether there is no sample."""
-    return not tensors_in(probe.inputs) or num_samples(probe.inputs) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["margin_percentile", "signed_margins"]
+__all__ = ["check_classification", "margin_percentile", "signed_margins"]
 
 
 def signed_margins(logits: Tensor, targets: Tensor) -> Tensor:
@@ -25,16 +25,29 @@ def signed_margins(logits: Tensor, targets: Tensor) -> Tensor:
         >>> signed_margins(torch.tensor([[3.0, 1.0], [3.0, 1.0]]), torch.tensor([0, 1]))
         tensor([ 2., -2.])
     """
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ValueError(f"margins need logits of shape (n, classes >= 2), got {tuple(logits.shape)}.")
-    if targets.is_floating_point() or targets.shape != logits.shape[:1]:
-        raise ValueError(
-            f"margins need integer class targets of shape ({logits.shape[0]},), "
-            f"got {targets.dtype} of shape {tuple(targets.shape)}."
-        )
+    check_classification(logits, targets)
     index = targets.long().unsqueeze(1)
     right = logits.gather(1, index).squeeze(1)
     return right - logits.scatter(1, index, -torch.inf).amax(1)
+
+
+def check_classification(logits: Tensor, targets: Tensor) -> None:
+    """Raise an error unless there is one logit for each of several classes, and one class for each sample.
+
+    Args:
+        logits: Should have the shape ``(n, classes)``.
+        targets: Should be class indices of shape ``(n,)``.
+
+    Raises:
+        ValueError: Saying what is wrong.
+    """
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(f"needs logits of shape (n, classes >= 2), got {tuple(logits.shape)}.")
+    if targets.is_floating_point() or targets.shape != logits.shape[:1]:
+        raise ValueError(
+            f"needs integer class targets of shape ({logits.shape[0]},), "
+            f"got {targets.dtype} of shape {tuple(targets.shape)}."
+        )
 
 
 def margin_percentile(margins: Tensor, percentile: float = 10) -> Tensor:

@@ -30,7 +30,7 @@ class ComplexityMetric(Metric, ABC):
     """A number that says how complex a network is.
 
     A subclass says what the number is by :meth:`measure`. ``update`` takes a network (or a
-    :class:`~lightning_complexity.network.Snapshot`), measures it without changing it, and keeps the value;
+    :class:`lightning_complexity.network.Snapshot`), measures it without changing it, and keeps the value;
     ``compute`` returns it. A metric that does not depend on samples keeps the last value.
 
     Args:
@@ -96,7 +96,7 @@ class ComplexityMetric(Metric, ABC):
             inputs: A batch of inputs, where the metric ``needs`` them.
             targets: Their targets.
             loss: Mean loss from outputs and targets; default cross-entropy.
-            initial: Parameters at the start, see :func:`~lightning_complexity.network.initial_parameters`.
+            initial: Parameters at the start, see :func:`lightning_complexity.network.initial_parameters`.
 
         Raises:
             MissingInputError: If something that the metric needs is missing.

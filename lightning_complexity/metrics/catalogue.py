@@ -77,9 +77,11 @@ def _by_name() -> dict[str, type[ComplexityMetric]]:
     return found
 
 
-def _build(metric: str | ComplexityMetric, per_layer: bool) -> ComplexityMetric:
+def _build(metric: object, per_layer: bool) -> ComplexityMetric:
     if isinstance(metric, ComplexityMetric):
         return metric
+    if isinstance(metric, type):
+        raise TypeError(f"a metric must be an object, not a class; write {metric.__name__}().")
     if not isinstance(metric, str):
         raise TypeError(f"a metric must be a ComplexityMetric such as metrics.PathNorm(), or its name, got {metric!r}.")
     known = _by_name()
@@ -114,6 +116,8 @@ def resolve(
     """
     listed = [metrics] if isinstance(metrics, (str, ComplexityMetric)) else list(metrics)
     expanded = [m for item in listed for m in (SUITES[item] if isinstance(item, str) and item in SUITES else [item])]
+    if not expanded:
+        raise ValueError('needs at least one metric, such as "standard" or ["StableRank"].')
     built = [_build(metric, per_layer) for metric in expanded]
     names = [metric.name for metric in built]
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -60,7 +60,7 @@ class DistanceFromInitialization(_ParameterLpMetric):
 
     .. math:: \|\theta - \theta_0\|_p
 
-    Needs ``initial``, the parameters at the start; :class:`~lightning_complexity.ComplexityMonitor` keeps them by
+    Needs ``initial``, the parameters at the start; :class:`lightning_complexity.ComplexityMonitor` keeps them by
     itself. Where nothing has moved the gradient is 0.
 
     Args:

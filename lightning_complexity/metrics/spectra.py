@@ -47,7 +47,7 @@ class LogSpectralProduct(_SpectralMetric):
 
     .. math:: \sum_i \ln \|W_i\|_2
 
-    Which weights count: see :func:`~lightning_complexity.network.read_weights`. With ``convolution="kernel"``
+    Which weights count: see :func:`lightning_complexity.network.read_weights`. With ``convolution="kernel"``
     (cheap, what the literature compares) the norm of a convolution is that of its kernel reshaped to
     ``(out, in * kernel)``; it is no bound on the convolution. With ``convolution="operator"`` it is that of the
     linear map at the real input size, with true stride, padding, dilation and groups; this needs inputs.
@@ -111,7 +111,7 @@ class StableRank(_SpectralMetric):
     .. math:: \frac{1}{L} \sum_i \frac{\|W_i\|_F^2}{\|W_i\|_2^2}
 
     Unchanged when a layer is scaled. Which weights count: see
-    :func:`~lightning_complexity.network.read_weights`; a convolution is its kernel reshaped to
+    :func:`lightning_complexity.network.read_weights`; a convolution is its kernel reshaped to
     ``(out, in * kernel)``, with groups block diagonal. ``nan``, value and gradient, if a layer is zero.
 
     Args:

@@ -84,7 +84,7 @@ def observe(module: nn.Module) -> Iterator[None]:
     Python, NumPy and torch (CPU and the module's devices) are what they were.
 
     What it cannot undo: changes of Python attributes inside ``forward``, calls of the module's
-    forward hooks, and in-place changes of buffers. :class:`~lightning_complexity.network.Snapshot`
+    forward hooks, and in-place changes of buffers. :class:`lightning_complexity.network.Snapshot`
     hands the module cloned buffers for the last of these.
 
     Args:

@@ -78,7 +78,7 @@ def operator_norm(weight: Weight, shape: torch.Size | None) -> Tensor:
 
     The top singular vector comes from ARPACK in double precision, to a relative tolerance of 1e-10, with
     products by the convolution itself and its adjoint; the gradient is exact as in
-    :func:`~lightning_complexity.functional.spectral_norm`.
+    :func:`lightning_complexity.functional.spectral_norm`.
 
     Args:
         weight: Of any layer; of a layer that is no convolution this is the spectral norm of its matrix.

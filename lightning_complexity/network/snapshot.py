@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
-from lightning_complexity.functional.margins import signed_margins
+from lightning_complexity.functional.margins import check_classification, signed_margins
 from lightning_complexity.functional.paths import Scaled
 from lightning_complexity.functional.spectra import singular_values, spectral_norm
 from lightning_complexity.network.batches import chunks, map_tensors, num_samples
@@ -179,12 +179,11 @@ class Snapshot:
     @cached_property
     def parameters(self) -> dict[str, Tensor]:
         """The parameters by name, tied ones once: the real ones, or detached leaves of the same numbers."""
+        named = dict(self.model.named_parameters())
         if self.live:
-            return {n: _at_least_single(p) for n, p in self.model.named_parameters()}
-        return {
-            n: _at_least_single(p.detach()).detach().requires_grad_(p.requires_grad)
-            for n, p in self.model.named_parameters()
-        }
+            return {n: _at_least_single(p) for n, p in named.items()}
+        with torch.inference_mode(False):
+            return {n: _at_least_single(p.detach()).requires_grad_(p.requires_grad) for n, p in named.items()}
 
     @cached_property
     def _constants(self) -> dict[str, Tensor]:
@@ -294,7 +293,7 @@ class Snapshot:
     @cached_property
     def accuracy(self) -> Tensor:
         """Share of samples whose largest output is that of the target."""
-        signed_margins(self.outputs, self.targets)
+        check_classification(self.outputs, self.targets)
         return (self.outputs.argmax(1) == self.targets).double().mean()
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

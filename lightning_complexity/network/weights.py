@@ -68,7 +68,7 @@ def read_weights(model: nn.Module) -> list[Weight]:
 
     Args:
         model: Any module. Reading the weight of a parametrized layer in training mode may change its
-            buffers; read through a :class:`~lightning_complexity.network.Snapshot` instead.
+            buffers; read through a :class:`lightning_complexity.network.Snapshot` instead.
 
     Returns:
         One :class:`Weight` for each matrix; empty if there is none.

@@ -27,7 +27,7 @@ class Regularizer(nn.Module):
 
     Attributes:
         initial: Parameters that distances are measured from, where the metric needs them: those of the first
-            call, unless set before (see :func:`~lightning_complexity.network.initial_parameters`).
+            call, unless set before (see :func:`lightning_complexity.network.initial_parameters`).
 
     Example:
         >>> from lightning_complexity import metrics

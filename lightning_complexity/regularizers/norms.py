@@ -35,7 +35,7 @@ class DistanceFromInitialization(Regularizer):
     """Penalty on :class:`metrics.DistanceFromInitialization <lightning_complexity.metrics.DistanceFromInitialization>`.
 
     Distances are from the parameters at the first call, or from ``.initial`` where that is set before;
-    :class:`~lightning_complexity.ComplexityPenalty` keeps them in the checkpoint. The gradient where nothing has moved
+    :class:`lightning_complexity.ComplexityPenalty` keeps them in the checkpoint. The gradient where nothing has moved
     is 0.
 
     Args:

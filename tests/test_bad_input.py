@@ -1,0 +1,243 @@
+"""What users get wrong, and what networks have that a measure does not know: named once, never a lost run."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from lightning_complexity import ComplexityMonitor, ComplexityPenalty, metrics, regularizers
+from tests.networks import mlp
+from tests.training import Classifier, trainer
+
+X = torch.randn(24, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(24) % 3
+
+
+def loader(dataset: Any = None) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(X, Y) if dataset is None else dataset, batch_size=8)
+
+
+def watched(
+    module: Classifier, dataset: Any = None, **options: Any
+) -> tuple[dict[str, float], dict[str, str], list[str]]:
+    """Train for two epochs; the last values, the reasons of what was left out, and the warnings."""
+    monitor = ComplexityMonitor(**{"metrics": "full", **options})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit = trainer(callbacks=[monitor])
+        fit.fit(module, loader(dataset))
+    assert fit.global_step > 0
+    messages = [str(w.message) for w in caught if "ComplexityMonitor" in str(w.message)]
+    return monitor.history[-1].values, monitor._failures.left_out, messages
+
+
+def test_unknown_operation_is_named_once_and_the_rest_goes_on() -> None:
+    values, left_out, messages = watched(Classifier(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))))
+    assert left_out.keys() == {"log_path_norm"}
+    (message,) = messages
+    assert "leaves out log_path_norm for the rest of this run" in message
+    assert "operation 'tanh', called in module 'net.1'" in message
+    assert values["complexity/hessian_trace"] != 0
+
+
+def test_token_inputs() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(9, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.embedding(x).mean(1))
+
+    dataset = TensorDataset(torch.randint(0, 9, (24, 6)), Y)
+    values, left_out, messages = watched(Classifier(Tokens()), dataset)
+    assert left_out.keys() == {"log_path_norm", "jacobian_norm"}
+    assert len(messages) == 1
+    assert "one floating-point tensor, got torch.int64" in messages[0]
+    assert math.isfinite(values["complexity/hessian_trace"])
+
+
+class Pairs(Dataset[Any]):
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"x": X[index], "labels": Y[index]}
+
+
+class FromMapping(Classifier):
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.net(batch["x"])
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        return F.cross_entropy(self(batch), batch["labels"])
+
+
+def test_forward_that_takes_a_mapping() -> None:
+    values, left_out, messages = watched(FromMapping(mlp(4, 6, 3)), Pairs())
+    assert left_out.keys() == {"log_path_norm", "jacobian_norm"}
+    assert "got dict" in messages[0]
+    assert {"complexity/margin_percentile", "complexity/hessian_trace", "probe/train_accuracy"} <= values.keys()
+
+
+def test_regression_targets_with_the_classification_loss() -> None:
+    class Regression(Classifier):
+        def training_step(self, batch: Any) -> Tensor:
+            return F.mse_loss(self(batch[0]), batch[1])
+
+    dataset = TensorDataset(X, X[:, :1])
+    values, left_out, messages = watched(Regression(mlp(4, 6, 1)), dataset)
+    assert {"hessian_trace", "margin_percentile", "probe/train_loss"} == left_out.keys()
+    assert any("pass your loss, as in ComplexityMonitor(loss=torch.nn.functional.mse_loss)" in m for m in messages)
+    assert "complexity/jacobian_norm" in values
+    values, left_out, _ = watched(Regression(mlp(4, 6, 1)), dataset, loss=F.mse_loss)
+    assert left_out.keys() == {"margin_percentile"}
+    assert "probe/train_accuracy" not in values
+    assert values["probe/train_loss"] > 0
+
+
+def test_network_without_parameters() -> None:
+    class Nothing(Classifier):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any) -> None:
+            self.optimizers().step()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+
+    values, left_out, messages = watched(Nothing(nn.ReLU()), TensorDataset(X, Y))
+    assert {"log_spectral_product", "stable_rank", "hessian_trace"} <= left_out.keys()
+    assert values["complexity/parameter_count"] == 0
+    assert len(messages) == len(set(left_out.values()))
+
+
+def test_nan_weights_are_logged_as_such() -> None:
+    module = Classifier(mlp(4, 6, 3))
+    nn.init.constant_(module.net[0].weight, math.nan)
+    values, left_out, messages = watched(module)
+    assert not left_out
+    assert not messages
+    assert all(
+        math.isnan(values[f"complexity/{m.name}"]) for m in metrics.resolve("full") if m.name != "parameter_count"
+    )
+
+
+class Stream(IterableDataset[Any]):
+    def __init__(self) -> None:
+        self.started = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.started += 1
+        yield from zip(X, Y, strict=True)
+
+
+def test_iterable_dataset_gives_its_first_batch_and_is_not_iterated_again() -> None:
+    stream = Stream()
+    monitor = ComplexityMonitor("fast", probe=5)
+    trainer(callbacks=[monitor]).fit(Classifier(mlp(4, 3)), DataLoader(stream, batch_size=8))
+    torch.testing.assert_close(monitor._train_probe.inputs, X[:5])
+    assert stream.started == 2  # once an epoch
+
+
+@pytest.mark.parametrize("probe", [1, (X[:1], Y[:1])])
+def test_single_sample_probe(probe: Any) -> None:
+    values, left_out, _ = watched(Classifier(mlp(4, 3)), probe=probe)
+    assert not left_out
+    assert math.isnan(values["complexity/jacobian_norm/standard_error"])
+    assert math.isfinite(values["complexity/jacobian_norm"])
+
+
+@pytest.mark.parametrize(
+    ("probe", "error", "message"),
+    [
+        (0, ValueError, "probe must be at least 1 sample, got 0"),
+        (True, TypeError, "got bool"),
+        ("all", TypeError, "a number of training samples, a pair .* or a DataLoader, got str"),
+        ((X[:0], Y[:0]), ValueError, "probe has no samples"),
+        ((X,), ValueError, "got a tuple of length 1"),
+    ],
+)
+def test_impossible_probes_are_refused_at_once(probe: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ComplexityMonitor(probe=probe)
+
+
+def test_strange_batches_lose_the_probe_not_the_run() -> None:
+    class Triples(Classifier):
+        def training_step(self, batch: Any) -> Tensor:
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+    values, left_out, messages = watched(Triples(mlp(4, 3)), TensorDataset(X, Y, Y))
+    assert any("leaves out the probe" in m and "got list of length 3" in m for m in messages)
+    assert "complexity/stable_rank" in values
+    assert {"jacobian_norm", "log_path_norm"} <= left_out.keys()
+
+
+def test_forward_that_is_not_written() -> None:
+    class NoForward(Classifier):
+        forward = nn.Module.forward
+
+        def training_step(self, batch: Any) -> Tensor:
+            return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    values, left_out, _ = watched(NoForward(mlp(4, 3)))
+    assert {"jacobian_norm", "margin_percentile", "log_path_norm", "hessian_trace"} <= left_out.keys()
+    assert "complexity/stable_rank" in values
+
+
+def test_on_error_raise_stops_the_run() -> None:
+    monitor = ComplexityMonitor(["PathNorm"], on_error="raise")
+    with pytest.raises(ValueError, match="operation 'tanh'"):
+        trainer(callbacks=[monitor]).fit(Classifier(nn.Sequential(nn.Linear(4, 3), nn.Tanh())), loader())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"metrics": ["StabelRank"]}, ValueError, r"no metric 'StabelRank'. Did you mean 'StableRank'"),
+        ({"metrics": "standrad"}, ValueError, "Did you mean 'standard'"),
+        ({"metrics": ["zzzz"]}, ValueError, "there is no metric 'zzzz'. `lightning-complexity list` shows all"),
+        ({"metrics": [3]}, TypeError, r"must be a ComplexityMetric such as metrics.PathNorm\(\), or its name, got 3"),
+        ({"metrics": [metrics.PathNorm]}, TypeError, r"not a class; write PathNorm\(\)"),
+        (
+            {"metrics": ["PathNorm", metrics.PathNorm(q=1)]},
+            ValueError,
+            "two metrics would be logged as 'log_path_norm'",
+        ),
+        ({"metrics": []}, ValueError, "needs at least one metric"),
+        ({"every_n_steps": 0}, ValueError, "every_n_steps must be a whole number of at least 1, or None, got 0"),
+        ({"every_n_epochs": 0.5}, ValueError, "every_n_epochs must be a whole number"),
+        ({"budget": 0}, ValueError, "budget must be a positive share"),
+        ({"on_error": "ignore"}, ValueError, 'on_error must be "warn" or "raise"'),
+    ],
+    ids=str,
+)
+def test_impossible_options_are_refused_at_once(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ComplexityMonitor(**options)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: ComplexityPenalty(), ValueError, "needs a regularizer, such as"),
+        (lambda: ComplexityPenalty(metrics.PathNorm()), TypeError, "takes regularizers such as"),
+        (
+            lambda: ComplexityPenalty(regularizers.PathNorm(), regularizers.PathNorm(q=1)),
+            ValueError,
+            "two penalties would be logged under the same name",
+        ),
+    ],
+)
+def test_impossible_penalties_are_refused_at_once(make: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()

@@ -1,0 +1,51 @@
+"""README and catalogue follow the code, and the README's lines run as pasted."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_complexity.demo import HIGHER_FOR_RANDOM_LABELS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_tables_are_up_to_date() -> None:
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "catalogue.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, f"{result.stdout}Run `make docs`."
+
+
+@pytest.fixture(scope="module")
+def first_screen(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """What the README's first lines print, and what it says they print."""
+    code, printed = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.DOTALL).groups()
+    folder = tmp_path_factory.mktemp("readme")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
+    return result.stdout, printed
+
+
+def values(text: str) -> dict[str, float]:
+    return {
+        name: float(value) for name, value in re.findall(r"^((?:complexity|probe)/\S+)\s+(\S+)$", text, re.MULTILINE)
+    }
+
+
+def test_first_lines_print_what_the_readme_says(first_screen: tuple[str, str]) -> None:
+    actual, said = map(values, first_screen)
+    assert actual.keys() == said.keys()
+    assert len(said) == 15
+    # The initialization is random, so that digits differ from run to run.
+    for name in ("complexity/parameter_norm", "complexity/distance_from_initialization", "probe/train_accuracy"):
+        assert actual[name] == pytest.approx(said[name], rel=0.15)
+
+
+def test_the_demo_output_in_the_readme_bears_out_its_claims() -> None:
+    ratios = {name: float(value) for name, value in re.findall(r"^([a-z_]+) .* x ([0-9.]+)\s*$", README, re.MULTILINE)}
+    assert all(ratios[name] > 1.2 for name in HIGHER_FOR_RANDOM_LABELS)
