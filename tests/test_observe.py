@@ -78,11 +78,11 @@ def test_a_log_method_of_the_users_own_is_put_back() -> None:
 
 
 def test_inference_mode_autocast_and_compiled_code_are_off_inside() -> None:
-    model = nn.Linear(2, 2)
+    model = nn.Linear(2, 2).float()  # autocast leaves double precision alone
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16), observe(model):
-        x = torch.ones(1, 2, requires_grad=True)
+        x = torch.ones(1, 2, requires_grad=True, dtype=torch.float32)
         y = model(x)
-        assert y.dtype == torch.float64
+        assert y.dtype == torch.float32
         assert torch.autograd.grad(y.sum(), x)[0].shape == (1, 2)
 
 
@@ -154,6 +154,22 @@ def test_tensors_of_inference_mode_can_be_measured() -> None:
         snapshot = Snapshot(model, torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
         assert len(snapshot.parameters) == 2
     assert snapshot.hvp(torch.ones_like(snapshot.gradient)).isfinite().all()
+
+
+def test_buffers_that_change_in_evaluation_mode_are_left_alone() -> None:
+    class Counting(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 2)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x)
+
+    model = Counting()
+    for live in (False, True):
+        _ = Snapshot(model, torch.randn(4, 3), live=live).outputs
+    assert model.calls == 0
 
 
 def test_gradients_and_hooks_of_parameters_are_left_alone() -> None:

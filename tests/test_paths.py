@@ -133,6 +133,13 @@ def test_in_place_addition() -> None:
     torch.testing.assert_close(path_norm(Function(add_in_place), 1, q=2), torch.tensor(5.0))
 
 
+def test_paths_that_are_all_zero() -> None:
+    model = Function(lambda x: torch.cat([0 * x, 0 * x]))
+    outputs = path_sums(model, (2,), torch.zeros(()), 2, measure="PathNorm")
+    assert torch.equal(outputs.value, torch.zeros(2, 2))
+    torch.testing.assert_close(path_norm(Function(lambda x: torch.cat([0 * x, 3 * x])), 2), torch.tensor(18.0))
+
+
 def test_shared_module_is_on_two_edges() -> None:
     layer = nn.Linear(1, 1, bias=False)
     nn.init.constant_(layer.weight, 3.0)

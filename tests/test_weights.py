@@ -119,6 +119,13 @@ def test_folding_preserves_the_function() -> None:
         torch.testing.assert_close(w.blocks.flatten(), w.tensor.flatten())
 
 
+def test_folding_into_a_parametrized_layer() -> None:
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 3)), nn.BatchNorm1d(3, eps=0.0))
+    nn.init.constant_(model[1].weight, 2.0)
+    (weight,) = Snapshot(model, torch.randn(1, 2)).folded_weights
+    torch.testing.assert_close(weight.tensor, 2 * model[0].weight.detach())
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_folding_into_a_transposed_convolution(groups: int) -> None:
     model = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=groups, bias=False), nn.BatchNorm2d(6)).eval()

@@ -64,16 +64,6 @@ def _logging_muted(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _attention_fast_path_off() -> Iterator[None]:
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-@contextmanager
 def observe(module: nn.Module) -> Iterator[None]:
     """Let the block call ``module`` and differentiate it, and leave no trace of that.
 
@@ -107,7 +97,6 @@ def observe(module: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.autocast(device_type, enabled=False))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(_attention_fast_path_off())
         stack.enter_context(_logging_muted(module))
         stack.enter_context(_evaluation_mode(module))
         yield

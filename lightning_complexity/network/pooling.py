@@ -108,4 +108,4 @@ def mean_window_weights(
     if _is_adaptive(pooling):
         return 1 / _adaptive_counts(x, pooled, num_dims)
     options = {**dict(zip(_MEAN_PARAMETERS, args, strict=False)), **kwargs}
-    return pooled / _window_sums(ones, options, list(pooled.shape[-num_dims:])).clamp(min=1)
+    return pooled / _window_sums(ones, options, list(pooled.shape[-num_dims:]))
