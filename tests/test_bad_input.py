@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -129,6 +131,12 @@ def test_nan_weights_are_logged_as_such() -> None:
     assert all(
         math.isnan(values[f"complexity/{m.name}"]) for m in metrics.resolve("full") if m.name != "parameter_count"
     )
+
+
+def test_nan_weights_do_not_break_tensorboard(tmp_path: Path) -> None:
+    module = Classifier(mlp(4, 6, 3))
+    nn.init.constant_(module.net[0].weight, math.nan)
+    trainer(callbacks=[ComplexityMonitor()], logger=TensorBoardLogger(tmp_path)).fit(module, loader())
 
 
 class Stream(IterableDataset[Any]):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
 
 from lightning_complexity import metrics, regularizers
 from lightning_complexity.metrics import SUITES, ComplexityMetric, catalogue
@@ -122,6 +123,22 @@ class TestMetric:
             for rows in parts:
                 metric.update(network[0], **given(metric, network, initial, rows))
             torch.testing.assert_close(metric.compute(), whole)
+
+    def test_calling_gives_the_batch_and_accumulates(self, cls: type[ComplexityMetric], network: Network) -> None:
+        initial, called, updated = moved(network[0]), cls(), cls()
+        for rows in (slice(0, 3), slice(3, 7)):
+            parts = given(called, network, initial, rows)
+            alone = cls()
+            alone.update(network[0], **parts)
+            torch.testing.assert_close(called(network[0], **parts), alone.compute())
+            updated.update(network[0], **parts)
+        torch.testing.assert_close(called.compute(), updated.compute())
+
+    def test_works_in_a_collection(self, cls: type[ComplexityMetric], network: Network) -> None:
+        initial, metric = moved(network[0]), cls()
+        collection = MetricCollection({"one": cls(), "other": metrics.ParameterNorm(p=1)}, compute_groups=False)
+        collection.update(network[0], inputs=network[1], targets=network[2], initial=initial)
+        torch.testing.assert_close(collection.compute()["one"], measured(metric, network, initial))
 
     def test_reset_forgets(self, cls: type[ComplexityMetric], network: Network) -> None:
         initial, metric = moved(network[0]), cls()

@@ -245,11 +245,13 @@ def test_start_is_in_the_checkpoint_only_where_it_is_needed() -> None:
 
 
 def test_a_second_fit_starts_afresh(model: Classifier) -> None:
-    monitor = ComplexityMonitor("fast")
+    monitor, starts = ComplexityMonitor("fast"), []
     for _ in range(2):
         trainer(callbacks=[monitor], max_epochs=1).fit(model, data())
         assert steps(monitor) == [0, 3]
         assert monitor.history[0].values["complexity/distance_from_initialization"] == 0
+        starts.append(monitor.history[0].values["complexity/parameter_norm"])
+    assert starts[0] != starts[1]
 
 
 def test_the_same_trainer_can_go_on(model: Classifier) -> None:

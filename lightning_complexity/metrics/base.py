@@ -31,7 +31,9 @@ class ComplexityMetric(Metric, ABC):
 
     A subclass says what the number is by :meth:`measure`. ``update`` takes a network (or a
     :class:`lightning_complexity.network.Snapshot`), measures it without changing it, and keeps the value;
-    ``compute`` returns it. A metric that does not depend on samples keeps the last value.
+    ``compute`` returns it. A metric that does not depend on samples keeps the last value. Calling the metric
+    updates it and returns the value of this batch alone. A ``MetricCollection`` must be built with
+    ``compute_groups=False``, since it otherwise merges metrics that happen to have equal values at first.
 
     Args:
         per_layer: Whether ``compute`` returns a dictionary of the layers' values.
@@ -153,6 +155,14 @@ class LayerMetric(ComplexityMetric):
     def _prepare_state(self) -> None:
         self.layer_names: list[str] = []
         self.add_state("values", torch.full((1,), torch.nan), dist_reduce_fx=_latest)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Measure and return the value, as ``update`` and ``compute`` do."""
+        # torchmetrics would stack the old state and the new one, which may have another number of layers.
+        self.update(*args, **kwargs)
+        value: Any = self.compute()
+        self._forward_cache = value
+        return value
 
     def _accumulate(self, snapshot: Snapshot) -> None:
         layers = self.layers(snapshot)
