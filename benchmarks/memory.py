@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import accumulate
 
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.actions import Action
+
+LONGEST_REASON = 100
 
 
 def peak_bytes(action: Action) -> int:
@@ -31,3 +34,19 @@ def peak_bytes(action: Action) -> int:
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
     changes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
     return max(accumulate(changes, initial=0))
+
+
+def first_runs(actions: Mapping[str, Action]) -> tuple[dict[str, int], dict[str, str]]:
+    """Run each action once, which also warms it up.
+
+    Returns:
+        By name, the peak memory of the actions that work, and in one line why the others do not.
+    """
+    peaks: dict[str, int] = {}
+    reasons: dict[str, str] = {}
+    for name, action in actions.items():
+        try:
+            peaks[name] = peak_bytes(action)
+        except Exception as error:
+            reasons[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"[:LONGEST_REASON]
+    return peaks, reasons

@@ -14,12 +14,12 @@ NUM_PROBES = 8
 
 
 def _curvlinops(workload: Workload) -> Action:
-    from curvlinops import HessianLinearOperator, hutchinson_trace
-
     data = [(workload.inputs, workload.targets)]
-    parameters = dict(workload.model.named_parameters())
+    parameters = list(workload.model.parameters())
 
     def trace() -> None:
+        from curvlinops import HessianLinearOperator, hutchinson_trace
+
         hessian = HessianLinearOperator(workload.model, nn.CrossEntropyLoss(), parameters, data)
         hutchinson_trace(hessian, num_matvecs=NUM_PROBES)
 
@@ -27,9 +27,9 @@ def _curvlinops(workload: Workload) -> Action:
 
 
 def _pyhessian(workload: Workload) -> Action:
-    from pyhessian import hessian
-
     def trace() -> None:
+        from pyhessian import hessian
+
         data = (workload.inputs, workload.targets)
         hessian(workload.model, nn.CrossEntropyLoss(), data=data, cuda=False).trace(maxIter=NUM_PROBES, tol=0)
 

@@ -20,7 +20,8 @@ training step (forward, backward, SGD) of the same network and batch, run right 
 - **Time**: median over rounds, and quartiles in brackets.
 - **Memory**: peak of what torch allocates meanwhile, divided by the peak of a step. What was there before,
   parameters and the optimizer's state, counts on neither side; gradients count in a step, which makes and frees them.
-- A metric is measured on a snapshot of its own, and a penalty's figure is that of the whole step with it (1 is free).
+- A metric is measured on a snapshot of its own. A penalty's figure is that of the whole step with it: 1 is free.
+- Growth: each time at the largest width divided by that at the smallest, and the exponent of a power of the width.
 """
 
 

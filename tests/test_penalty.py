@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pickle
 from collections.abc import Callable
@@ -108,7 +109,15 @@ def step_with_index(self: Classifier, batch: Any, batch_idx: int) -> Tensor:
     return Classifier.training_step(self, batch)
 
 
-@pytest.mark.parametrize("step", [step_with_batch, step_with_index])
+def decorated(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(step)
+    def wrapper(*args: Any, **kwargs: Any) -> Tensor:
+        return step(*args, **kwargs)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("step", [step_with_batch, step_with_index, decorated(step_with_batch)])
 def test_lightning_still_knows_the_arguments_of_the_step(step: Callable[..., Tensor]) -> None:
     module = type("Module", (Classifier,), {"training_step": step})(network())
     fitted(module, ComplexityPenalty(regularizers.ParameterNorm(0.1)))
