@@ -36,9 +36,16 @@ def scaled(value: Tensor, log_scale: Tensor | float = 0.0) -> Scaled:
         >>> scaled(torch.tensor([1.0, 4.0])).value
         tensor([0.2500, 1.0000])
     """
-    largest = value.detach().amax() if value.numel() else value.new_zeros(())
+    largest = _largest_magnitude(value.detach())
     divisor = torch.where(largest > 0, largest, torch.ones_like(largest))
     return Scaled(value / divisor, largest.double().log() + log_scale)
+
+
+def _largest_magnitude(tensor: Tensor) -> Tensor:
+    if tensor.numel() == 0:
+        return tensor.new_zeros(())
+    low, high = torch.aminmax(tensor)  # faster than the maximum norm
+    return torch.maximum(-low, high)
 
 
 def scaled_power(weight: Tensor, q: float) -> Scaled:
@@ -56,8 +63,10 @@ def scaled_power(weight: Tensor, q: float) -> Scaled:
         >>> power.value, power.log_scale / 4
         (tensor([0.0625, 1.0000]), tensor(-68.3844, dtype=torch.float64))
     """
-    base = scaled(weight.abs())
-    return Scaled(base.value.pow(q), q * base.log_scale)
+    largest = _largest_magnitude(weight.detach())
+    base = weight / torch.where(largest > 0, largest, torch.ones_like(largest))
+    power = base.square() if q == 2 else base.abs().pow(q)
+    return Scaled(power, q * largest.double().log())
 
 
 def scaled_sum(terms: list[Scaled]) -> Scaled:

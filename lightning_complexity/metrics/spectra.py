@@ -7,12 +7,7 @@ from typing import Any, get_args
 from torch import Tensor
 
 from lightning_complexity.functional.norms import lp_norm
-from lightning_complexity.functional.spectra import (
-    log_spectral_product,
-    singular_values,
-    spectral_norm,
-    stable_rank,
-)
+from lightning_complexity.functional.spectra import log_spectral_product, stable_rank
 from lightning_complexity.metrics.base import LayerMetric
 from lightning_complexity.network import ConvolutionNorm, Snapshot, Weight
 
@@ -30,15 +25,12 @@ class _SpectralMetric(LayerMetric):
         return snapshot.folded_weights if self.fold_batch_norm else snapshot.weights
 
     def _spectral_norms(self, snapshot: Snapshot) -> dict[str, Tensor]:
-        if self.fold_batch_norm:
-            return {w.name: spectral_norm(w.blocks).amax() for w in snapshot.folded_weights}
-        return snapshot.spectral_norms
+        return snapshot.folded_spectral_norms if self.fold_batch_norm else snapshot.spectral_norms
 
     def histograms(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Singular values of each weight."""
         if self.fold_batch_norm:
-            spectra = {w.name: singular_values(w.blocks).flatten() for w in snapshot.folded_weights}
-            return {f"folded_spectrum/{name}": values for name, values in spectra.items()}
+            return {f"folded_spectrum/{name}": values for name, values in snapshot.folded_spectra.items()}
         return {f"spectrum/{name}": values for name, values in snapshot.spectra.items()}
 
 

@@ -241,14 +241,22 @@ class Snapshot:
     @cached_property
     def spectra(self) -> dict[str, Tensor]:
         """Singular values of each weight by name; of a grouped convolution those of all its blocks."""
-        return {w.name: singular_values(w.blocks).flatten() for w in self.weights}
+        return _spectra(self.weights)
+
+    @cached_property
+    def folded_spectra(self) -> dict[str, Tensor]:
+        """The same of the folded weights. Needs inputs."""
+        return _spectra(self.folded_weights)
 
     @cached_property
     def spectral_norms(self) -> dict[str, Tensor]:
         """Largest singular value of each weight by name."""
-        if self.live:
-            return {w.name: spectral_norm(w.blocks).amax() for w in self.weights}
-        return {name: spectrum.amax() for name, spectrum in self.spectra.items()}
+        return _spectral_norms(self.weights) if self.live else _largest(self.spectra)
+
+    @cached_property
+    def folded_spectral_norms(self) -> dict[str, Tensor]:
+        """The same of the folded weights. Needs inputs."""
+        return _spectral_norms(self.folded_weights) if self.live else _largest(self.folded_spectra)
 
     @cached_property
     def operator_norms(self) -> dict[str, Tensor]:
@@ -367,6 +375,18 @@ class Snapshot:
         for gradients in self._graphs():
             product += _flat(_vector_jacobian(gradients, parameters, parts))
         return product
+
+
+def _spectra(weights: list[Weight]) -> dict[str, Tensor]:
+    return {w.name: singular_values(w.blocks).flatten() for w in weights}
+
+
+def _spectral_norms(weights: list[Weight]) -> dict[str, Tensor]:
+    return {w.name: spectral_norm(w.blocks).amax() for w in weights}
+
+
+def _largest(spectra: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: spectrum.amax() for name, spectrum in spectra.items()}
 
 
 def _vector_jacobian(outputs: list[Tensor], inputs: list[Tensor], vectors: list[Tensor]) -> list[Tensor]:
