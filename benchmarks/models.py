@@ -35,7 +35,7 @@ def mlp(width: int = 512, batch: int = 256) -> Workload:
     return _workload(f"MLP 784-{width}-{width}-{NUM_CLASSES}", model, batch, 784)
 
 
-def resnet18(width: float = 1.0, batch: int = 64) -> Workload:
+def resnet18(width: float = 1.0, batch: int = 32) -> Workload:
     """A ResNet-18 for 32x32 images: 3x3 stem, no max pooling before the blocks.
 
     Args:
