@@ -40,7 +40,7 @@ def resnet18(width: float = 1.0, batch: int = 32) -> Workload:
 
     Args:
         width: Factor on the usual 64, 128, 256 and 512 channels.
-        batch: Number of samples.
+        batch: Number of samples; with more, the graphs of second derivatives take many gigabytes.
     """
     torch.manual_seed(0)
     name = "ResNet-18" if width == 1 else f"ResNet-18 of width {width:g}"

@@ -21,6 +21,7 @@ training step (forward, backward, SGD) of the same network and batch, run right 
 - **Memory**: peak of what torch allocates meanwhile, divided by the peak of a step. What was there before,
   parameters and the optimizer's state, counts on neither side; gradients count in a step, which makes and frees them.
 - A metric is measured on a snapshot of its own. A penalty's figure is that of the whole step with it: 1 is free.
+- A suite is measured with a snapshot for each metric, and with one snapshot that all its metrics share.
 - Growth: each time at the largest width divided by that at the smallest, and the exponent of a power of the width.
 """
 
@@ -57,12 +58,14 @@ def number(value: float) -> str:
     """A ratio with two or three significant digits.
 
     Example:
-        >>> number(0.01234), number(1.234), number(123.4)
-        ('0.012', '1.23', '123')
+        >>> number(0.00001), number(0.01234), number(1.0), number(123.4)
+        ('<0.001', '0.012', '1.00', '123')
     """
-    if value >= 100:
-        return f"{value:.0f}"
-    return f"{value:.3g}" if value >= 1 else f"{value:.2g}"
+    if value < 0.001:
+        return "<0.001"
+    if value < 1:
+        return f"{value:#.2g}"
+    return f"{value:#.3g}" if value < 100 else f"{value:.0f}"
 
 
 def spread(value: Spread) -> str:

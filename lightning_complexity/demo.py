@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from lightning_complexity.callbacks import ComplexityMonitor, Measurement, plot_histories, read_record
 from lightning_complexity.callbacks.base import pytorch_lightning as pl
-from lightning_complexity.metrics import catalogue
+from lightning_complexity.metrics import HessianTrace, catalogue
 
 RUNS = {"true_labels": "true labels", "random_labels": "random labels"}
 # What README and table claim, on every seed that was tried; the tests hold it.
@@ -144,7 +144,7 @@ def _train(run: str, train: TensorDataset, test: TensorDataset, size: DemoSize, 
         logger=pl.loggers.TensorBoardLogger(output, name="", version=run),
         callbacks=[
             monitor,
-            ComplexityMonitor(["ParameterCount", "HessianTrace"], every_n_epochs=5),
+            ComplexityMonitor(["ParameterCount", HessianTrace(num_probes=32)], every_n_epochs=5),
             FittedBar(RUNS[run], size.num_train),
         ],
         enable_progress_bar=False,
@@ -179,11 +179,17 @@ def comparison(true: list[Measurement], random: list[Measurement]) -> list[tuple
     return rows
 
 
+def _cell(name: str, measurement: Measurement) -> str:
+    key = f"complexity/{name}"
+    error = measurement.values.get(f"{key}/standard_error")
+    return _number(measurement.values[key]) + ("" if error is None else f" ± {error:.2g}")
+
+
 def _print_table(true: list[Measurement], random: list[Measurement]) -> None:
     header = ("", "at start", *RUNS.values(), "random / true")
     lines = [
-        (name, _number(start), _number(end), _number(other), f"x {_number(quotient)}")
-        for name, start, end, other, quotient in comparison(true, random)
+        (name, *(_cell(name, m) for m in (true[0], true[-1], random[-1])), f"x {_number(quotient)}")
+        for name, *_, quotient in comparison(true, random)
     ]
     for key in ("probe/train_accuracy", "probe/val_accuracy"):
         start, end, other = (f"{100 * m.values[key]:.1f} %" for m in (true[0], true[-1], random[-1]))
