@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_complexity.callbacks.measuring import FailureReport, measure_metrics
+from lightning_complexity.metrics import StableRank
 from lightning_complexity.network import Snapshot, observe
 
 
@@ -111,6 +113,8 @@ def test_a_compiled_module_is_measured_eagerly() -> None:
     v = torch.randn(sum(p.numel() for p in plain.parameters()))
     torch.testing.assert_close(Snapshot(model, x, y).hvp(v), Snapshot(plain, x, y).hvp(v))
     torch.testing.assert_close(Snapshot(model, x, y).path_sums(2), Snapshot(plain, x, y).path_sums(2))
+    measured = measure_metrics([StableRank(per_layer=True)], Snapshot(model), FailureReport("raise"))
+    assert "complexity/stable_rank/0.weight" in measured.values
 
 
 # Snapshots --------------------------------------------------------------------------------------

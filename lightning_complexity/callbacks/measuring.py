@@ -74,6 +74,11 @@ class FailureReport:
         self._new = {}
 
 
+def _log_key(key: str) -> str:
+    """A metric's key with the prefix, and without the module that ``torch.compile`` puts around another."""
+    return f"complexity/{key.replace('_orig_mod.', '')}"
+
+
 def measure_metrics(metrics: list[ComplexityMetric], snapshot: Snapshot, failures: FailureReport) -> Measured:
     """Measure each metric on a snapshot that they share."""
     measured = Measured()
@@ -81,8 +86,8 @@ def measure_metrics(metrics: list[ComplexityMetric], snapshot: Snapshot, failure
     def quantity(metric: ComplexityMetric) -> dict[str, Tensor]:
         metric.reset()
         metric.update(snapshot)
-        measured.histograms |= {f"complexity/{key}": v for key, v in metric.histograms(snapshot).items()}
-        return {f"complexity/{key}": value for key, value in metric.report().items()}
+        measured.histograms |= {_log_key(key): values for key, values in metric.histograms(snapshot).items()}
+        return {_log_key(key): value for key, value in metric.report().items()}
 
     for metric in metrics:
         started = time.perf_counter()

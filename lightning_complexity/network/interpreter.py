@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,11 +14,26 @@ from torch.overrides import TorchFunctionMode
 from lightning_complexity.network.batches import tensors_in
 
 
-class ModulePath:
-    """Which module is being called right now.
+@contextmanager
+def hooks_on_all_modules(
+    entering: Callable[[nn.Module, Any], None], leaving: Callable[..., None] | None = None
+) -> Iterator[None]:
+    """Call a function before, and one after, every module's ``forward`` inside the block.
 
-    Global hooks keep the network's own hooks as they are.
+    The hooks are torch's global ones, so that the network's own hooks stay as they are.
     """
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        # A compiled module fires them twice, which does no harm here.
+        warnings.filterwarnings("ignore", message="Using `torch.compile.* when there are global hooks")
+        stack.enter_context(register_module_forward_pre_hook(entering))
+        if leaving is not None:
+            stack.enter_context(register_module_forward_hook(leaving, always_call=True))
+        yield
+
+
+class ModulePath:
+    """Which module is being called right now."""
 
     def __init__(self, model: nn.Module) -> None:
         self._names = {id(module): name for name, module in model.named_modules()}
@@ -37,14 +53,11 @@ class ModulePath:
     @contextmanager
     def followed(self) -> Iterator[None]:
         """Follow the calls made inside the block."""
-        entering = register_module_forward_pre_hook(self._enter)
-        leaving = register_module_forward_hook(self._leave, always_call=True)
-        try:
-            yield
-        finally:
-            entering.remove()
-            leaving.remove()
-            self._stack.clear()
+        with hooks_on_all_modules(self._enter, self._leave):
+            try:
+                yield
+            finally:
+                self._stack.clear()
 
 
 Handler = Callable[..., Any]

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lightning_complexity.functional.spectra import spectral_norm
+from lightning_complexity.network.interpreter import hooks_on_all_modules
 from lightning_complexity.network.weights import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, Weight
 
 _DENSE_UP_TO = 32
@@ -34,7 +34,7 @@ def input_shapes(model: nn.Module, inputs: Any) -> dict[int, torch.Size]:
             shape = args[0].shape[1:]
             shapes[id(module)] = max(shape, shapes.get(id(module), shape), key=lambda s: s.numel())
 
-    with register_module_forward_pre_hook(note):
+    with hooks_on_all_modules(note):
         model(inputs)
     return shapes
 
