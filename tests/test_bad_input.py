@@ -172,6 +172,8 @@ def test_single_sample_probe(probe: Any) -> None:
         ("all", TypeError, "a number of training samples, a pair .* or a DataLoader, got str"),
         ((X[:0], Y[:0]), ValueError, "probe has no samples"),
         ((X,), ValueError, "got a tuple of length 1"),
+        (({"a": X, "b": X[:3]}, Y), ValueError, r"got lengths \[3, 24\]"),
+        ((X, Y[:3]), ValueError, r"got lengths \[3, 24\]"),
     ],
 )
 def test_impossible_probes_are_refused_at_once(probe: Any, error: type[Exception], message: str) -> None:
@@ -188,6 +190,38 @@ def test_strange_batches_lose_the_probe_not_the_run() -> None:
     assert any("leaves out the probe" in m and "got list of length 3" in m for m in messages)
     assert "complexity/stable_rank" in values
     assert {"jacobian_norm", "log_path_norm"} <= left_out.keys()
+
+
+def test_samples_that_do_not_fit_together() -> None:
+    class Uneven(Dataset[Any]):
+        def __len__(self) -> int:
+            return 24
+
+        def __getitem__(self, index: int) -> Any:
+            return {"x": X[index], "all": X[: 1 + index % 2]}, Y[index]
+
+    class First(Classifier):
+        def forward(self, batch: Any) -> Tensor:
+            return self.net(batch["x"])
+
+    def collate(samples: list[Any]) -> Any:
+        inputs, targets = zip(*samples, strict=True)
+        parts = {"x": torch.stack([i["x"] for i in inputs]), "all": torch.cat([i["all"] for i in inputs])}
+        return parts, torch.stack(targets)
+
+    monitor = ComplexityMonitor("fast")
+    with pytest.warns(UserWarning, match=r"leaves out the training probe .* got lengths \[24, 36\]"):
+        trainer(callbacks=[monitor]).fit(First(mlp(4, 3)), DataLoader(Uneven(), batch_size=8, collate_fn=collate))
+    assert len(monitor.history) == 3
+
+
+def test_a_record_that_cannot_be_written(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    (Path(logger.log_dir) / "complexity.jsonl").mkdir(parents=True)
+    monitor = ComplexityMonitor("fast")
+    with pytest.warns(UserWarning, match="leaves out the record for the rest of this run. IsADirectoryError"):
+        trainer(callbacks=[monitor], logger=logger).fit(Classifier(mlp(4, 3)), loader())
+    assert len(monitor.history) == 3
 
 
 def test_forward_that_is_not_written() -> None:

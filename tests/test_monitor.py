@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import itertools
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,26 @@ def test_transfer_hooks_of_the_module_are_applied_to_the_probe() -> None:
     monitor = ComplexityMonitor("fast", probe=24)
     trainer(callbacks=[monitor], max_epochs=1).fit(Scaled(mlp(4, 3)), data())
     torch.testing.assert_close(monitor._train_probe.inputs, 10 * X)
+
+
+def test_transfer_hooks_see_validation_for_the_validation_probe() -> None:
+    stages = []
+
+    class Asking(Classifier):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            if "draw" in {frame.function for frame in inspect.stack()}:
+                stages.append((self.trainer.training, self.trainer.validating))
+            return batch
+
+    fit = trainer(callbacks=[ComplexityMonitor("fast")], max_epochs=1)
+    fit.fit(Asking(mlp(4, 3)), data(), data(8))
+    assert stages == [(True, False), (False, True)]
+
+
+def test_overhead_stands_still_after_training(model: Classifier) -> None:
+    monitor = ComplexityMonitor("fast")
+    trainer(callbacks=[monitor]).fit(model, data())
+    assert monitor.overhead == monitor.overhead
 
 
 def test_per_layer_values_and_names(model: Classifier) -> None:

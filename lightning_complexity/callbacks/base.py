@@ -6,12 +6,22 @@ callback that inherits from both works in either ``Trainer`` and either ``Lightn
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning
 
-__all__ = ["Callback", "LightningModule", "Trainer", "completed_batches", "move_batch", "pytorch_lightning"]
+__all__ = [
+    "Callback",
+    "LightningModule",
+    "Trainer",
+    "completed_batches",
+    "move_batch",
+    "pytorch_lightning",
+    "validating",
+]
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
@@ -32,6 +42,17 @@ LightningModule = Any
 def completed_batches(trainer: Trainer) -> int:
     """Batches after which the optimizers have stepped: the x axis that Lightning logs losses against."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+@contextmanager
+def validating(trainer: Trainer) -> Iterator[None]:
+    """Let transfer hooks that ask the trainer see that this is validation, not training."""
+    stage = trainer.state.stage
+    trainer.validating = True
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
 
 
 def move_batch(trainer: Trainer, batch: Any) -> Any:

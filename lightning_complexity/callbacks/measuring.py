@@ -98,6 +98,8 @@ def measure_metrics(metrics: list[ComplexityMetric], snapshot: Snapshot, failure
 
 def measure_fit(snapshot: Snapshot, part: Literal["train", "val"], failures: FailureReport) -> dict[str, Tensor]:
     """Loss on a probe, and accuracy where targets are classes, as ``probe/<part>_loss`` and so on."""
+    if not (snapshot.has("inputs") and snapshot.has("targets")):
+        return {}
     loss, accuracy = f"probe/{part}_loss", f"probe/{part}_accuracy"
     values = failures.attempt(loss, lambda: {loss: snapshot.mean_loss})
     if values and not snapshot.targets.is_floating_point():

@@ -5,12 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, completed_batches, move_batch
+from lightning_complexity.callbacks.base import (
+    Callback,
+    LightningModule,
+    Trainer,
+    completed_batches,
+    move_batch,
+    validating,
+)
 from lightning_complexity.callbacks.loggers import log_directory, log_histograms, log_scalars
 from lightning_complexity.callbacks.measuring import (
     FailureReport,
@@ -120,7 +128,7 @@ class ComplexityMonitor(Callback):
         self._steps = 0
         self._seconds_measuring = 0.0
         self._seconds_before = 0.0
-        self._started = time.perf_counter()
+        self._started: float | None = None
 
     @property
     def state_key(self) -> str:
@@ -158,7 +166,9 @@ class ComplexityMonitor(Callback):
         """Measure at initialization."""
         if not self._probes_are_ready:
             self._probes_are_ready = True
+            started = time.perf_counter()
             self._failures.attempt("the probe", lambda: self._draw_probes(trainer, pl_module, batch))
+            self._seconds_measuring += time.perf_counter() - started
         if not self.history:
             self._measure(trainer, pl_module)
 
@@ -187,6 +197,7 @@ class ComplexityMonitor(Callback):
         """Measure the final network."""
         if self.history:
             self._measure(trainer, pl_module)
+        self._seconds_before, self._started = self._seconds(), None
 
     def state_dict(self) -> dict[str, Any]:
         """What a continued run needs: the history, the probe, and the initial parameters where a metric needs them."""
@@ -196,7 +207,7 @@ class ComplexityMonitor(Callback):
             **{name: None if probe is None else tuple(copied(probe, "cpu")) for name, probe in probes.items()},
             "initial": self._initial,
             "seconds_measuring": self._seconds_measuring,
-            "seconds": self._seconds_before + time.perf_counter() - self._started,
+            "seconds": self._seconds(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -220,27 +231,39 @@ class ComplexityMonitor(Callback):
         self._failures.announce(silent=not trainer.is_global_zero)
         if trainer.is_global_zero:
             log_histograms(trainer, measured.histograms, self._steps)
-        now = time.perf_counter()
-        self._seconds_measuring += now - started
+        self._seconds_measuring += time.perf_counter() - started
         if self.history:
             monitors = [c for c in trainer.callbacks if isinstance(c, ComplexityMonitor)]
             values["complexity/overhead"] = sum(monitor.overhead for monitor in monitors)
         measurement = Measurement(self._steps, trainer.current_epoch, time.time(), values, measured.seconds)
         self.history.append(measurement)
         log_scalars(trainer, values, self._steps)
-        directory = log_directory(trainer)
-        if trainer.is_global_zero and directory is not None and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            self._failures.attempt("the record", lambda: self._write(log_directory(trainer), measurement))
+            self._failures.announce()
+
+    @staticmethod
+    def _write(directory: Path | None, measurement: Measurement) -> dict[str, Tensor]:
+        if directory is not None:
             append(directory / RECORD_NAME, measurement)
+        return {}
 
     def _measured(self, pl_module: LightningModule) -> Measured:
-        snapshot = self._snapshot(pl_module, self._train_probe)
-        measured = measure_metrics(self.metrics, snapshot, self._failures)
-        if snapshot.has("inputs") and snapshot.has("targets"):
-            measured.values |= measure_fit(snapshot, "train", self._failures)
-            if self._validation_probe is not None:
-                validation = self._snapshot(pl_module, self._validation_probe)
-                measured.values |= measure_fit(validation, "val", self._failures)
-                measured.values |= gaps(measured.values)
+        measured = Measured()
+
+        def measure_training_probe() -> dict[str, Tensor]:
+            nonlocal measured
+            snapshot = self._snapshot(pl_module, self._train_probe)
+            measured = measure_metrics(self.metrics, snapshot, self._failures)
+            return measure_fit(snapshot, "train", self._failures)
+
+        def measure_validation_probe() -> dict[str, Tensor]:
+            return measure_fit(self._snapshot(pl_module, self._validation_probe), "val", self._failures)
+
+        fit = self._failures.attempt("the training probe", measure_training_probe)
+        if self._validation_probe is not None:
+            fit |= self._failures.attempt("the validation probe", measure_validation_probe)
+        measured.values |= {**fit, **gaps(fit)}
         return measured
 
     def _snapshot(self, pl_module: LightningModule, probe: Probe | None) -> Snapshot:
@@ -253,7 +276,8 @@ class ComplexityMonitor(Callback):
         self._train_probe = copied(self._train_probe, pl_module.device)
         loader = first_loader(trainer.val_dataloaders)
         if self._validation_probe is None and loader is not None and can_be_indexed(loader):
-            self._validation_probe = draw(loader, self._train_probe_size, trainer, pl_module)
+            with validating(trainer):
+                self._validation_probe = draw(loader, self._train_probe_size, trainer, pl_module)
         if self._validation_probe is not None:
             self._validation_probe = copied(self._validation_probe, pl_module.device)
         return {}
@@ -278,8 +302,11 @@ class ComplexityMonitor(Callback):
     @property
     def overhead(self) -> float:
         """Time that this monitor spent measuring, divided by the rest of the time since training started."""
-        total = self._seconds_before + time.perf_counter() - self._started
-        return self._seconds_measuring / (total - self._seconds_measuring)
+        return self._seconds_measuring / (self._seconds() - self._seconds_measuring)
+
+    def _seconds(self) -> float:
+        """Time since training started, over all parts of a continued run."""
+        return self._seconds_before + (0.0 if self._started is None else time.perf_counter() - self._started)
 
     # Looking at the result -----------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ def check_probe(source: ProbeSource) -> None:
     if isinstance(source, tuple):
         if len(source) != 2:
             raise ValueError(f"probe must be a pair (inputs, targets), got a tuple of length {len(source)}.")
-        if num_samples(source[0]) == 0:
+        if num_samples(source) == 0:
             raise ValueError("probe has no samples; give it at least one.")
 
 
