@@ -249,7 +249,7 @@ def run_demo(*, quick: bool = False, seed: int = 0, output: Path = Path("complex
     _print_table(histories["true_labels"], histories["random_labels"])
     _print_overhead(overhead["true_labels"], size)
     curves = output / "curves.png"
-    drawn = [entry.name for entry in catalogue() if entry.name != "parameter_count"]
+    drawn = [name for name, *_ in comparison(*histories.values()) if name != "parameter_count"]
     plot_histories({RUNS[run]: history for run, history in histories.items()}, drawn).savefig(curves, dpi=120)
     print(f"\nCurves: {curves}   (took {time.perf_counter() - started:.0f} s)")
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(output)]
