@@ -38,6 +38,16 @@ def test_gradient_of_the_spectral_norm_is_the_outer_product_of_singular_vectors(
         torch.testing.assert_close(gradient, torch.outer(u[:, 0], vh[0]))
 
 
+@pytest.mark.parametrize("rows", [40, 100])
+def test_large_matrices_whose_top_singular_values_coincide(rows: int) -> None:
+    q = torch.linalg.qr(torch.randn(rows, rows))[0]
+    for matrix in (torch.eye(rows), q, q.float(), torch.zeros(rows, 50), q[:, :35] @ torch.randn(35, 60)):
+        leaf = matrix.clone().requires_grad_()
+        norm = spectral_norm(leaf)
+        torch.testing.assert_close(norm.detach(), torch.linalg.svdvals(matrix)[0], rtol=1e-6, atol=1e-12)
+        assert torch.autograd.grad(norm, leaf)[0].isfinite().all()
+
+
 def test_gradients_at_zero_and_equal_singular_values_are_finite() -> None:
     for matrix in (torch.zeros(3, 3), torch.eye(3), torch.ones(3, 3)):
         for function in (spectral_norm, lambda m: singular_values(m).sum()):

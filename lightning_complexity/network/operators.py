@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
+from lightning_complexity.functional.eigen import top_eigenvector
 from lightning_complexity.functional.spectra import spectral_norm
 from lightning_complexity.network.interpreter import hooks_on_all_modules
 from lightning_complexity.network.weights import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, Weight
-
-_DENSE_UP_TO = 32
 
 
 def input_shapes(model: nn.Module, inputs: Any) -> dict[int, torch.Size]:
@@ -61,15 +59,7 @@ def _top_input(module: nn.Module, weight: Tensor, shape: torch.Size) -> Tensor:
         (adjoint,) = torch.autograd.grad(y, x, y.detach())
         return adjoint.flatten().cpu().numpy()
 
-    n = shape.numel()
-    start = np.random.default_rng(0).standard_normal(n)
-    if n <= _DENSE_UP_TO:
-        top = np.linalg.eigh(np.stack([gram(e) for e in np.eye(n)]))[1][:, -1]
-    elif not gram(start).any():
-        top = start / np.linalg.norm(start)
-    else:
-        operator = LinearOperator((n, n), matvec=gram, dtype=np.float64)
-        top = eigsh(operator, k=1, which="LA", v0=start, tol=1e-10)[1][:, 0]
+    top = top_eigenvector(gram, shape.numel())
     return torch.from_numpy(top.reshape(1, *shape).copy()).to(weight)
 
 
