@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lightning_complexity.functional import combine_norms, distance, lp_norm
-from lightning_complexity.metrics import DistanceFromInitialization, ParameterNorm
+from lightning_complexity.metrics import (
+    DistanceFromInitialization,
+    LogNormProduct,
+    LogNormSum,
+    LogSpectralProduct,
+    ParameterNorm,
+)
 from lightning_complexity.network import initial_parameters
 from lightning_complexity.regularizers import DistanceFromInitialization as DistancePenalty
+from tests.networks import mlp
 
 
 @pytest.mark.parametrize(("p", "expected"), [(1, 7.0), (2, 5.0), (3, 91 ** (1 / 3)), (math.inf, 4.0)])
@@ -25,6 +34,58 @@ def test_norm_of_norms_is_the_norm_of_everything(p: float) -> None:
     whole = lp_norm(torch.cat([a.flatten(), b]), p)
     torch.testing.assert_close(combine_norms(torch.stack([lp_norm(a, p), lp_norm(b, p)]), p), whole)
     torch.testing.assert_close(distance([a, b], [torch.zeros_like(a), torch.zeros_like(b)], p), whole)
+
+
+def measured(metric: LogNormProduct, model: nn.Module, *inputs: torch.Tensor) -> float:
+    metric.update(model, *inputs)
+    return metric.compute().item()
+
+
+def numpy_norms(model: nn.Module, norm: object) -> np.ndarray:
+    matrices = [m.weight.detach().numpy() for m in model if isinstance(m, nn.Linear)]
+    if isinstance(norm, tuple):
+        p, q = norm
+        return np.array([np.linalg.norm(np.linalg.norm(m, ord=p, axis=1), ord=q) for m in matrices])
+    orders = {"frobenius": "fro", "spectral": 2, "trace": "nuc"}
+    return np.array([np.linalg.norm(m, orders[norm]) for m in matrices])
+
+
+@pytest.mark.parametrize("norm", ["frobenius", "spectral", "trace", (1, math.inf), (3, 1.5), (2, 2)])
+def test_products_and_sums_of_norms_are_numpys(norm: Any) -> None:
+    model = mlp(4, 6, 3)
+    norms = numpy_norms(model, norm)
+    assert measured(LogNormProduct(norm), model) == pytest.approx(np.log(norms).sum())
+    # Equations 35 and 39 of Jiang et al.: d (prod ||W||^2)^(1/d), as a logarithm.
+    assert measured(LogNormSum(norm), model) == pytest.approx(np.log(2 * (norms**2).prod() ** (1 / 2)))
+
+
+def test_names_and_equal_choices() -> None:
+    names = [LogNormProduct().name, LogNormSum("spectral").name, LogNormProduct((1, math.inf)).name]
+    assert [*names, LogNormSum((3, 1.5)).name] == [
+        "log_frobenius_product",
+        "log_spectral_sum",
+        "log_1_inf_product",
+        "log_3_1p5_sum",
+    ]
+    model = mlp(4, 6, 3)
+    spectral = LogSpectralProduct()
+    spectral.update(model)
+    assert measured(LogNormProduct("spectral"), model) == pytest.approx(spectral.compute().item())
+    assert measured(LogNormProduct((2, 2)), model) == pytest.approx(measured(LogNormProduct(), model))
+
+
+def test_a_folded_batch_norm_scales_the_norm() -> None:
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4, eps=0.0))
+    nn.init.constant_(model[1].weight, 5.0)
+    x = torch.randn(2, 3)
+    folded, plain = (measured(LogNormProduct((1, 2), fold_batch_norm=fold), model, x) for fold in (True, False))
+    assert math.exp(folded - plain) == pytest.approx(5)
+
+
+@pytest.mark.parametrize("norm", ["nuclear", (0.5, 2), (1,), 2])
+def test_unknown_norms_are_named(norm: Any) -> None:
+    with pytest.raises(ValueError, match='norm must be "frobenius", "spectral", "trace" or a pair'):
+        LogNormProduct(norm)
 
 
 def test_empty_tensor_has_norm_zero() -> None:

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import nn
 
-from lightning_complexity.functional import log_spectral_product, singular_values, spectral_norm, stable_rank
-from lightning_complexity.metrics import LogSpectralProduct, StableRank
+from lightning_complexity.functional import (
+    effective_rank,
+    fit_power_law,
+    log_spectral_product,
+    orthogonality_defect,
+    singular_values,
+    spectral_norm,
+    stable_rank,
+)
+from lightning_complexity.metrics import (
+    ComplexityMetric,
+    EffectiveRank,
+    HeavyTailAlpha,
+    LogConditionNumber,
+    LogSpectralProduct,
+    LogVolume,
+    OrthogonalityDefect,
+    SchattenNorm,
+    StableRank,
+)
 from lightning_complexity.network import Snapshot
 from tests.networks import mlp
 
@@ -113,6 +135,121 @@ def test_a_folded_network_has_other_norms() -> None:
     for rank in ranks:
         rank.update(model, torch.randn(2, 3))
     torch.testing.assert_close(ranks[0].compute(), ranks[1].compute())
+
+
+def spectrum_of(cls: type[ComplexityMetric], matrix: torch.Tensor, **options: Any) -> float:
+    layer = nn.Linear(matrix.shape[1], matrix.shape[0])
+    with torch.no_grad():
+        layer.weight.copy_(matrix)
+    metric = cls(**options)
+    metric.update(layer)
+    return metric.compute().item()
+
+
+def test_schatten_norms_are_numpys() -> None:
+    matrix = torch.randn(5, 7)
+    for p, order in ((1, "nuc"), (2, "fro"), (math.inf, 2)):
+        assert spectrum_of(SchattenNorm, matrix, p=p) == pytest.approx(np.linalg.norm(matrix.numpy(), order))
+    values = np.linalg.svd(matrix.numpy(), compute_uv=False)
+    assert spectrum_of(SchattenNorm, matrix, p=3) == pytest.approx((values**3).sum() ** (1 / 3))
+    with pytest.raises(ValueError, match=r"p must be at least 1 for a norm, got 0.5"):
+        SchattenNorm(p=0.5)
+
+
+def test_effective_rank_is_the_exponential_of_scipys_entropy() -> None:
+    matrix = torch.randn(5, 7)
+    values = np.linalg.svd(matrix.numpy(), compute_uv=False)
+    assert spectrum_of(EffectiveRank, matrix) == pytest.approx(np.exp(scipy.stats.entropy(values)))
+    assert spectrum_of(EffectiveRank, 1e-9 * matrix) == pytest.approx(spectrum_of(EffectiveRank, matrix))
+    assert effective_rank(torch.tensor([0.0, 3.0])) == 1
+    assert effective_rank(torch.zeros(2)).isnan()
+
+
+def test_condition_and_volume_are_numpys() -> None:
+    matrix = torch.randn(5, 7)
+    assert spectrum_of(LogConditionNumber, matrix) == pytest.approx(np.log(np.linalg.cond(matrix.numpy())))
+    gram = np.linalg.slogdet(matrix.numpy() @ matrix.numpy().T)[1]
+    assert spectrum_of(LogVolume, matrix) == pytest.approx(gram / 2)
+    assert spectrum_of(LogVolume, matrix.T) == pytest.approx(gram / 2)
+    assert spectrum_of(LogVolume, torch.diag(torch.tensor([1.0, 0.0]))) == -math.inf
+    assert spectrum_of(LogConditionNumber, torch.diag(torch.tensor([1.0, 0.0]))) == math.inf
+
+
+def test_orthogonality_defect_is_that_of_the_singular_values() -> None:
+    for matrix in (torch.randn(5, 7), torch.randn(7, 5)):
+        values = torch.linalg.svdvals(matrix)
+        expected = (values.square() - 1).square().sum().item()
+        assert spectrum_of(OrthogonalityDefect, matrix) == pytest.approx(expected)
+    q = torch.linalg.qr(torch.randn(6, 4))[0]
+    assert spectrum_of(OrthogonalityDefect, q) == pytest.approx(0, abs=1e-25)
+    assert spectrum_of(OrthogonalityDefect, q.T) == pytest.approx(0, abs=1e-25)
+
+
+def test_orthogonality_defect_of_groups_is_that_of_their_blocks() -> None:
+    conv, metric = nn.Conv2d(4, 6, 3, groups=2), OrthogonalityDefect()
+    metric.update(conv)
+    blocks = conv.weight.detach().flatten(1).chunk(2)
+    torch.testing.assert_close(metric.compute(), sum(orthogonality_defect(block) for block in blocks))
+
+
+def slow_power_law(values: np.ndarray) -> tuple[float, float, int]:
+    """Clauset's procedure as it is written down, one threshold after the other."""
+    best = (math.inf, math.nan, 0)
+    for threshold in sorted(set(values.tolist())):
+        tail = np.sort(values[values >= threshold])
+        if tail[-1] == threshold:
+            continue
+        alpha = 1 + len(tail) / np.log(tail / threshold).sum()
+        empirical = np.arange(len(tail)) / len(tail)
+        distance = np.abs(1 - (threshold / tail) ** (alpha - 1) - empirical).max()
+        best = min(best, (distance, alpha, len(tail)))
+    return best
+
+
+@pytest.mark.parametrize("n", [3, 40, 600])
+def test_power_law_fit_is_clausets(n: int) -> None:
+    values = torch.rand(n).square() * 10
+    distance, alpha, num_tail = slow_power_law(values.numpy())
+    fit = fit_power_law(values)
+    assert (fit.alpha.item(), fit.ks_distance.item(), fit.num_tail.item()) == pytest.approx((alpha, distance, num_tail))
+
+
+@pytest.mark.parametrize("alpha", [2.0, 3.0, 4.0])
+def test_exponent_of_a_pareto_sample_is_found(alpha: float) -> None:
+    samples = torch.rand(3000) ** (-1 / (alpha - 1))
+    fit = fit_power_law(samples)
+    assert abs(fit.alpha - alpha) < 4 * (alpha - 1) / fit.num_tail.sqrt()
+    assert fit.ks_distance < 0.05
+
+
+def test_heavy_tails_of_a_network() -> None:
+    matrix = torch.randn(60, 50)
+    eigenvalues = torch.from_numpy(np.linalg.svd(matrix.numpy(), compute_uv=False) ** 2)
+    distance, alpha, num_tail = slow_power_law(eigenvalues.numpy())
+    largest = math.log10(eigenvalues.max())
+    expected = {
+        "alpha": alpha,
+        "ks_distance": distance,
+        "num_tail": num_tail,
+        "weighted_alpha": alpha * largest,
+        "log_alpha_norm": math.log10(eigenvalues.pow(alpha).sum()),
+    }
+    for of, value in expected.items():
+        assert spectrum_of(HeavyTailAlpha, matrix, of=of) == pytest.approx(value)
+        assert HeavyTailAlpha(of).name == f"heavy_tail_{of}"
+    with pytest.raises(ValueError, match="of must be one of alpha, ks_distance"):
+        HeavyTailAlpha("exponent")
+
+
+def test_no_tail_no_exponent() -> None:
+    for values in (
+        torch.zeros(3),
+        torch.ones(4),
+        1 + 1e-9 * torch.rand(4),
+        torch.tensor([1.0, torch.nan]),
+        torch.tensor([2.0]),
+    ):
+        assert fit_power_law(values).alpha.isnan()
 
 
 def test_histograms_are_the_spectra() -> None:

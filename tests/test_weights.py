@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from lightning_complexity.network import Snapshot, read_weights
+from lightning_complexity.regularizers import StableRank as StableRankPenalty
 from tests.networks import conv_net, randomize_batch_norm
 
 
@@ -84,6 +87,24 @@ def test_parametrized_weight_is_the_one_in_use(parametrize: object) -> None:
     layer = parametrize(nn.Linear(4, 3))
     layer.eval()
     torch.testing.assert_close(Snapshot(layer).weights[0].tensor, layer.weight.detach())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize("hooked", [torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm])
+def test_weight_that_a_hook_sets_is_that_of_the_next_forward_pass(hooked: Callable[..., nn.Module]) -> None:
+    layer, x = hooked(nn.Linear(4, 3)), torch.randn(2, 4)
+    layer(x).sum().backward()
+    attribute, stale = layer.weight, layer.weight.detach().clone()
+    with torch.no_grad():
+        next(layer.parameters()).mul_(3)
+        dict(layer.named_parameters())["weight_g" if hasattr(layer, "weight_g") else "weight_orig"].add_(1)
+    snapshot = Snapshot(layer, x)
+    seen = snapshot.weights[0].tensor
+    torch.testing.assert_close(snapshot.outputs, F.linear(x, seen, layer.bias.detach()))
+    assert not torch.allclose(seen, stale)
+    assert layer.weight is attribute
+    StableRankPenalty(1.0)(layer).backward()
+    StableRankPenalty(1.0)(layer).backward()
 
 
 def test_reading_a_spectral_norm_layer_in_training_mode_leaves_its_buffers() -> None:

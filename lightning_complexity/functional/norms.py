@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["combine_norms", "distance", "lp_norm"]
+__all__ = ["combine_norms", "distance", "group_norm", "lp_norm"]
 
 
 def lp_norm(tensor: Tensor, p: float = 2) -> Tensor:
@@ -69,3 +69,24 @@ def distance(tensors: Sequence[Tensor], origins: Sequence[Tensor], p: float = 2)
     """
     parts = [lp_norm(t - o, p) for t, o in zip(tensors, origins, strict=True)]
     return combine_norms(torch.stack(parts), p)
+
+
+def group_norm(matrix: Tensor, p: float, q: float) -> Tensor:
+    r"""Mixed norm :math:`\|W\|_{p,q}`: the :math:`\ell_q` norm over units of the :math:`\ell_p` norms of their weights.
+
+    Args:
+        matrix: Shape ``(..., units, inputs)``; leading dimensions hold further units.
+        p: At least 1.
+        q: At least 1; ``inf`` for the largest unit.
+
+    Returns:
+        0-d. The gradient at the zero matrix is 0.
+
+    References:
+        Neyshabur, Tomioka and Srebro, "Norm-based capacity control in neural networks", COLT 2015.
+
+    Example:
+        >>> group_norm(torch.tensor([[1.0, -2.0], [3.0, 4.0]]), p=1, q=torch.inf)
+        tensor(7.)
+    """
+    return torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, ord=p, dim=-1), ord=q)

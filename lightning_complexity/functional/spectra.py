@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from lightning_complexity.functional.eigen import top_eigenvector
 
-__all__ = ["log_spectral_product", "singular_values", "spectral_norm", "stable_rank"]
+__all__ = [
+    "PowerLawFit",
+    "effective_rank",
+    "fit_power_law",
+    "log_condition_number",
+    "log_spectral_product",
+    "log_volume",
+    "orthogonality_defect",
+    "schatten_norm",
+    "singular_values",
+    "spectral_norm",
+    "stable_rank",
+]
+
+_CANDIDATES_AT_ONCE = 256
+_EQUAL_UP_TO = 1e-6  # relative; eigenvalues of an orthogonal matrix differ by rounding alone
 
 
 def _nan_if_not_finite(values: Tensor, matrix: Tensor) -> Tensor:
@@ -115,3 +132,163 @@ def log_spectral_product(spectral_norms: Tensor) -> Tensor:
         tensor(6.)
     """
     return spectral_norms.log().sum(-1)
+
+
+def schatten_norm(spectrum: Tensor, p: float = 1) -> Tensor:
+    r"""Schatten norm :math:`\big(\sum_i s_i^p\big)^{1/p}`: nuclear for ``p=1``, Frobenius for 2, spectral for ``inf``.
+
+    Args:
+        spectrum: Singular values, shape ``(k,)``.
+        p: At least 1.
+
+    Returns:
+        0-d. The gradient at the zero matrix is finite.
+
+    Example:
+        >>> schatten_norm(torch.tensor([3.0, 4.0])), schatten_norm(torch.tensor([3.0, 4.0]), p=2)
+        (tensor(7.), tensor(5.))
+    """
+    return torch.linalg.vector_norm(spectrum, ord=p)
+
+
+def effective_rank(spectrum: Tensor) -> Tensor:
+    r"""Effective rank :math:`\exp\big(-\sum_i p_i \ln p_i\big)` with :math:`p_i = s_i / \sum_j s_j`.
+
+    The number of equal singular values that has the same entropy. Unchanged when the matrix is scaled.
+
+    Args:
+        spectrum: Singular values, shape ``(k,)``.
+
+    Returns:
+        0-d, between 1 and the rank. ``nan`` for the zero matrix. The gradient is finite at any other, singular
+        values of 0 having none.
+
+    References:
+        Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
+
+    Example:
+        >>> effective_rank(torch.tensor([2.0, 2.0, 0.0]))
+        tensor(2.)
+    """
+    p = spectrum / spectrum.sum()
+    positive = p > 0
+    entropy = -torch.where(positive, p * torch.where(positive, p, torch.ones_like(p)).log(), torch.zeros_like(p)).sum()
+    return torch.where(spectrum.sum() > 0, entropy.exp(), torch.full_like(entropy, torch.nan))
+
+
+def log_condition_number(spectrum: Tensor) -> Tensor:
+    r"""Logarithm of the condition number, :math:`\ln (\max_i s_i / \min_i s_i)`.
+
+    Args:
+        spectrum: Singular values, shape ``(k,)``.
+
+    Returns:
+        0-d, at least 0; ``inf`` for a matrix without full rank, ``nan`` for the zero matrix.
+
+    Example:
+        >>> log_condition_number(torch.tensor([1.0, 4.0])).exp()
+        tensor(4.)
+    """
+    return spectrum.amax().log() - spectrum.amin().log()
+
+
+def log_volume(spectrum: Tensor) -> Tensor:
+    r"""Logarithm of the volume that the unit cube is mapped to, :math:`\sum_i \ln s_i = \tfrac12 \ln \det W W^T`.
+
+    Args:
+        spectrum: Singular values, shape ``(k,)``.
+
+    Returns:
+        0-d; ``-inf`` for a matrix without full rank.
+
+    Example:
+        >>> log_volume(torch.tensor([2.0, 3.0])).exp()
+        tensor(6.)
+    """
+    return spectrum.log().sum()
+
+
+def orthogonality_defect(matrix: Tensor) -> Tensor:
+    r"""Squared distance of the smaller Gram matrix from the identity, :math:`\|W W^T - I\|_F^2 = \sum_i (s_i^2 - 1)^2`.
+
+    Args:
+        matrix: Shape ``(..., rows, columns)``; of a tall matrix it is :math:`W^T W`.
+
+    Returns:
+        0-d, summed over leading dimensions; 0 if rows, or columns where there are fewer, are orthonormal.
+
+    References:
+        Bansal, Chen and Wang, "Can we gain more from orthogonality regularizations?", NeurIPS 2018.
+
+    Example:
+        >>> orthogonality_defect(torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))  # (4 - 1)^2
+        tensor(9.)
+    """
+    wide = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
+    gram = wide @ wide.mT
+    return (gram - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)).square().sum()
+
+
+class PowerLawFit(NamedTuple):
+    r"""Density :math:`\propto x^{-\alpha}` above :math:`x_{\min}`, fitted to a sample.
+
+    Attributes:
+        alpha: The exponent, 0-d.
+        ks_distance: Kolmogorov-Smirnov distance of the tail from the fit, 0-d.
+        num_tail: Number of values at or above the threshold, 0-d.
+        threshold: :math:`x_{\min}`, 0-d.
+    """
+
+    alpha: Tensor
+    ks_distance: Tensor
+    num_tail: Tensor
+    threshold: Tensor
+
+
+def _distances(values: Tensor, alphas: Tensor, starts: Tensor) -> Tensor:
+    """KS distance of each tail ``values[start:]`` from its own power law."""
+    n = len(values)
+    rank = torch.arange(n, device=values.device) - starts.unsqueeze(1)
+    in_tail = rank >= 0
+    ratio = (values[starts].unsqueeze(1) / values).clamp(max=1)
+    fitted = 1 - ratio ** (alphas.unsqueeze(1) - 1)
+    empirical = rank / (n - starts).unsqueeze(1)
+    return torch.where(in_tail, (fitted - empirical).abs(), torch.zeros_like(fitted)).amax(1)
+
+
+def fit_power_law(values: Tensor) -> PowerLawFit:
+    r"""Maximum-likelihood exponent of the tail that looks most like a power law.
+
+    For every value as threshold, :math:`\alpha = 1 + n / \sum_i \ln (x_i / x_{\min})` over the ``n`` values at or
+    above it; the threshold with the smallest Kolmogorov-Smirnov distance wins, where, as in the authors' code,
+    the empirical distribution at the ``k``-th smallest value of the tail is :math:`(k - 1) / n`. The standard
+    error of the exponent is :math:`(\alpha - 1) / \sqrt{n}`: with few values, or a short tail, it means little.
+
+    Args:
+        values: Any shape; what is not positive is left out.
+
+    Returns:
+        The fit; all ``nan`` if fewer than two distinct positive values are there, or one is not finite.
+
+    References:
+        Clauset, Shalizi and Newman, "Power-law distributions in empirical data", SIAM Review 51(4), 2009.
+
+    Example:
+        >>> fit_power_law(torch.tensor([1.0, 2.0, 4.0])).num_tail
+        tensor(3.)
+    """
+    nothing = torch.full((), torch.nan, dtype=values.dtype, device=values.device)
+    x = values.detach().flatten()
+    x = x[x > 0].double().sort().values if x.isfinite().all() else x[:0].double()
+    logs = x.log()
+    counts = torch.arange(len(x), 0, -1, device=x.device)
+    spread = logs.flip(0).cumsum(0).flip(0) - counts * logs
+    candidates = (spread > _EQUAL_UP_TO * counts).nonzero().flatten()
+    if len(candidates) == 0:
+        return PowerLawFit(nothing, nothing, nothing, nothing)
+    alphas = 1 + counts[candidates] / spread[candidates]
+    pairs = zip(alphas.split(_CANDIDATES_AT_ONCE), candidates.split(_CANDIDATES_AT_ONCE), strict=True)
+    distances = torch.cat([_distances(x, a, c) for a, c in pairs])
+    best = distances.argmin()
+    start = candidates[best]
+    return PowerLawFit(*(t.to(values.dtype) for t in (alphas[best], distances[best], counts[start], x[start])))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_complexity.functional.curvature import standard_error
-from lightning_complexity.network import LossFunction, MissingInputError, Snapshot
+from lightning_complexity.network import LossFunction, MissingInputError, Snapshot, Weight
 
 Need = Literal["inputs", "targets", "loss", "initial"]
 Cost = Literal["weights", "forward", "backward", "hessian", "sampling"]
@@ -183,6 +183,38 @@ class LayerMetric(ComplexityMetric):
             return {self.name: computed}
         total = self.combine(_stacked(computed))
         return {self.name: total, **{f"{self.name}/{layer}": v for layer, v in computed.items()}}
+
+
+class WeightMetric(LayerMetric):
+    """A metric with one value for each weight matrix.
+
+    Args:
+        fold_batch_norm: Whether the BatchNorm that directly follows a layer is multiplied into it; needs inputs.
+        per_layer: Whether ``compute`` returns the value of each weight by name.
+    """
+
+    def __init__(self, *, fold_batch_norm: bool = False, per_layer: bool = False, **kwargs: Any) -> None:
+        super().__init__(per_layer=per_layer, **kwargs)
+        self.fold_batch_norm = fold_batch_norm
+        if fold_batch_norm:
+            self.needs = frozenset({"inputs"})
+
+    def weights(self, snapshot: Snapshot) -> list[Weight]:
+        """The weights, folded or not."""
+        return snapshot.folded_weights if self.fold_batch_norm else snapshot.weights
+
+    def spectral_norms(self, snapshot: Snapshot) -> dict[str, Tensor]:
+        """Their largest singular values by name."""
+        return snapshot.folded_spectral_norms if self.fold_batch_norm else snapshot.spectral_norms
+
+    def spectra(self, snapshot: Snapshot) -> dict[str, Tensor]:
+        """Their singular values by name."""
+        return snapshot.folded_spectra if self.fold_batch_norm else snapshot.spectra
+
+    def histograms(self, snapshot: Snapshot) -> dict[str, Tensor]:
+        """Singular values of each weight."""
+        prefix = "folded_spectrum" if self.fold_batch_norm else "spectrum"
+        return {f"{prefix}/{name}": values for name, values in self.spectra(snapshot).items()}
 
 
 class SampleMeanMetric(ComplexityMetric):

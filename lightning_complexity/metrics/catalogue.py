@@ -23,7 +23,23 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
 }
 SUITES["standard"] = (*SUITES["fast"], "JacobianNorm")
-SUITES["full"] = ("ParameterCount", *SUITES["standard"], "HessianTrace")
+SUITES["full"] = (
+    "ParameterCount",
+    "FlopCount",
+    "ActivationCount",
+    "PeakActivationMemory",
+    "VCDimensionBound",
+    *SUITES["standard"],
+    "LogNormProduct",
+    "LogNormSum",
+    "EffectiveRank",
+    "SchattenNorm",
+    "LogConditionNumber",
+    "LogVolume",
+    "OrthogonalityDefect",
+    "HeavyTailAlpha",
+    "HessianTrace",
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,7 @@ def catalogue() -> list[CatalogueEntry]:
 
     Example:
         >>> [entry.name for entry in catalogue()][:3]
-        ['parameter_count', 'distance_from_initialization', 'parameter_norm']
+        ['activation_count', 'flop_count', 'parameter_count']
     """
     return [
         _entry(getattr(family, name), family.__name__.rpartition(".")[2])

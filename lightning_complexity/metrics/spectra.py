@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+import math
+from abc import abstractmethod
+from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from lightning_complexity.functional.norms import lp_norm
-from lightning_complexity.functional.spectra import log_spectral_product, stable_rank
-from lightning_complexity.metrics.base import LayerMetric
-from lightning_complexity.network import ConvolutionNorm, Snapshot, Weight
+from lightning_complexity.functional.spectra import (
+    effective_rank,
+    fit_power_law,
+    log_condition_number,
+    log_spectral_product,
+    log_volume,
+    orthogonality_defect,
+    schatten_norm,
+    stable_rank,
+)
+from lightning_complexity.metrics.base import WeightMetric
+from lightning_complexity.network import ConvolutionNorm, Snapshot
 
-__all__ = ["LogSpectralProduct", "StableRank"]
-
-
-class _SpectralMetric(LayerMetric):
-    def __init__(self, *, fold_batch_norm: bool = False, per_layer: bool = False, **kwargs: Any) -> None:
-        super().__init__(per_layer=per_layer, **kwargs)
-        self.fold_batch_norm = fold_batch_norm
-        if fold_batch_norm:
-            self.needs = frozenset({"inputs"})
-
-    def _weights(self, snapshot: Snapshot) -> list[Weight]:
-        return snapshot.folded_weights if self.fold_batch_norm else snapshot.weights
-
-    def _spectral_norms(self, snapshot: Snapshot) -> dict[str, Tensor]:
-        return snapshot.folded_spectral_norms if self.fold_batch_norm else snapshot.spectral_norms
-
-    def histograms(self, snapshot: Snapshot) -> dict[str, Tensor]:
-        """Singular values of each weight."""
-        if self.fold_batch_norm:
-            return {f"folded_spectrum/{name}": values for name, values in snapshot.folded_spectra.items()}
-        return {f"spectrum/{name}": values for name, values in snapshot.spectra.items()}
+__all__ = [
+    "EffectiveRank",
+    "HeavyTailAlpha",
+    "LogConditionNumber",
+    "LogSpectralProduct",
+    "LogVolume",
+    "OrthogonalityDefect",
+    "SchattenNorm",
+    "StableRank",
+]
 
 
-class LogSpectralProduct(_SpectralMetric):
+class _SpectrumMetric(WeightMetric):
+    """A function of each weight's spectrum, its mean over layers by default."""
+
+    @abstractmethod
+    def of_spectrum(self, spectrum: Tensor) -> Tensor:
+        """The value of one layer, 0-d."""
+
+    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+        """The value of each weight."""
+        return {name: self.of_spectrum(spectrum) for name, spectrum in self.spectra(snapshot).items()}
+
+    def combine(self, values: Tensor) -> Tensor:
+        """Mean over layers."""
+        return values.mean()
+
+
+class LogSpectralProduct(WeightMetric):
     r"""Logarithm of the product of the layers' spectral norms, a bound on the network's Lipschitz constant.
 
     .. math:: \sum_i \ln \|W_i\|_2
@@ -89,7 +106,7 @@ class LogSpectralProduct(_SpectralMetric):
 
     def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Logarithm of each weight's norm."""
-        norms = snapshot.operator_norms if self.convolution == "operator" else self._spectral_norms(snapshot)
+        norms = snapshot.operator_norms if self.convolution == "operator" else self.spectral_norms(snapshot)
         return {name: log_spectral_product(norm.unsqueeze(0)) for name, norm in norms.items()}
 
     def combine(self, values: Tensor) -> Tensor:
@@ -97,7 +114,43 @@ class LogSpectralProduct(_SpectralMetric):
         return values.sum()
 
 
-class StableRank(_SpectralMetric):
+class OrthogonalityDefect(WeightMetric):
+    r"""Mean squared distance of the weight matrices from orthonormal rows, or columns where there are fewer.
+
+    .. math:: \frac{1}{L} \sum_i \|W_i W_i^T - I\|_F^2
+
+    Zero where every layer keeps lengths in the space it acts on. Products with the matrix only, no
+    decomposition; smooth everywhere.
+
+    Args:
+        fold_batch_norm: Whether the BatchNorm that directly follows a layer is multiplied into it; needs inputs.
+        per_layer: Whether ``compute`` returns the value of each weight by name.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(2, 2)
+        >>> _ = net.weight.data.copy_(torch.diag(torch.tensor([2.0, 1.0])))
+        >>> metric = OrthogonalityDefect()
+        >>> metric.update(net)
+        >>> metric.compute()  # (4 - 1)^2
+        tensor(9.)
+    """
+
+    name = "orthogonality_defect"
+    increases_with_complexity = None
+    formula = r"\frac{1}{L} \sum_i \lVert W_i W_i^T - I \rVert_F^2"
+    reference = "Bansal et al., NeurIPS 2018"
+
+    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+        """Defect of each weight."""
+        return {w.name: orthogonality_defect(w.blocks) for w in self.weights(snapshot)}
+
+    def combine(self, values: Tensor) -> Tensor:
+        """Mean over layers."""
+        return values.mean()
+
+
+class StableRank(WeightMetric):
     r"""Mean stable rank of the weight matrices: in how many directions a layer acts with full strength.
 
     .. math:: \frac{1}{L} \sum_i \frac{\|W_i\|_F^2}{\|W_i\|_2^2}
@@ -129,9 +182,194 @@ class StableRank(_SpectralMetric):
 
     def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Stable rank of each weight."""
-        norms = self._spectral_norms(snapshot)
-        return {w.name: stable_rank(lp_norm(w.blocks), norms[w.name]) for w in self._weights(snapshot)}
+        norms = self.spectral_norms(snapshot)
+        return {w.name: stable_rank(lp_norm(w.blocks), norms[w.name]) for w in self.weights(snapshot)}
 
     def combine(self, values: Tensor) -> Tensor:
         """Mean over layers."""
         return values.mean()
+
+
+class EffectiveRank(_SpectrumMetric):
+    r"""Mean effective rank of the weight matrices: how many directions a layer uses, by entropy.
+
+    .. math:: \frac{1}{L} \sum_i \exp \Big( -\sum_k p_{ik} \ln p_{ik} \Big), \quad p_{ik} = s_{ik} / \sum_j s_{ij}
+
+    Unchanged when a layer is scaled. Smoother than the stable rank, which looks at the largest singular value
+    alone. ``nan``, value and gradient, if a layer is zero; finite gradients at any other, rank one included.
+
+    Args:
+        fold_batch_norm: Whether the BatchNorm that directly follows a layer is multiplied into it; needs inputs.
+        per_layer: Whether ``compute`` returns the effective rank of each weight by name.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(3, 3)
+        >>> _ = net.weight.data.copy_(torch.diag(torch.tensor([2.0, 2.0, 0.0])))
+        >>> metric = EffectiveRank()
+        >>> metric.update(net)
+        >>> metric.compute()
+        tensor(2.)
+    """
+
+    name = "effective_rank"
+    formula = r"\frac{1}{L} \sum_i \exp \big( -\sum_k p_{ik} \ln p_{ik} \big)"
+    reference = "Roy and Vetterli, EUSIPCO 2007"
+
+    def of_spectrum(self, spectrum: Tensor) -> Tensor:
+        """The value of one layer."""
+        return effective_rank(spectrum)
+
+
+class SchattenNorm(_SpectrumMetric):
+    r"""Mean Schatten norm of the weight matrices: nuclear (trace) for ``p=1``, Frobenius for 2, spectral for ``inf``.
+
+    .. math:: \frac{1}{L} \sum_i \Big( \sum_k s_{ik}^p \Big)^{1/p}
+
+    Args:
+        p: At least 1.
+        fold_batch_norm: Whether the BatchNorm that directly follows a layer is multiplied into it; needs inputs.
+        per_layer: Whether ``compute`` returns the norm of each weight by name.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(2, 2)
+        >>> _ = net.weight.data.copy_(torch.diag(torch.tensor([3.0, 4.0])))
+        >>> metric = SchattenNorm()
+        >>> metric.update(net)
+        >>> metric.compute()
+        tensor(7.)
+    """
+
+    name = "schatten_norm"
+    formula = r"\frac{1}{L} \sum_i \big( \sum_k s_{ik}^p \big)^{1/p}"
+    reference = "Schatten, 1960; as a complexity Neyshabur et al., COLT 2015"
+
+    def __init__(self, p: float = 1, *, fold_batch_norm: bool = False, per_layer: bool = False, **kwargs: Any) -> None:
+        if not p >= 1:
+            raise ValueError(f"p must be at least 1 for a norm, got {p!r}.")
+        super().__init__(fold_batch_norm=fold_batch_norm, per_layer=per_layer, **kwargs)
+        self.p = p
+
+    def of_spectrum(self, spectrum: Tensor) -> Tensor:
+        """The value of one layer."""
+        return schatten_norm(spectrum, self.p)
+
+
+class LogConditionNumber(_SpectrumMetric):
+    r"""Mean logarithm of the condition numbers of the weight matrices.
+
+    .. math:: \frac{1}{L} \sum_i \ln \frac{\max_k s_{ik}}{\min_k s_{ik}}
+
+    Zero for orthogonal layers; ``inf`` if a layer does not have full rank.
+
+    Args:
+        fold_batch_norm: Whether the BatchNorm that directly follows a layer is multiplied into it; needs inputs.
+        per_layer: Whether ``compute`` returns the logarithm for each weight by name.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(2, 2)
+        >>> _ = net.weight.data.copy_(torch.diag(torch.tensor([1.0, 4.0])))
+        >>> metric = LogConditionNumber()
+        >>> metric.update(net)
+        >>> metric.compute().exp()
+        tensor(4.)
+    """
+
+    name = "log_condition_number"
+    increases_with_complexity = None
+    formula = r"\frac{1}{L} \sum_i \ln ( \max_k s_{ik} / \min_k s_{ik} )"
+    reference = "Golub and Van Loan, Matrix Computations"
+
+    def of_spectrum(self, spectrum: Tensor) -> Tensor:
+        """The value of one layer."""
+        return log_condition_number(spectrum)
+
+
+class LogVolume(_SpectrumMetric):
+    r"""Logarithm of the product of the weight matrices' volumes.
+
+    .. math:: \sum_i \sum_k \ln s_{ik} = \tfrac12 \sum_i \ln \det W_i W_i^T
+
+    (of :math:`W_i^T W_i` for a tall matrix). ``-inf`` if a layer does not have full rank.
+
+    Args:
+        fold_batch_norm: Whether the BatchNorm that directly follows a layer is multiplied into it; needs inputs.
+        per_layer: Whether ``compute`` returns the logarithm for each weight by name.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(2, 2)
+        >>> _ = net.weight.data.copy_(torch.diag(torch.tensor([2.0, 3.0])))
+        >>> metric = LogVolume()
+        >>> metric.update(net)
+        >>> metric.compute().exp().round()
+        tensor(6.)
+    """
+
+    name = "log_volume"
+    formula = r"\sum_i \sum_k \ln s_{ik}"
+    reference = "half the log-determinant of the Gram matrix"
+
+    def of_spectrum(self, spectrum: Tensor) -> Tensor:
+        """The value of one layer."""
+        return log_volume(spectrum)
+
+    def combine(self, values: Tensor) -> Tensor:
+        """Sum over layers."""
+        return values.sum()
+
+
+HeavyTailOf = Literal["alpha", "ks_distance", "num_tail", "weighted_alpha", "log_alpha_norm"]
+
+
+class HeavyTailAlpha(_SpectrumMetric):
+    r"""Mean exponent of the power law in the tail of the weight matrices' eigenvalues :math:`\lambda = s^2`.
+
+    .. math:: \frac{1}{L} \sum_i \alpha_i, \quad p_i(\lambda) \propto \lambda^{-\alpha_i}, \lambda \ge \lambda_{\min}
+
+    Fitted layer by layer, see :func:`lightning_complexity.functional.fit_power_law`. After Martin and Mahoney an
+    exponent of a trained layer lies between 2 and 6, below is overfitted, above is undertrained. A layer
+    with few eigenvalues has a short tail and an exponent that means little: look at ``of="num_tail"`` and
+    ``of="ks_distance"`` too. ``nan`` for a layer with fewer than two distinct positive eigenvalues.
+
+    Args:
+        of: ``"alpha"``; ``"ks_distance"`` of the fit; ``"num_tail"``, the number of eigenvalues it rests on;
+            ``"weighted_alpha"``, that is :math:`\alpha \log_{10} \lambda_{\max}`; or ``"log_alpha_norm"``, that is
+            :math:`\log_{10} \sum_k \lambda_k^\alpha`. It is logged as ``heavy_tail_<of>``.
+        fold_batch_norm: Whether the BatchNorm that directly follows a layer is multiplied into it; needs inputs.
+        per_layer: Whether ``compute`` returns the value of each weight by name.
+
+    Example:
+        >>> import torch
+        >>> metric = HeavyTailAlpha(of="num_tail")
+        >>> metric.update(torch.nn.Linear(50, 40))
+        >>> bool(2 <= metric.compute() <= 40)
+        True
+    """
+
+    name = "heavy_tail_alpha"
+    increases_with_complexity = None
+    formula = r"\frac{1}{L} \sum_i \alpha_i, \quad p_i(\lambda) \propto \lambda^{-\alpha_i}"
+    reference = "Martin and Mahoney, JMLR 2021; Clauset et al., SIAM Review 2009"
+
+    def __init__(
+        self, of: HeavyTailOf = "alpha", *, fold_batch_norm: bool = False, per_layer: bool = False, **kwargs: Any
+    ) -> None:
+        if of not in get_args(HeavyTailOf):
+            raise ValueError(f"of must be one of {', '.join(get_args(HeavyTailOf))}, got {of!r}.")
+        super().__init__(fold_batch_norm=fold_batch_norm, per_layer=per_layer, **kwargs)
+        self.of = of
+        self.name = f"heavy_tail_{of}"
+
+    def of_spectrum(self, spectrum: Tensor) -> Tensor:
+        """The value of one layer."""
+        eigenvalues = spectrum.square()
+        fit = fit_power_law(eigenvalues)
+        if self.of == "weighted_alpha":
+            return fit.alpha * eigenvalues.amax().log10()
+        if self.of == "log_alpha_norm":
+            return torch.logsumexp(fit.alpha * eigenvalues.log(), dim=0) / math.log(10)
+        value: Tensor = getattr(fit, self.of)
+        return value

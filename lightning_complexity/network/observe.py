@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 _LOGGING_METHODS = ("log", "log_dict")
 
@@ -63,6 +65,24 @@ def _logging_muted(module: nn.Module) -> Iterator[None]:
                 m.__dict__[name] = own
 
 
+def hooked_weights(module: nn.Module) -> Iterator[WeightNorm | SpectralNorm]:
+    """The hooks of ``torch.nn.utils.weight_norm`` and ``spectral_norm``, which set a weight in each forward pass."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, (WeightNorm, SpectralNorm)):
+            yield hook
+
+
+@contextmanager
+def _hooked_weights_kept(module: nn.Module) -> Iterator[None]:
+    hooked = [(m, hook.name) for m in module.modules() for hook in hooked_weights(m)]
+    before = [m.__dict__.get(name) for m, name in hooked]
+    try:
+        yield
+    finally:
+        for (m, name), weight in zip(hooked, before, strict=True):
+            m.__dict__[name] = weight
+
+
 @contextmanager
 def observe(module: nn.Module) -> Iterator[None]:
     """Let the block call ``module`` and differentiate it, and leave no trace of that.
@@ -99,4 +119,5 @@ def observe(module: nn.Module) -> Iterator[None]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_logging_muted(module))
         stack.enter_context(_evaluation_mode(module))
+        stack.enter_context(_hooked_weights_kept(module))
         yield

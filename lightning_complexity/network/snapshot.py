@@ -17,6 +17,7 @@ from lightning_complexity.functional.margins import check_classification, signed
 from lightning_complexity.functional.paths import Scaled
 from lightning_complexity.functional.spectra import singular_values, spectral_norm
 from lightning_complexity.network.batches import chunks, map_tensors, num_samples
+from lightning_complexity.network.costs import Costs, count_costs
 from lightning_complexity.network.errors import MissingInputError
 from lightning_complexity.network.folding import fold_batch_norm
 from lightning_complexity.network.observe import observe
@@ -303,6 +304,12 @@ class Snapshot:
         """Share of samples whose largest output is that of the target."""
         check_classification(self.outputs, self.targets)
         return (self.outputs.argmax(1) == self.targets).double().mean()
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What one forward pass of the first sample takes, see :func:`count_costs`."""
+        sample = self._one_sample()
+        return self.run(lambda model: count_costs(model, sample))
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.loss_function is F.cross_entropy and targets.is_floating_point():

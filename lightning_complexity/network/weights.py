@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+
+from lightning_complexity.network.observe import hooked_weights
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -58,6 +61,17 @@ def _blocks(tensor: Tensor, module: nn.Module) -> Tensor:
     return tensor.reshape(groups, tensor.shape[0] // groups, -1)
 
 
+def _current_weight(module: nn.Module, name: str) -> Tensor | None:
+    """The weight that the next forward pass would use; an attribute that a hook sets is that of the last."""
+    for hook in hooked_weights(module):
+        if hook.name == name:
+            if isinstance(hook, SpectralNorm):
+                return hook.compute_weight(module, do_power_iteration=False)
+            return hook.compute_weight(module)
+    weight: Tensor | None = getattr(module, name)
+    return weight
+
+
 def read_weights(model: nn.Module) -> list[Weight]:
     """All weight matrices of ``model``, in the order of ``named_modules``.
 
@@ -81,7 +95,7 @@ def read_weights(model: nn.Module) -> list[Weight]:
     found: list[Weight] = []
     for path, module in model.named_modules():
         for name in _weight_names(module):
-            tensor = getattr(module, name)
+            tensor = _current_weight(module, name)
             if tensor is None or any(tensor is other for other in seen):
                 continue
             seen.append(tensor)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from lightning_complexity.metrics import norms
+from lightning_complexity.metrics.norms import LayerNorm
 from lightning_complexity.regularizers.base import Regularizer
 
-__all__ = ["DistanceFromInitialization", "ParameterNorm"]
+__all__ = ["DistanceFromInitialization", "LogNormProduct", "LogNormSum", "ParameterNorm"]
 
 
 class ParameterNorm(Regularizer):
@@ -55,3 +56,41 @@ class DistanceFromInitialization(Regularizer):
 
     def __init__(self, strength: float = 1e-4, *, p: float = 2) -> None:
         super().__init__(strength, norms.DistanceFromInitialization(p))
+
+
+class LogNormProduct(Regularizer):
+    """Penalty on :class:`metrics.LogNormProduct <lightning_complexity.metrics.LogNormProduct>`.
+
+    A layer that is zero has value ``-inf`` and no finite gradient.
+
+    Args:
+        strength: Factor.
+        norm: ``"frobenius"``, ``"spectral"``, ``"trace"`` or a pair ``(p, q)``.
+        fold_batch_norm: Whether the BatchNorm behind a layer is multiplied into it.
+
+    Example:
+        >>> import torch
+        >>> LogNormProduct(1e-3)(torch.nn.Linear(4, 2)).backward()
+    """
+
+    def __init__(self, strength: float = 1e-4, *, norm: LayerNorm = "frobenius", fold_batch_norm: bool = False) -> None:
+        super().__init__(strength, norms.LogNormProduct(norm, fold_batch_norm=fold_batch_norm))
+
+
+class LogNormSum(Regularizer):
+    """Penalty on :class:`metrics.LogNormSum <lightning_complexity.metrics.LogNormSum>`.
+
+    A layer that is zero has value ``-inf`` and no finite gradient.
+
+    Args:
+        strength: Factor.
+        norm: ``"frobenius"``, ``"spectral"``, ``"trace"`` or a pair ``(p, q)``.
+        fold_batch_norm: Whether the BatchNorm behind a layer is multiplied into it.
+
+    Example:
+        >>> import torch
+        >>> LogNormSum(1e-3)(torch.nn.Linear(4, 2)).backward()
+    """
+
+    def __init__(self, strength: float = 1e-4, *, norm: LayerNorm = "frobenius", fold_batch_norm: bool = False) -> None:
+        super().__init__(strength, norms.LogNormSum(norm, fold_batch_norm=fold_batch_norm))

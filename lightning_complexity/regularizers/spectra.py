@@ -6,7 +6,7 @@ from lightning_complexity.metrics import spectra
 from lightning_complexity.network import ConvolutionNorm
 from lightning_complexity.regularizers.base import Regularizer
 
-__all__ = ["LogSpectralProduct", "StableRank"]
+__all__ = ["EffectiveRank", "LogSpectralProduct", "OrthogonalityDefect", "SchattenNorm", "StableRank"]
 
 
 class LogSpectralProduct(Regularizer):
@@ -47,3 +47,59 @@ class StableRank(Regularizer):
 
     def __init__(self, strength: float = 1e-3, *, fold_batch_norm: bool = False) -> None:
         super().__init__(strength, spectra.StableRank(fold_batch_norm=fold_batch_norm))
+
+
+class EffectiveRank(Regularizer):
+    """Penalty on :class:`metrics.EffectiveRank <lightning_complexity.metrics.EffectiveRank>`.
+
+    One singular value decomposition of every layer. Finite gradients at rank one; a layer that is zero has
+    no effective rank, and value and gradient are ``nan`` there.
+
+    Args:
+        strength: Factor.
+        fold_batch_norm: Whether the BatchNorm behind a layer is multiplied into it.
+
+    Example:
+        >>> import torch
+        >>> EffectiveRank(1e-3)(torch.nn.Linear(4, 2)).backward()
+    """
+
+    def __init__(self, strength: float = 1e-3, *, fold_batch_norm: bool = False) -> None:
+        super().__init__(strength, spectra.EffectiveRank(fold_batch_norm=fold_batch_norm))
+
+
+class SchattenNorm(Regularizer):
+    """Penalty on :class:`metrics.SchattenNorm <lightning_complexity.metrics.SchattenNorm>`: ``p=1`` is nuclear.
+
+    One singular value decomposition of every layer. The gradient is finite everywhere.
+
+    Args:
+        strength: Factor.
+        p: At least 1.
+        fold_batch_norm: Whether the BatchNorm behind a layer is multiplied into it.
+
+    Example:
+        >>> import torch
+        >>> SchattenNorm(1e-3)(torch.nn.Linear(4, 2)).backward()
+    """
+
+    def __init__(self, strength: float = 1e-3, *, p: float = 1, fold_batch_norm: bool = False) -> None:
+        super().__init__(strength, spectra.SchattenNorm(p, fold_batch_norm=fold_batch_norm))
+
+
+class OrthogonalityDefect(Regularizer):
+    """Penalty on :class:`metrics.OrthogonalityDefect <lightning_complexity.metrics.OrthogonalityDefect>`.
+
+    Smooth everywhere; one product of every layer with itself.
+
+    Args:
+        strength: Factor.
+        fold_batch_norm: Whether the BatchNorm behind a layer is multiplied into it.
+
+    Example:
+        >>> import torch
+        >>> OrthogonalityDefect(1e-3)(torch.nn.Linear(4, 2)).backward()
+    """
+
+    def __init__(self, strength: float = 1e-3, *, fold_batch_norm: bool = False) -> None:
+        super().__init__(strength, spectra.OrthogonalityDefect(fold_batch_norm=fold_batch_norm))
