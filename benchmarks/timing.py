@@ -12,26 +12,29 @@ from statistics import linear_regression, median, quantiles
 
 from benchmarks.actions import Action
 
+REST = 0.03
+"""Seconds of rest between groups: worker threads of the BLAS behind NumPy and SciPy keep a core busy for so long."""
+
 
 @dataclass(frozen=True)
 class Limits:
-    """When a comparison has been repeated often enough.
+    """When the groups of a comparison have been timed often enough.
 
     Attributes:
-        rounds: At least so many rounds, unless they take too long.
-        seconds: More rounds until they have taken this long together.
-        seconds_at_most: What is too long.
-        rounds_at_most: For what takes no time at all.
+        rounds: At least so many rounds for each group, unless they take too long.
+        rounds_at_most: For groups that take no time at all.
+        seconds: More rounds until all groups together have taken this long.
+        seconds_at_most: What is too long for one group.
     """
 
     rounds: int = 5
-    seconds: float = 2.0
-    seconds_at_most: float = 20.0
-    rounds_at_most: int = 100
+    rounds_at_most: int = 30
+    seconds: float = 15.0
+    seconds_at_most: float = 8.0
 
-    def reached(self, rounds: int, seconds: float) -> bool:
-        """Whether ``rounds`` that took ``seconds`` are enough."""
-        enough = rounds >= self.rounds and seconds >= self.seconds
+    def reached(self, rounds: int, seconds: float, num_groups: int) -> bool:
+        """Whether ``rounds`` of one group that took ``seconds`` are enough."""
+        enough = rounds >= self.rounds and seconds >= self.seconds / num_groups
         return enough or rounds >= self.rounds_at_most or seconds >= self.seconds_at_most
 
 
@@ -61,7 +64,7 @@ def interleaved(groups: Mapping[str, Sequence[Action]], limits: Limits) -> dict[
 
     Args:
         groups: By name, actions that are run right after each other, so that their times can be compared.
-        limits: For each group.
+        limits: How often.
 
     Returns:
         By name, for each round the seconds of each action.
@@ -72,8 +75,10 @@ def interleaved(groups: Mapping[str, Sequence[Action]], limits: Limits) -> dict[
         while pending:
             gc.collect()
             for name in pending:
+                time.sleep(REST)
                 rounds[name].append([_seconds(action) for action in groups[name]])
-            pending = [n for n in pending if not limits.reached(len(rounds[n]), sum(map(sum, rounds[n])))]
+            spent = {name: sum(map(sum, rounds[name])) for name in pending}
+            pending = [n for n in pending if not limits.reached(len(rounds[n]), spent[n], len(groups))]
     return rounds
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_complexity.functional.eigen import top_eigenvector
+from lightning_complexity.functional.eigen import Vector, top_eigenvector
 
 __all__ = [
     "PowerLawFit",
@@ -65,9 +65,13 @@ def _top_left_singular_vector(matrix: Tensor) -> Tensor:
     """Shape ``(..., rows, 1)``. A single matrix on the CPU is only multiplied with, which is much faster."""
     if matrix.numel() != matrix.shape[-1] * matrix.shape[-2] or matrix.device.type != "cpu":
         return torch.linalg.eigh(_gram(matrix)).eigenvectors[..., -1:].to(matrix.dtype)
-    a = torch.nan_to_num(matrix, nan=0.0, posinf=0.0, neginf=0.0).reshape(matrix.shape[-2:]).numpy()
-    top = torch.from_numpy(top_eigenvector(lambda v: a @ (a.T @ v), len(a), str(a.dtype)).copy())
-    return top.reshape(*matrix.shape[:-1], 1)
+    a = torch.nan_to_num(matrix, nan=0.0, posinf=0.0, neginf=0.0).reshape(matrix.shape[-2:])
+
+    def gram(v: Vector) -> Vector:
+        return (a @ (a.mT @ torch.from_numpy(v))).numpy()
+
+    top = top_eigenvector(gram, len(a), str(a.dtype).removeprefix("torch."))
+    return torch.from_numpy(top.copy()).reshape(*matrix.shape[:-1], 1)
 
 
 def spectral_norm(matrix: Tensor) -> Tensor:
