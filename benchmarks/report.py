@@ -12,7 +12,7 @@ from benchmarks.timing import Spread
 INTRODUCTION = """\
 # What measuring and penalising cost
 
-Written by `python -m benchmarks` on a machine with {cores} cores, with torch {torch} on {threads} threads.
+Written by `python -m benchmarks` on a machine with {cores} cores, torch {torch}, threads used: {threads}.
 
 All figures are ratios. Absolute times on shared machines mean nothing; here every time is divided by that of a
 training step (forward, backward, SGD) of the same network and batch, run right before it.
@@ -28,7 +28,7 @@ training step (forward, backward, SGD) of the same network and batch, run right 
 
 def introduction() -> str:
     """What was measured on what kind of machine."""
-    return INTRODUCTION.format(cores=os.cpu_count(), torch=torch.__version__, threads=torch.get_num_threads())
+    return INTRODUCTION.format(cores=os.cpu_count(), torch=torch.__version__, threads=torch.get_num_threads()).rstrip()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
