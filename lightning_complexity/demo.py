@@ -25,7 +25,7 @@ from lightning_complexity.callbacks.base import pytorch_lightning as pl
 from lightning_complexity.metrics import HessianTrace, catalogue
 
 RUNS = {"true_labels": "true labels", "random_labels": "random labels"}
-# What README and table claim, on every seed that was tried; the tests hold it.
+# What README and table claim, on the four seeds that were tried; a test holds it for the first.
 HIGHER_FOR_RANDOM_LABELS = (
     "distance_from_initialization",
     "parameter_norm",

@@ -13,7 +13,8 @@ class PathNorm(Regularizer):
 
     One extra forward and backward pass of a single sample. BatchNorm counts with its running statistics,
     which are constants to the gradient. With ``log=True`` the value is ``-inf`` and the gradient
-    ``nan`` if all paths are zero; the gradient of the logarithm grows as the norm shrinks.
+    ``nan`` if all paths are zero; the gradient of the logarithm grows as the norm shrinks, so
+    that a large strength with a large learning rate overshoots and can end higher than without the penalty.
 
     Args:
         strength: Factor.
