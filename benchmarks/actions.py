@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from benchmarks.models import Workload
 from lightning_complexity import regularizers
 from lightning_complexity.metrics import ComplexityMetric, catalogue, resolve
-from lightning_complexity.network import Snapshot, initial_parameters
+from lightning_complexity.network import Snapshot, initial_state
 from lightning_complexity.regularizers import Regularizer
 
 Action = Callable[[], object]
@@ -58,7 +58,7 @@ def penalized_steps(workload: Workload) -> dict[str, Action]:
     classes = [getattr(regularizers, name) for name in regularizers.__all__ if name != "Regularizer"]
     penalties = [named for cls in classes for named in _with_variants(cls)]
     for _, penalty in penalties:
-        penalty.initial = initial_parameters(workload.model)  # or the first step would copy them, and only the first
+        penalty.initial = initial_state(workload.model)  # or the first step would copy them, and only the first
     return {name: training_step(workload, penalty) for name, penalty in penalties}
 
 
@@ -70,7 +70,7 @@ def _with_variants(cls: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
 
 def measurement(workload: Workload, metrics: list[ComplexityMetric]) -> Action:
     """Measure ``metrics`` on one snapshot that they share."""
-    initial = initial_parameters(workload.model)
+    initial = initial_state(workload.model)
 
     def measure() -> None:
         snapshot = Snapshot(workload.model, workload.inputs, workload.targets, initial=initial)

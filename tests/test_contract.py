@@ -16,7 +16,7 @@ from torchmetrics import MetricCollection
 
 from lightning_complexity import metrics, regularizers
 from lightning_complexity.metrics import SUITES, ComplexityMetric, catalogue
-from lightning_complexity.network import MissingInputError, Snapshot, initial_parameters
+from lightning_complexity.network import MissingInputError, Snapshot, initial_state
 from lightning_complexity.regularizers import Regularizer
 from tests.networks import conv_net, mlp
 
@@ -49,7 +49,7 @@ def network(request: pytest.FixtureRequest) -> Network:
 
 def moved(model: nn.Module) -> dict[str, Tensor]:
     """Initial parameters, and the model moved away from them, so that a distance is not zero."""
-    initial = initial_parameters(model)
+    initial = initial_state(model)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
@@ -269,7 +269,7 @@ class TestRegularizer:
     @pytest.mark.parametrize("rank", [0, 1])
     def test_gradient_at_degenerate_weights(self, cls: type[Regularizer], rank: int, network: Network) -> None:
         model, regularizer = network[0], cls(1.0)
-        regularizer.initial = initial_parameters(model)
+        regularizer.initial = initial_state(model)
         with torch.no_grad():
             for p in model.parameters():
                 if p.ndim > 1:

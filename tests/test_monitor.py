@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_complexity import ComplexityMonitor, metrics
 from lightning_complexity.callbacks import read_record
 from lightning_complexity.callbacks.probe import evenly_spaced
-from lightning_complexity.network import initial_parameters
+from lightning_complexity.network import initial_state
 from tests.networks import mlp
 from tests.training import Classifier, Delicate, trainer
 
@@ -87,7 +87,7 @@ def test_two_optimizers_step_once_a_batch() -> None:
 
 
 def test_values_are_those_of_the_metrics_on_the_probe(model: Classifier) -> None:
-    start = initial_parameters(model)
+    start = initial_state(model)
     monitor = ComplexityMonitor("full", probe=(X, Y), every_n_epochs=None)
     trainer(callbacks=[monitor]).fit(model, data())
     final = monitor.history[-1].values
@@ -249,7 +249,7 @@ def test_a_continued_run_keeps_history_probe_and_start(model: Classifier, tmp_pa
         run.save_checkpoint(tmp_path / "a.ckpt")
         return monitor
 
-    start = initial_parameters(model)
+    start = initial_state(model)
     first = fit(1, None)
     second = fit(3, str(tmp_path / "a.ckpt"))
     assert steps(second) == [0, 3, 6, 9]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from lightning_complexity.metrics import (
     LogNormSum,
     LogSpectralProduct,
     ParameterNorm,
+    WeightDistance,
 )
-from lightning_complexity.network import initial_parameters
+from lightning_complexity.network import initial_state
 from lightning_complexity.regularizers import DistanceFromInitialization as DistancePenalty
+from lightning_complexity.regularizers import WeightDistance as WeightDistancePenalty
 from tests.networks import mlp
 
 
@@ -60,12 +63,13 @@ def test_products_and_sums_of_norms_are_numpys(norm: Any) -> None:
 
 
 def test_names_and_equal_choices() -> None:
-    names = [LogNormProduct().name, LogNormSum("spectral").name, LogNormProduct((1, math.inf)).name]
-    assert [*names, LogNormSum((3, 1.5)).name] == [
+    norms = ["frobenius", "spectral", (1, math.inf), (3, 1.5), ("schatten", 3)]
+    assert [LogNormProduct(norm).name for norm in norms] == [
         "log_frobenius_product",
-        "log_spectral_sum",
+        "log_spectral_product",
         "log_1_inf_product",
-        "log_3_1p5_sum",
+        "log_3_1p5_product",
+        "log_schatten_3_product",
     ]
     model = mlp(4, 6, 3)
     spectral = LogSpectralProduct()
@@ -82,14 +86,54 @@ def test_a_folded_batch_norm_scales_the_norm() -> None:
     assert math.exp(folded - plain) == pytest.approx(5)
 
 
-@pytest.mark.parametrize("norm", ["nuclear", (0.5, 2), (1,), 2])
+@pytest.mark.parametrize("norm", ["nuclear", (0.5, 2), (1,), 2, ("schatten", 0.5), ("ky fan", 2)])
 def test_unknown_norms_are_named(norm: Any) -> None:
-    with pytest.raises(ValueError, match='norm must be "frobenius", "spectral", "trace" or a pair'):
+    with pytest.raises(ValueError, match=r'norm must be "frobenius", "spectral", "trace", .* or a pair'):
         LogNormProduct(norm)
 
 
 def test_empty_tensor_has_norm_zero() -> None:
     assert lp_norm(torch.zeros(0), math.inf) == 0
+
+
+NUMPY_NORMS: dict[Any, Callable[[np.ndarray], float]] = {
+    "frobenius": np.linalg.norm,
+    "spectral": lambda w: np.linalg.norm(w, 2),
+    "trace": lambda w: np.linalg.norm(w, "nuc"),
+    ("schatten", 3): lambda w: (np.linalg.svd(w, compute_uv=False) ** 3).sum() ** (1 / 3),
+    (2, 1): lambda w: np.linalg.norm(w, axis=1).sum(),
+    (1, math.inf): lambda w: np.linalg.norm(w, np.inf),
+}
+
+
+@pytest.mark.parametrize("norm", NUMPY_NORMS)
+def test_distance_of_the_weight_matrices(norm: Any) -> None:
+    model = mlp(4, 6, 3)
+    start = initial_state(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p))
+    metric = WeightDistance(norm)
+    metric.update(model, initial=start)
+    changes = [(model[i].weight.detach() - start[f"{i}.weight"]).numpy() for i in (0, 2)]
+    assert metric.compute().item() == pytest.approx(math.hypot(*map(NUMPY_NORMS[norm], changes)))
+    penalty = WeightDistancePenalty(1.0, norm=norm)
+    penalty.initial = start
+    torch.testing.assert_close(penalty(model).detach(), metric.compute())
+
+
+def test_a_folded_distance_folds_the_start_with_its_own_statistics() -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1, eps=0.0))
+    nn.init.constant_(model[0].weight, 2.0)
+    start, x = initial_state(model), torch.zeros(1, 1)
+    model[1].running_var.fill_(0.25)
+    metric = WeightDistance(fold_batch_norm=True)
+    metric.update(model, x, initial=start)
+    assert metric.compute() == 2 / 0.5 - 2 / 1
+    del start["1.running_var"]
+    with pytest.raises(ValueError, match=r"'1.running_var' was not there"):
+        metric.update(model, x, initial=start)
+    DistanceFromInitialization().update(model, initial=start)
 
 
 def test_biases_and_tied_weights_count_once() -> None:
@@ -104,7 +148,7 @@ def test_biases_and_tied_weights_count_once() -> None:
 
 def test_distance_is_from_the_given_start() -> None:
     model = nn.Linear(2, 1)
-    start = initial_parameters(model)
+    start = initial_state(model)
     with torch.no_grad():
         model.weight += torch.tensor([[3.0, 4.0]])
     metric = DistanceFromInitialization(per_layer=True)
@@ -112,9 +156,9 @@ def test_distance_is_from_the_given_start() -> None:
     torch.testing.assert_close(metric.compute(), {"weight": torch.tensor(5.0), "bias": torch.tensor(0.0)})
 
 
-def test_initial_parameters_are_copies() -> None:
+def test_initial_state_is_a_copy() -> None:
     model = nn.Linear(2, 1)
-    start = initial_parameters(model)
+    start = initial_state(model)
     with torch.no_grad():
         model.weight += 1
     assert not torch.equal(start["weight"], model.weight)
@@ -123,7 +167,7 @@ def test_initial_parameters_are_copies() -> None:
 def test_another_networks_start_is_an_error() -> None:
     metric = DistanceFromInitialization()
     with pytest.raises(ValueError, match="'weight' was not there, or had another shape"):
-        metric.update(nn.Linear(2, 1), initial=initial_parameters(nn.Linear(3, 1)))
+        metric.update(nn.Linear(2, 1), initial=initial_state(nn.Linear(3, 1)))
 
 
 def test_penalty_measures_from_its_first_call_unless_told() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_complexity.metrics import LogSpectralProduct
-from lightning_complexity.network import Snapshot, operator_norm, read_weights
-from lightning_complexity.network.operators import convolve
+from lightning_complexity.metrics import LogNormProduct, LogSpectralProduct
+from lightning_complexity.network import Snapshot, read_weights
+from lightning_complexity.network.norms import circular_norms
+from lightning_complexity.network.operators import convolve, follow_operator_norm
 from tests.networks import ConvNet
 
 CONVOLUTIONS = {
@@ -29,6 +33,10 @@ CONVOLUTIONS = {
 }
 
 
+def operator_norm(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    return follow_operator_norm(read_weights(module)[0], torch.Size(shape))[0]
+
+
 def unrolled(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
     basis = torch.eye(int(torch.tensor(shape).prod())).reshape(-1, *shape)
     return (module(basis) - module(torch.zeros(1, *shape))).flatten(1).T
@@ -38,30 +46,30 @@ def unrolled(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
 def test_equals_the_svd_of_the_unrolled_matrix(name: str) -> None:
     module, shape = CONVOLUTIONS[name]
     module = module.double()
-    norm = operator_norm(read_weights(module)[0], torch.Size(shape))
+    norm = operator_norm(module, shape)
     expected = torch.linalg.svdvals(unrolled(module, shape).detach())[0]
     torch.testing.assert_close(norm.detach(), expected, rtol=1e-8, atol=0)
 
 
 def test_gradient_is_the_central_difference() -> None:
-    module, shape = nn.Conv2d(2, 3, 3, stride=2, padding=1), torch.Size((2, 6, 6))
-    (gradient,) = torch.autograd.grad(operator_norm(read_weights(module)[0], shape), module.weight)
+    module, shape = nn.Conv2d(2, 3, 3, stride=2, padding=1), (2, 6, 6)
+    (gradient,) = torch.autograd.grad(operator_norm(module, shape), module.weight)
     direction = torch.randn_like(gradient)
     ends = []
     for sign in (1, -1):
         with torch.no_grad():
             module.weight.add_(sign * 1e-5 * direction)
-            ends.append(operator_norm(read_weights(module)[0], shape))
+            ends.append(operator_norm(module, shape))
             module.weight.sub_(sign * 1e-5 * direction)
     torch.testing.assert_close((gradient * direction).sum(), (ends[0] - ends[1]) / 2e-5, rtol=1e-5, atol=1e-8)
 
 
 def test_zero_and_broken_kernels() -> None:
-    module, shape = nn.Conv2d(1, 1, 3, padding=1), torch.Size((1, 8, 8))
+    module, shape = nn.Conv2d(1, 1, 3, padding=1), (1, 8, 8)
     nn.init.zeros_(module.weight)
-    assert operator_norm(read_weights(module)[0], shape) == 0
+    assert operator_norm(module, shape) == 0
     nn.init.constant_(module.weight, float("nan"))
-    assert operator_norm(read_weights(module)[0], shape).isnan()
+    assert operator_norm(module, shape).isnan()
 
 
 def test_linear_part_has_no_bias() -> None:
@@ -88,11 +96,106 @@ def test_a_convolution_that_is_never_called_is_an_error() -> None:
     model.unused = nn.Conv2d(1, 1, 3)
     model.forward = lambda x: model[1](model[0](x))
     with pytest.raises(ValueError, match=r"'unused.weight' needs its input size"):
-        Snapshot(model, torch.zeros(1, 4)).operator_norms  # noqa: B018
+        Snapshot(model, torch.zeros(1, 4)).layer_norms(convolution="operator")
 
 
 def test_choice_is_named() -> None:
-    with pytest.raises(ValueError, match='convolution must be "kernel" or "operator", got \'exact\''):
+    with pytest.raises(ValueError, match='convolution must be "kernel", "circular" or "operator", got \'exact\''):
         LogSpectralProduct(convolution="exact")
-    with pytest.raises(ValueError, match="fold_batch_norm needs"):
-        LogSpectralProduct(convolution="operator", fold_batch_norm=True)
+    with pytest.raises(ValueError, match="convolution='operator' needs norm=\"spectral\""):
+        LogNormProduct("frobenius", convolution="operator")
+
+
+def test_a_folded_operator_has_the_batch_norms_scale() -> None:
+    conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+    model = nn.Sequential(conv, nn.BatchNorm1d(1, eps=0.0))
+    nn.init.constant_(model[1].weight, -3.0)
+    snapshot = Snapshot(model, torch.zeros(1, 1, 9))
+    for convolution in ("operator", "circular"):
+        plain, folded = (snapshot.layer_norms(convolution=convolution, folded=f)["0.weight"] for f in (False, True))
+        torch.testing.assert_close(folded, 3 * plain)
+
+
+# On a torus ---------------------------------------------------------------------------------------
+
+
+def sedghi(kernel: np.ndarray, size: tuple[int, ...]) -> float:
+    """Largest singular value over the frequencies of numpy's transform, of kernels not larger than the image."""
+    axes = tuple(range(2, kernel.ndim))
+    at_frequency = np.moveaxis(np.fft.fftn(kernel, size, axes=axes), (0, 1), (-2, -1))
+    return np.linalg.svd(at_frequency, compute_uv=False).max()
+
+
+CIRCULAR = {
+    "plain": (nn.Conv2d(2, 3, 3, padding=1), (2, 6, 6)),
+    "many outputs": (nn.Conv2d(1, 5, 3, padding=1), (1, 5, 7)),
+    "one dimension": (nn.Conv1d(3, 2, 5), (3, 8)),
+    "three dimensions": (nn.Conv3d(1, 2, 2), (1, 4, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", CIRCULAR)
+def test_circular_norm_is_that_of_the_fourier_transform(name: str) -> None:
+    module, shape = CIRCULAR[name]
+    weight = read_weights(module.double())[0]
+    (norm,) = circular_norms([weight], {id(module): torch.Size(shape)}).values()
+    assert norm.item() == pytest.approx(sedghi(weight.tensor.detach().numpy(), shape[1:]), rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({"in_channels": 2, "out_channels": 3, "kernel_size": 3, "padding": 1}, (2, 6, 6)),
+        ({"in_channels": 4, "out_channels": 4, "kernel_size": 3, "padding": 2, "dilation": 2, "groups": 2}, (4, 6, 5)),
+        ({"in_channels": 1, "out_channels": 1, "kernel_size": 5, "padding": 2}, (1, 3, 3)),  # wraps around
+    ],
+)
+def test_circular_norm_is_that_of_a_circular_convolution(options: dict[str, Any], shape: tuple[int, ...]) -> None:
+    module = nn.Conv2d(**options, padding_mode="circular", bias=False).double()
+    (norm,) = circular_norms(read_weights(module), {id(module): torch.Size(shape)}).values()
+    torch.testing.assert_close(norm, torch.linalg.svdvals(unrolled(module, shape).detach())[0])
+
+
+def test_circular_norm_bounds_zero_padding_and_has_an_exact_gradient() -> None:
+    module, shape = nn.Conv2d(2, 3, 3, padding=1), torch.Size((2, 6, 6))
+
+    def norm() -> Tensor:
+        return circular_norms(read_weights(module), {id(module): shape})["weight"]
+
+    assert norm() > operator_norm(module, shape)
+    (gradient,) = torch.autograd.grad(norm(), module.weight)
+    direction, step = torch.randn_like(gradient), 1e-5
+    with torch.no_grad():
+        module.weight.add_(step * direction)
+        above = norm()
+        module.weight.sub_(2 * step * direction)
+    torch.testing.assert_close((gradient * direction).sum(), (above - norm()) / (2 * step), rtol=1e-5, atol=1e-8)
+
+
+# Followed from step to step -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("convolution", ["kernel", "operator"])
+def test_a_live_norm_follows_the_weights(convolution: str) -> None:
+    model, vectors, x = ConvNet().float(), {}, torch.zeros(1, 2, 8, 8, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(30):
+        jump = 1.0 if step == 20 else 0.01
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(jump * torch.randn(p.shape, generator=generator))
+        live = Snapshot(model, x, live=True, vectors=vectors).layer_norms(convolution=convolution)
+        exact = Snapshot(model, x).layer_norms(convolution=convolution)
+        for name, norm in live.items():
+            assert norm.item() == pytest.approx(exact[name].item(), rel=1e-3)
+    assert {key.partition("/")[2] for key in vectors} >= {"first.weight", "head.weight"}
+
+
+def test_another_singular_value_may_overtake() -> None:
+    layer, vectors = nn.Linear(50, 50, bias=False), {}
+    rest = torch.linspace(1, 0.1, 49)
+    for last in torch.linspace(0.9, 1.3, 200):  # in a subspace of its own
+        with torch.no_grad():
+            layer.weight.copy_(torch.diag(torch.cat([rest, last.reshape(1)])))
+        (norm,) = Snapshot(layer, live=True, vectors=vectors).layer_norms().values()
+        assert norm.item() == pytest.approx(max(last.item(), 1), rel=5e-3)

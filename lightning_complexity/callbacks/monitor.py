@@ -40,7 +40,7 @@ from lightning_complexity.callbacks.probe import (
 )
 from lightning_complexity.callbacks.record import RECORD_NAME, Measurement, append, curve
 from lightning_complexity.metrics import ComplexityMetric, resolve
-from lightning_complexity.network import LossFunction, Snapshot, initial_parameters, num_samples, observe, split_batch
+from lightning_complexity.network import LossFunction, Snapshot, initial_state, num_samples, observe, split_batch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,7 +145,7 @@ class ComplexityMonitor(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the initial parameters, where a metric needs them."""
         if self._initial is None and any("initial" in metric.needs for metric in self.metrics):
-            self._initial = initial_parameters(pl_module)
+            self._initial = initial_state(pl_module)
         for metric in self.metrics:
             metric.to(pl_module.device)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, completed_batches
 from lightning_complexity.callbacks.loggers import log_scalars
-from lightning_complexity.network import LossFunction, initial_parameters, split_batch
+from lightning_complexity.network import LossFunction, initial_state, split_batch
 from lightning_complexity.regularizers import Regularizer
 
 _NEEDS_BATCH = {"inputs", "targets", "loss"}
@@ -78,7 +78,7 @@ class ComplexityPenalty(Callback):
         for regularizer in self.regularizers:
             regularizer.to(pl_module.device)
             if "initial" in regularizer.metric.needs and regularizer.initial is None:
-                regularizer.initial = initial_parameters(pl_module)
+                regularizer.initial = initial_state(pl_module)
         _wrap(pl_module, self)
 
     def on_train_batch_end(

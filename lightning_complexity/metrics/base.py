@@ -98,7 +98,7 @@ class ComplexityMetric(Metric, ABC):
             inputs: A batch of inputs, where the metric ``needs`` them.
             targets: Their targets.
             loss: Mean loss from outputs and targets; default cross-entropy.
-            initial: Parameters at the start, see :func:`lightning_complexity.network.initial_parameters`.
+            initial: State at the start, see :func:`lightning_complexity.network.initial_state`.
 
         Raises:
             MissingInputError: If something that the metric needs is missing.
@@ -202,10 +202,6 @@ class WeightMetric(LayerMetric):
     def weights(self, snapshot: Snapshot) -> list[Weight]:
         """The weights, folded or not."""
         return snapshot.folded_weights if self.fold_batch_norm else snapshot.weights
-
-    def spectral_norms(self, snapshot: Snapshot) -> dict[str, Tensor]:
-        """Their largest singular values by name."""
-        return snapshot.folded_spectral_norms if self.fold_batch_norm else snapshot.spectral_norms
 
     def spectra(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Their singular values by name."""

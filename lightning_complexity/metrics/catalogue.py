@@ -32,6 +32,7 @@ SUITES["full"] = (
     *SUITES["standard"],
     "LogNormProduct",
     "LogNormSum",
+    "WeightDistance",
     "EffectiveRank",
     "SchattenNorm",
     "LogConditionNumber",

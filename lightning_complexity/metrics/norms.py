@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from lightning_complexity.functional.norms import combine_norms, group_norm, lp_norm
-from lightning_complexity.functional.spectra import schatten_norm
+from lightning_complexity.functional.norms import combine_norms, lp_norm
 from lightning_complexity.metrics.base import LayerMetric, WeightMetric
-from lightning_complexity.network import Snapshot
+from lightning_complexity.network import ConvolutionNorm, LayerNorm, Snapshot, check_convolution, norm_name
 
-__all__ = ["DistanceFromInitialization", "LogNormProduct", "LogNormSum", "ParameterNorm"]
-
-LayerNorm = Literal["frobenius", "spectral", "trace"] | tuple[float, float]
-
-
-def _norm_name(norm: LayerNorm) -> str:
-    if isinstance(norm, tuple) and len(norm) == 2 and all(order >= 1 for order in norm):
-        return "_".join(f"{order:g}".replace(".", "p") for order in norm)
-    if norm in ("frobenius", "spectral", "trace"):
-        return str(norm)
-    raise ValueError(f'norm must be "frobenius", "spectral", "trace" or a pair of numbers of at least 1, got {norm!r}.')
+__all__ = ["DistanceFromInitialization", "LogNormProduct", "LogNormSum", "ParameterNorm", "WeightDistance"]
 
 
 class _ParameterLpMetric(LayerMetric):
@@ -72,7 +61,7 @@ class DistanceFromInitialization(_ParameterLpMetric):
 
     .. math:: \|\theta - \theta_0\|_p
 
-    Needs ``initial``, the parameters at the start; :class:`lightning_complexity.ComplexityMonitor` keeps them by
+    Needs ``initial``, the state at the start; :class:`lightning_complexity.ComplexityMonitor` keeps them by
     itself. Where nothing has moved the gradient is 0.
 
     Args:
@@ -84,9 +73,9 @@ class DistanceFromInitialization(_ParameterLpMetric):
 
     Example:
         >>> import torch
-        >>> from lightning_complexity.network import initial_parameters
+        >>> from lightning_complexity.network import initial_state
         >>> net = torch.nn.Linear(1, 1, bias=False)
-        >>> start = initial_parameters(net)
+        >>> start = initial_state(net)
         >>> _ = net.weight.data.add_(2.0)
         >>> metric = DistanceFromInitialization()
         >>> metric.update(net, initial=start)
@@ -101,13 +90,61 @@ class DistanceFromInitialization(_ParameterLpMetric):
 
     def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Distance of each parameter."""
-        initial = snapshot.initial
-        changed = [n for n, p in snapshot.parameters.items() if n not in initial or initial[n].shape != p.shape]
-        if changed:
-            raise ValueError(
-                f"the initial parameters do not fit the network: {changed[0]!r} was not there, or had another shape."
-            )
-        return {name: lp_norm(p - initial[name].to(p), self.p) for name, p in snapshot.parameters.items()}
+        start = snapshot.start.parameters
+        return {name: lp_norm(p - start[name].detach(), self.p) for name, p in snapshot.parameters.items()}
+
+
+class WeightDistance(WeightMetric):
+    r"""How far the weight matrices have moved from where they started.
+
+    .. math:: \sqrt{ \sum_i \|W_i - W_i^0\|^2 }
+
+    Needs ``initial``, the state at the start. With ``norm="frobenius"`` it is
+    :class:`DistanceFromInitialization` without biases and normalization layers; its square is equation 40 of
+    Jiang et al., that of ``norm="spectral"`` equation 41. ``norm=(2, 1)`` is what Bartlett et al. measure distances
+    with. Where nothing has moved the gradient is 0.
+
+    Args:
+        norm: As in :class:`LogNormProduct`. It is logged as ``<norm>_distance``.
+        fold_batch_norm: Whether the BatchNorm that directly follows a layer is multiplied into it, at the start
+            with the statistics it had then; needs inputs.
+        per_layer: Whether ``compute`` returns the distance of each weight by name.
+
+    Raises:
+        ValueError: In ``update``, if the initial state does not fit the network.
+
+    Example:
+        >>> import torch
+        >>> from lightning_complexity.network import initial_state
+        >>> net = torch.nn.Linear(2, 2)
+        >>> start = initial_state(net)
+        >>> _ = net.weight.data.add_(torch.diag(torch.tensor([3.0, 1.0])))
+        >>> metric = WeightDistance()
+        >>> metric.update(net, initial=start)
+        >>> metric.compute().round()
+        tensor(3.)
+    """
+
+    name = "spectral_distance"
+    needs = frozenset({"initial"})
+    formula = r"\big( \sum_i \lVert W_i - W_i^0 \rVert^2 \big)^{1/2}"
+    reference = "Bartlett et al., NeurIPS 2017; Jiang et al., ICLR 2020, eq. 40 and 41 (its square)"
+
+    def __init__(
+        self, norm: LayerNorm = "spectral", *, fold_batch_norm: bool = False, per_layer: bool = False, **kwargs: Any
+    ) -> None:
+        self.name = f"{norm_name(norm)}_distance"
+        super().__init__(fold_batch_norm=fold_batch_norm, per_layer=per_layer, **kwargs)
+        self.norm = norm
+        self.needs = self.needs | {"initial"}
+
+    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+        """Distance of each weight."""
+        return snapshot.distance_norms(self.norm, folded=self.fold_batch_norm)
+
+    def combine(self, values: Tensor) -> Tensor:
+        """Root of the sum of squares."""
+        return combine_norms(values)
 
 
 class LogNormProduct(WeightMetric):
@@ -116,14 +153,17 @@ class LogNormProduct(WeightMetric):
     .. math:: \sum_i \ln \|W_i\|
 
     ``norm="frobenius"`` gives half of equation 37 of Jiang et al.; ``norm="spectral"`` is
-    :class:`lightning_complexity.metrics.LogSpectralProduct`; ``norm="trace"`` sums singular values; a pair
-    ``(p, q)`` is the mixed norm :func:`lightning_complexity.functional.group_norm`, such as ``(1, math.inf)`` of
-    Bartlett and Mendelson. Which weights count: see :func:`lightning_complexity.network.read_weights`. ``-inf`` if
-    a layer is zero, with no finite gradient there.
+    :class:`lightning_complexity.metrics.LogSpectralProduct`; ``norm="trace"`` sums singular values;
+    ``("schatten", p)`` takes their norm of order ``p``; a pair ``(p, q)`` is the mixed norm
+    :func:`lightning_complexity.functional.group_norm`, such as ``(1, math.inf)`` of Bartlett and Mendelson. Which
+    weights count: see :func:`lightning_complexity.network.read_weights`. ``-inf`` if a layer is zero, with no
+    finite gradient there.
 
     Args:
-        norm: ``"frobenius"``, ``"spectral"``, ``"trace"`` or a pair ``(p, q)`` of numbers of at least 1. It is
-            logged as ``log_<norm>_product``, a pair as ``log_p_q_product``.
+        norm: ``"frobenius"``, ``"spectral"``, ``"trace"``, ``("schatten", p)`` or a pair ``(p, q)``, with numbers of at
+            least 1. It is logged as ``log_<norm>_product``, the last two as ``log_schatten_p_product`` and
+            ``log_p_q_product``.
+        convolution: With ``norm="spectral"`` what the norm of a convolution is, see :class:`LogSpectralProduct`.
         fold_batch_norm: Whether the BatchNorm that directly follows a layer is multiplied into it; needs inputs.
         per_layer: Whether ``compute`` returns the norm's logarithm for each weight by name.
 
@@ -147,22 +187,22 @@ class LogNormProduct(WeightMetric):
         self,
         norm: LayerNorm = "frobenius",
         *,
+        convolution: ConvolutionNorm = "kernel",
         fold_batch_norm: bool = False,
         per_layer: bool = False,
         **kwargs: Any,
     ) -> None:
+        self.name = f"log_{norm_name(norm)}_{self._suffix}"
+        check_convolution(convolution, norm)
         super().__init__(fold_batch_norm=fold_batch_norm, per_layer=per_layer, **kwargs)
-        self.norm = norm
-        self.name = f"log_{_norm_name(norm)}_{self._suffix}"
+        self.norm, self.convolution = norm, convolution
+        if convolution != "kernel":
+            self.needs = frozenset({"inputs"})
 
     def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Logarithm of each weight's norm."""
-        if self.norm == "spectral":
-            return {name: norm.log() for name, norm in self.spectral_norms(snapshot).items()}
-        if self.norm == "trace":
-            return {name: schatten_norm(spectrum, 1).log() for name, spectrum in self.spectra(snapshot).items()}
-        p, q = (2.0, 2.0) if self.norm == "frobenius" else self.norm
-        return {w.name: group_norm(w.blocks, p, q).log() for w in self.weights(snapshot)}
+        norms = snapshot.layer_norms(self.norm, convolution=self.convolution, folded=self.fold_batch_norm)
+        return {name: norm.log() for name, norm in norms.items()}
 
     def combine(self, values: Tensor) -> Tensor:
         """Sum of the logarithms."""
@@ -180,6 +220,7 @@ class LogNormSum(LogNormProduct):
 
     Args:
         norm: As in :class:`LogNormProduct`. It is logged as ``log_<norm>_sum``.
+        convolution: With ``norm="spectral"`` what the norm of a convolution is, see :class:`LogSpectralProduct`.
         fold_batch_norm: Whether the BatchNorm that directly follows a layer is multiplied into it; needs inputs.
         per_layer: Whether ``compute`` returns the norm's logarithm for each weight by name.
 

@@ -21,7 +21,7 @@ from lightning_complexity.functional.spectra import (
     stable_rank,
 )
 from lightning_complexity.metrics.base import WeightMetric
-from lightning_complexity.network import ConvolutionNorm, Snapshot
+from lightning_complexity.network import ConvolutionNorm, Snapshot, check_convolution
 
 __all__ = [
     "EffectiveRank",
@@ -58,15 +58,17 @@ class LogSpectralProduct(WeightMetric):
 
     Which weights count: see :func:`lightning_complexity.network.read_weights`. With ``convolution="kernel"``
     (cheap, what the literature compares) the norm of a convolution is that of its kernel reshaped to
-    ``(out, in * kernel)``; it is no bound on the convolution. With ``convolution="operator"`` it is that of the
-    linear map at the real input size, with true stride, padding, dilation and groups; this needs inputs.
+    ``(out, in * kernel)``; it is no bound on the convolution. With ``convolution="circular"`` it is that of the
+    convolution with stride 1 on a torus of the input's size, which Fourier transforms give. With
+    ``convolution="operator"`` it is that of the linear map itself, with true stride, padding, dilation and
+    groups. The last two need inputs.
 
     ``-inf`` if a layer is zero, with no finite gradient there.
 
     Args:
-        convolution: ``"kernel"`` or ``"operator"``.
+        convolution: ``"kernel"``, ``"circular"`` or ``"operator"``.
         fold_batch_norm: Whether the BatchNorm that directly follows a layer is multiplied into it, as in
-            Jiang et al.; needs inputs. Only for kernels.
+            Jiang et al.; needs inputs.
         per_layer: Whether ``compute`` returns the norm's logarithm for each weight by name.
 
     Raises:
@@ -95,18 +97,15 @@ class LogSpectralProduct(WeightMetric):
         per_layer: bool = False,
         **kwargs: Any,
     ) -> None:
-        if convolution not in get_args(ConvolutionNorm):
-            raise ValueError(f'convolution must be "kernel" or "operator", got {convolution!r}.')
-        if convolution == "operator" and fold_batch_norm:
-            raise ValueError('fold_batch_norm needs convolution="kernel"; an operator is that of the layer alone.')
+        check_convolution(convolution)
         super().__init__(fold_batch_norm=fold_batch_norm, per_layer=per_layer, **kwargs)
         self.convolution = convolution
-        if convolution == "operator":
+        if convolution != "kernel":
             self.needs = frozenset({"inputs"})
 
     def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Logarithm of each weight's norm."""
-        norms = snapshot.operator_norms if self.convolution == "operator" else self.spectral_norms(snapshot)
+        norms = snapshot.layer_norms(convolution=self.convolution, folded=self.fold_batch_norm)
         return {name: log_spectral_product(norm.unsqueeze(0)) for name, norm in norms.items()}
 
     def combine(self, values: Tensor) -> Tensor:
@@ -182,7 +181,7 @@ class StableRank(WeightMetric):
 
     def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Stable rank of each weight."""
-        norms = self.spectral_norms(snapshot)
+        norms = snapshot.layer_norms(folded=self.fold_batch_norm)
         return {w.name: stable_rank(lp_norm(w.blocks), norms[w.name]) for w in self.weights(snapshot)}
 
     def combine(self, values: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,18 +15,25 @@ from torch.nn.utils import parametrize
 
 from lightning_complexity.functional.margins import check_classification, signed_margins
 from lightning_complexity.functional.paths import Scaled
-from lightning_complexity.functional.spectra import singular_values, spectral_norm
+from lightning_complexity.functional.spectra import schatten_norm, singular_values
 from lightning_complexity.network.batches import chunks, map_tensors, num_samples
 from lightning_complexity.network.costs import Costs, count_costs
 from lightning_complexity.network.errors import MissingInputError
 from lightning_complexity.network.folding import fold_batch_norm
+from lightning_complexity.network.norms import (
+    ConvolutionNorm,
+    LayerNorm,
+    circular_norms,
+    follow_operator_norms,
+    matrix_norms,
+    schatten_order,
+)
 from lightning_complexity.network.observe import observe
-from lightning_complexity.network.operators import input_shapes, operator_norm
+from lightning_complexity.network.operators import input_shapes
 from lightning_complexity.network.paths import path_sums
 from lightning_complexity.network.weights import Weight, read_weights
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-ConvolutionNorm = Literal["kernel", "operator"]
 Result = TypeVar("Result")
 
 
@@ -58,13 +65,15 @@ def _recordable(tensor: Tensor) -> Tensor:
         return tensor.clone()
 
 
-def initial_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Copy the parameters to the CPU, to measure distances from them later.
+def initial_state(model: nn.Module) -> dict[str, Tensor]:
+    """Copy the parameters to the CPU, to measure distances from them later, and the running statistics with them.
 
     Returns:
-        The parameters by name, tied ones once.
+        Parameters, and buffers of floating-point numbers, by name; tied parameters once.
     """
-    return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
+    buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point()}
+    tensors = {**dict(model.named_parameters()), **buffers}
+    return {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
 
 
 class Snapshot:
@@ -81,12 +90,14 @@ class Snapshot:
         inputs: A batch, first dimension samples; a tensor or nested mappings, tuples and lists of tensors.
         targets: What the loss takes beside the outputs; class indices of shape ``(n,)`` for margins.
         loss: Mean loss of a batch from outputs and targets; default cross-entropy.
-        initial: Parameters at the start of training by name, see :func:`initial_parameters`.
+        initial: Parameters and buffers at the start of training by name, see :func:`initial_state`.
         live: Whether to work on the real parameters.
         outputs: What the network gave for ``inputs``, to save a second forward pass. ``inputs`` must have
             required grad when it was computed if a Jacobian is to be taken.
         chunk_size: How many samples are computed at once.
         seed: Start of the random numbers that estimators draw; equal seeds draw equal numbers.
+        vectors: Singular vectors that spectral norms start from and bring up to date, so that those of the next
+            training step cost less, see :func:`lightning_complexity.functional.follow_spectral_norm`.
 
     Raises:
         ValueError: If the inputs are empty, or the model has parameters without a shape yet.
@@ -110,6 +121,7 @@ class Snapshot:
         outputs: Tensor | None = None,
         chunk_size: int = 256,
         seed: int = 0,
+        vectors: dict[str, Tensor] | None = None,
     ) -> None:
         for name, parameter in model.named_parameters():
             if isinstance(parameter, UninitializedParameter):
@@ -121,6 +133,9 @@ class Snapshot:
         self._initial, self._outputs = initial, outputs
         self.loss_function: LossFunction = F.cross_entropy if loss is None else loss
         self._path_sums: dict[float, Scaled] = {}
+        self._layer_norms: dict[Any, dict[str, Tensor]] = {}
+        self._vectors = vectors
+        self._replaced: Mapping[str, Tensor] = {}
 
     # What was given ------------------------------------------------------------------------------
 
@@ -140,7 +155,7 @@ class Snapshot:
 
     @property
     def initial(self) -> Mapping[str, Tensor]:
-        """Parameters at the start of training."""
+        """Parameters, and the buffers that were kept with them, at the start of training."""
         initial: Mapping[str, Tensor] = self._given("initial", self._initial)
         return initial
 
@@ -180,7 +195,7 @@ class Snapshot:
     @cached_property
     def parameters(self) -> dict[str, Tensor]:
         """The parameters by name, tied ones once: the real ones, or detached leaves of the same numbers."""
-        named = dict(self.model.named_parameters())
+        named = {n: self._at_start(n, p) for n, p in self.model.named_parameters()}
         if self.live:
             return {n: _at_least_single(p) for n, p in named.items()}
         with torch.inference_mode(False):
@@ -202,12 +217,39 @@ class Snapshot:
         """
         records = self.live or differentiable
         with observe(self.model), torch.set_grad_enabled(records):
-            buffers = {n: _at_least_single(b.detach().clone()) for n, b in self.model.named_buffers()}
+            named_buffers = self.model.named_buffers()
+            buffers = {n: _at_least_single(self._at_start(n, b).detach().clone()) for n, b in named_buffers}
             tensors = {**(self.parameters if records else self._constants), **buffers}
             result: Result = functional_call(
                 _Call(self.model), {f"model.{n}": t for n, t in tensors.items()}, (function,)
             )
             return result
+
+    def _at_start(self, name: str, tensor: Tensor) -> Tensor:
+        replaced = self._replaced.get(name)
+        return tensor if replaced is None else replaced.to(tensor.device)
+
+    @cached_property
+    def start(self) -> Snapshot:
+        """The network as it was at the start of training, on the same batch.
+
+        Raises:
+            ValueError: If the initial state does not fit the network.
+        """
+        self._check_start(dict(self.model.named_parameters()))
+        start = Snapshot(
+            self.model, self._inputs, self._targets, loss=self.loss_function, chunk_size=self.chunk_size, seed=self.seed
+        )
+        start._replaced = self.initial
+        return start
+
+    def _check_start(self, tensors: Mapping[str, Tensor]) -> None:
+        unlike = [n for n, t in tensors.items() if n not in self.initial or self.initial[n].shape != t.shape]
+        if unlike:
+            raise ValueError(
+                f"the initial state does not fit the network: {unlike[0]!r} was not there, or had another shape. "
+                "Take it with network.initial_state(model) before training."
+            )
 
     def _chunks(self, *data: Any) -> Iterator[Any]:
         size = self.num_samples if self._outputs is not None else self.chunk_size
@@ -249,26 +291,56 @@ class Snapshot:
         """The same of the folded weights. Needs inputs."""
         return _spectra(self.folded_weights)
 
-    @cached_property
-    def spectral_norms(self) -> dict[str, Tensor]:
-        """Largest singular value of each weight by name."""
-        return _spectral_norms(self.weights) if self.live else _largest(self.spectra)
+    def distances(self, *, folded: bool = False) -> list[Weight]:
+        """How far each weight matrix is from where it started, as a weight of its own. Needs the initial state."""
+        if folded:
+            self._check_start(_running_statistics(self.model))
+        now, then = (s.folded_weights if folded else s.weights for s in (self, self.start))
+        return [w.minus(before) for w, before in zip(now, then, strict=True)]
 
     @cached_property
-    def folded_spectral_norms(self) -> dict[str, Tensor]:
-        """The same of the folded weights. Needs inputs."""
-        return _spectral_norms(self.folded_weights) if self.live else _largest(self.folded_spectra)
-
-    @cached_property
-    def operator_norms(self) -> dict[str, Tensor]:
-        """Norm of each layer's linear map by name, of convolutions at their real input size. Needs inputs."""
+    def input_shapes(self) -> dict[int, torch.Size]:
+        """Shape of one input of every convolution that is called, by ``id`` of the module. Needs inputs."""
         sample = self._one_sample()
+        return self.run(lambda model: input_shapes(model, sample))
 
-        def norms(model: nn.Module) -> dict[str, Tensor]:
-            shapes = input_shapes(model, sample)
-            return {w.name: operator_norm(w, shapes.get(id(w.module))) for w in read_weights(model)}
+    def layer_norms(
+        self, norm: LayerNorm = "spectral", *, convolution: ConvolutionNorm = "kernel", folded: bool = False
+    ) -> dict[str, Tensor]:
+        """Norm of each weight by name.
 
-        return self.run(norms)
+        Args:
+            norm: ``"frobenius"``, ``"spectral"``, ``"trace"``, ``("schatten", p)`` or a pair ``(p, q)``, see
+                :func:`lightning_complexity.functional.group_norm`.
+            convolution: What a convolution's spectral norm is: that of its kernel reshaped to ``(out, in * kernel)``;
+                that of a ``"circular"`` convolution with stride 1, by Fourier transform; or that of the
+                ``"operator"`` itself at its input size, with its stride, padding, dilation and groups. The last two
+                need inputs.
+            folded: Whether the BatchNorm that follows a layer is multiplied into it. Needs inputs.
+        """
+        key = norm, convolution, folded
+        if key not in self._layer_norms:
+            self._layer_norms[key] = self._read_layer_norms(norm, convolution, folded)
+        return self._layer_norms[key]
+
+    def _read_layer_norms(self, norm: LayerNorm, convolution: ConvolutionNorm, folded: bool) -> dict[str, Tensor]:
+        weights = self.folded_weights if folded else self.weights
+        if convolution == "circular":
+            return circular_norms(weights, self.input_shapes)
+        key = f"{convolution}/folded" if folded else convolution
+        if convolution == "operator":
+            return follow_operator_norms(weights, self.input_shapes, self._vectors, key)
+        if norm == "spectral" and self.live:
+            return matrix_norms(weights, norm, self._vectors, key)
+        order = schatten_order(norm)
+        if order is None:
+            return matrix_norms(weights, norm)
+        spectra = self.folded_spectra if folded else self.spectra
+        return {w.name: schatten_norm(spectra[w.name], order) for w in weights}
+
+    def distance_norms(self, norm: LayerNorm = "frobenius", *, folded: bool = False) -> dict[str, Tensor]:
+        """Norm of each weight's distance from where it started, by name. Needs the initial state."""
+        return matrix_norms(self.distances(folded=folded), norm, self._vectors, "distance")
 
     def path_sums(self, q: float) -> Scaled:
         r"""Sum of :math:`\prod |\theta|^q` over the paths to each output. Needs inputs, for their shape."""
@@ -384,16 +456,19 @@ class Snapshot:
         return product
 
 
+def _running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that BatchNorm folding reads."""
+    normalizations = (m for m in model.named_modules() if isinstance(m[1], nn.modules.batchnorm._NormBase))
+    return {
+        f"{path}.{name}".removeprefix("."): buffer
+        for path, module in normalizations
+        for name, buffer in module.named_buffers(recurse=False)
+        if buffer.is_floating_point()
+    }
+
+
 def _spectra(weights: list[Weight]) -> dict[str, Tensor]:
     return {w.name: singular_values(w.blocks).flatten() for w in weights}
-
-
-def _spectral_norms(weights: list[Weight]) -> dict[str, Tensor]:
-    return {w.name: spectral_norm(w.blocks).amax() for w in weights}
-
-
-def _largest(spectra: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: spectrum.amax() for name, spectrum in spectra.items()}
 
 
 def _vector_jacobian(outputs: list[Tensor], inputs: list[Tensor], vectors: list[Tensor]) -> list[Tensor]:

@@ -35,6 +35,15 @@ class Weight:
     blocks: Tensor
     module: nn.Module
 
+    @property
+    def is_convolution(self) -> bool:
+        """Whether it is that of a convolution or transposed convolution."""
+        return isinstance(self.module, (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS))
+
+    def minus(self, other: Weight) -> Weight:
+        """Difference to another weight of the same layer."""
+        return Weight(self.name, self.tensor - other.tensor, self.blocks - other.blocks, self.module)
+
 
 def _weight_names(module: nn.Module) -> list[str]:
     if isinstance(module, nn.MultiheadAttention):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_complexity.metrics.base import ComplexityMetric
-from lightning_complexity.network import LossFunction, Snapshot, initial_parameters
+from lightning_complexity.network import LossFunction, Snapshot, initial_state
 
 
 class Regularizer(nn.Module):
@@ -27,7 +27,7 @@ class Regularizer(nn.Module):
 
     Attributes:
         initial: Parameters that distances are measured from, where the metric needs them: those of the first
-            call, unless set before (see :func:`lightning_complexity.network.initial_parameters`).
+            call, unless set before (see :func:`lightning_complexity.network.initial_state`).
 
     Example:
         >>> from lightning_complexity import metrics
@@ -46,6 +46,7 @@ class Regularizer(nn.Module):
         self.metric = metric
         self.initial: Mapping[str, Tensor] | None = None
         self._calls = 0
+        self._vectors: dict[str, Tensor] = {}  # of the last call, so that the next need not start anew
 
     @property
     def name(self) -> str:
@@ -80,7 +81,7 @@ class Regularizer(nn.Module):
         if self.strength == 0:
             return next((p.new_zeros(()) for p in model.parameters()), torch.zeros(()))
         if "initial" in self.metric.needs and self.initial is None:
-            self.initial = initial_parameters(model)
+            self.initial = initial_state(model)
         snapshot = Snapshot(
             model,
             inputs,
@@ -90,6 +91,7 @@ class Regularizer(nn.Module):
             live=True,
             outputs=outputs,
             seed=self._calls,
+            vectors=self._vectors,
         )
         self.metric.check(snapshot)
         with torch.inference_mode(False), torch.autocast(_device_type(model), enabled=False):

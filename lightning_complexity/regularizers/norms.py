@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lightning_complexity.metrics import norms
-from lightning_complexity.metrics.norms import LayerNorm
+from lightning_complexity.network import ConvolutionNorm, LayerNorm
 from lightning_complexity.regularizers.base import Regularizer
 
-__all__ = ["DistanceFromInitialization", "LogNormProduct", "LogNormSum", "ParameterNorm"]
+__all__ = ["DistanceFromInitialization", "LogNormProduct", "LogNormSum", "ParameterNorm", "WeightDistance"]
 
 
 class ParameterNorm(Regularizer):
@@ -65,7 +65,8 @@ class LogNormProduct(Regularizer):
 
     Args:
         strength: Factor.
-        norm: ``"frobenius"``, ``"spectral"``, ``"trace"`` or a pair ``(p, q)``.
+        norm: ``"frobenius"``, ``"spectral"``, ``"trace"``, ``("schatten", p)`` or a pair ``(p, q)``.
+        convolution: With ``norm="spectral"``: ``"kernel"``, ``"circular"`` or ``"operator"``.
         fold_batch_norm: Whether the BatchNorm behind a layer is multiplied into it.
 
     Example:
@@ -73,8 +74,16 @@ class LogNormProduct(Regularizer):
         >>> LogNormProduct(1e-3)(torch.nn.Linear(4, 2)).backward()
     """
 
-    def __init__(self, strength: float = 1e-4, *, norm: LayerNorm = "frobenius", fold_batch_norm: bool = False) -> None:
-        super().__init__(strength, norms.LogNormProduct(norm, fold_batch_norm=fold_batch_norm))
+    def __init__(
+        self,
+        strength: float = 1e-4,
+        *,
+        norm: LayerNorm = "frobenius",
+        convolution: ConvolutionNorm = "kernel",
+        fold_batch_norm: bool = False,
+    ) -> None:
+        metric = norms.LogNormProduct(norm, convolution=convolution, fold_batch_norm=fold_batch_norm)
+        super().__init__(strength, metric)
 
 
 class LogNormSum(Regularizer):
@@ -84,7 +93,8 @@ class LogNormSum(Regularizer):
 
     Args:
         strength: Factor.
-        norm: ``"frobenius"``, ``"spectral"``, ``"trace"`` or a pair ``(p, q)``.
+        norm: ``"frobenius"``, ``"spectral"``, ``"trace"``, ``("schatten", p)`` or a pair ``(p, q)``.
+        convolution: With ``norm="spectral"``: ``"kernel"``, ``"circular"`` or ``"operator"``.
         fold_batch_norm: Whether the BatchNorm behind a layer is multiplied into it.
 
     Example:
@@ -92,5 +102,33 @@ class LogNormSum(Regularizer):
         >>> LogNormSum(1e-3)(torch.nn.Linear(4, 2)).backward()
     """
 
-    def __init__(self, strength: float = 1e-4, *, norm: LayerNorm = "frobenius", fold_batch_norm: bool = False) -> None:
-        super().__init__(strength, norms.LogNormSum(norm, fold_batch_norm=fold_batch_norm))
+    def __init__(
+        self,
+        strength: float = 1e-4,
+        *,
+        norm: LayerNorm = "frobenius",
+        convolution: ConvolutionNorm = "kernel",
+        fold_batch_norm: bool = False,
+    ) -> None:
+        metric = norms.LogNormSum(norm, convolution=convolution, fold_batch_norm=fold_batch_norm)
+        super().__init__(strength, metric)
+
+
+class WeightDistance(Regularizer):
+    """Penalty on :class:`metrics.WeightDistance <lightning_complexity.metrics.WeightDistance>`.
+
+    Distances are from the state at the first call, or from ``.initial`` where that is set before. The gradient where
+    nothing has moved is 0.
+
+    Args:
+        strength: Factor.
+        norm: ``"spectral"``, ``"frobenius"``, ``"trace"``, ``("schatten", p)`` or a pair ``(p, q)``.
+        fold_batch_norm: Whether the BatchNorm behind a layer is multiplied into it.
+
+    Example:
+        >>> import torch
+        >>> WeightDistance(1e-3)(torch.nn.Linear(4, 2)).backward()
+    """
+
+    def __init__(self, strength: float = 1e-3, *, norm: LayerNorm = "spectral", fold_batch_norm: bool = False) -> None:
+        super().__init__(strength, norms.WeightDistance(norm, fold_batch_norm=fold_batch_norm))

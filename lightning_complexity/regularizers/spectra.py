@@ -17,7 +17,7 @@ class LogSpectralProduct(Regularizer):
 
     Args:
         strength: Factor.
-        convolution: ``"kernel"`` or ``"operator"``.
+        convolution: ``"kernel"``, ``"circular"`` or ``"operator"``.
         fold_batch_norm: Whether the BatchNorm behind a layer is multiplied into it.
 
     Example:
