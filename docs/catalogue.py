@@ -13,7 +13,7 @@ BEGIN, END = "<!-- catalogue: begin (python docs/catalogue.py) -->", "<!-- catal
 
 
 def _suites(entry: CatalogueEntry) -> str:
-    return next(suite for suite in SUITES if entry.metric.__name__ in SUITES[suite])
+    return next((suite for suite in SUITES if entry.metric.__name__ in SUITES[suite]), "")
 
 
 def _row(entry: CatalogueEntry) -> str:

@@ -121,7 +121,7 @@ class ComputedAndIgnored(Delicate):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
-        value = self.penalty(self, batch[0])
+        value = self.penalty(self, *batch)
         torch.autograd.grad(value, list(self.parameters()), allow_unused=True)
         return loss + 0.0 * value.detach()
 

@@ -31,7 +31,19 @@ WITHOUT_REGULARIZER = {
     "LogConditionNumber": "OrthogonalityDefect is what one trains with",
     "LogVolume": "OrthogonalityDefect is what one trains with",
     "HeavyTailAlpha": "the threshold of the fit jumps",
-    "MarginPercentile": "two samples decide it; a smooth margin loss is another measure",
+    "MarginPercentile": "two samples decide it; SmoothMarginLoss is what one trains with",
+    "InverseSquaredMargin": "two samples decide it; SmoothMarginLoss is what one trains with",
+    "MeanMargin": "has no lower bound; SmoothMarginLoss is what one trains with",
+    "CapacityOverMargin": "two samples decide the margin; the capacity and SmoothMarginLoss are what one trains with",
+    "NormalizedMargin": "two samples decide the margin; the capacity and SmoothMarginLoss are what one trains with",
+    "VCGeneralizationBound": "depends on the architecture alone, so that its gradient is zero",
+    "GroupNormBound": "LogNormProduct is the part of it that depends on the weights",
+    "FrobeniusBound": "LogNormProduct is the part of it that depends on the weights",
+    "SizeIndependentBound": "LogNormProduct is the part of it that depends on the weights",
+    "SpectralBound": "LogSpectralComplexity is the part of it that depends on the weights",
+    "SpectralFrobeniusBound": "LogSpectralProduct and WeightDistance are the parts of it that depend on the weights",
+    "TwoLayerBound": "DistanceFromInitialization is the part of it that depends on the weights",
+    "RobustMeasure": "each has a differentiable measure of its own among the others",
     "HessianTrace": "comes with the penalties of curvature",
 }
 
@@ -42,17 +54,24 @@ NETWORKS: dict[str, Callable[[], Network]] = {
 }
 
 
+ONLY_FOR = {"TwoLayerBound": "mlp"}  # proved for this kind of network alone
+
+
 @pytest.fixture(params=NETWORKS)
 def network(request: pytest.FixtureRequest) -> Network:
+    if ONLY_FOR.get(request.getfixturevalue("cls").__name__, request.param) != request.param:
+        pytest.skip("the measure is defined for another kind of network")
     return NETWORKS[request.param]()
 
 
-def moved(model: nn.Module) -> dict[str, Tensor]:
-    """Initial parameters, and the model moved away from them, so that a distance is not zero."""
+def moved(network: Network) -> dict[str, Tensor]:
+    """Initial state, the model moved away from it, and as labels what it says: neither distance nor margin is zero."""
+    model, x, y = network
     initial = initial_state(model)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
+    y.copy_(Snapshot(model, x).outputs.argmax(1))
     return initial
 
 
@@ -105,16 +124,17 @@ class TestMetric:
         assert cls.formula
         assert cls.reference
         assert cls.name == cls.name.lower()
+        assert not cls.is_logarithm or cls.name.startswith("log_")
 
     def test_is_a_finite_scalar(self, cls: type[ComplexityMetric], network: Network) -> None:
-        value = measured(cls(), network, moved(network[0]))
+        value = measured(cls(), network, moved(network))
         assert value.shape == ()
         assert value.isfinite()
         assert not value.requires_grad
 
     def test_leaves_the_model_untouched(self, cls: type[ComplexityMetric], network: Network) -> None:
         model, x, y = network
-        initial = moved(model)
+        initial = moved(network)
         nn.functional.cross_entropy(model(x), y).backward()
         next(model.modules()).eval().train()
         list(model.children())[-1].eval()
@@ -123,7 +143,7 @@ class TestMetric:
         assert_same(before, fingerprint(model))
 
     def test_two_batches_equal_one_in_any_order(self, cls: type[ComplexityMetric], network: Network) -> None:
-        initial = moved(network[0])
+        initial = moved(network)
         whole = measured(cls(), network, initial)
         for parts in ([slice(0, 3), slice(3, 7)], [slice(5, 7), slice(0, 4), slice(4, 5)]):
             metric = cls()
@@ -132,7 +152,7 @@ class TestMetric:
             torch.testing.assert_close(metric.compute(), whole)
 
     def test_calling_gives_the_batch_and_accumulates(self, cls: type[ComplexityMetric], network: Network) -> None:
-        initial, called, updated = moved(network[0]), cls(), cls()
+        initial, called, updated = moved(network), cls(), cls()
         for rows in (slice(0, 3), slice(3, 7)):
             parts = given(called, network, initial, rows)
             alone = cls()
@@ -142,25 +162,25 @@ class TestMetric:
         torch.testing.assert_close(called.compute(), updated.compute())
 
     def test_works_in_a_collection(self, cls: type[ComplexityMetric], network: Network) -> None:
-        initial, metric = moved(network[0]), cls()
+        initial, metric = moved(network), cls()
         collection = MetricCollection({"one": cls(), "other": metrics.ParameterNorm(p=1)}, compute_groups=False)
         collection.update(network[0], inputs=network[1], targets=network[2], initial=initial)
         torch.testing.assert_close(collection.compute()["one"], measured(metric, network, initial))
 
     def test_reset_forgets(self, cls: type[ComplexityMetric], network: Network) -> None:
-        initial, metric = moved(network[0]), cls()
+        initial, metric = moved(network), cls()
         first = measured(metric, network, initial)
         metric.reset()
         torch.testing.assert_close(measured(metric, network, initial), first)
 
     def test_snapshot_and_model_agree(self, cls: type[ComplexityMetric], network: Network) -> None:
         model, x, y = network
-        initial, metric = moved(model), cls()
+        initial, metric = moved(network), cls()
         metric.update(Snapshot(model, x, y, initial=initial, chunk_size=3))
         torch.testing.assert_close(metric.compute(), measured(cls(), network, initial))
 
     def test_works_where_validation_runs(self, cls: type[ComplexityMetric], network: Network) -> None:
-        initial = moved(network[0])
+        initial = moved(network)
         value = measured(cls(), network, initial)
         with torch.no_grad():
             torch.testing.assert_close(measured(cls(), network, initial), value)
@@ -168,7 +188,7 @@ class TestMetric:
             torch.testing.assert_close(measured(cls(), network, initial), value)
 
     def test_is_picklable_and_clonable(self, cls: type[ComplexityMetric], network: Network) -> None:
-        initial, metric = moved(network[0]), cls()
+        initial, metric = moved(network), cls()
         value = measured(metric, network, initial)
         for other in (pickle.loads(pickle.dumps(metric)), metric.clone(), copy.deepcopy(metric)):
             torch.testing.assert_close(other.compute(), value)
@@ -180,7 +200,7 @@ class TestMetric:
             with pytest.raises(ValueError, match="has no value for a layer"):
                 cls(per_layer=True)
             return
-        initial, metric = moved(network[0]), cls(per_layer=True)
+        initial, metric = moved(network), cls(per_layer=True)
         layers = measured(metric, network, initial)
         assert len(layers) > 1
         assert {name.split(".")[0] for name in layers} <= {n for n, _ in network[0].named_children()}
@@ -196,21 +216,22 @@ class TestMetric:
                 metric.update(network[0], **rest)
 
     def test_nan_weights_give_nan_not_an_error(self, cls: type[ComplexityMetric], network: Network) -> None:
-        initial = moved(network[0])
+        initial = moved(network)
         with torch.no_grad():
             for p in network[0].parameters():
                 p.fill_(torch.nan)
         value = measured(cls(), network, initial)
-        counts = cls.__module__ == metrics.size.__name__  # depend on shapes, not on numbers
+        counts = cls.__module__ == metrics.size.__name__ or cls is metrics.VCGeneralizationBound  # of shapes alone
         assert value.isfinite() if counts else value.isnan()
 
     def test_single_sample(self, cls: type[ComplexityMetric], network: Network) -> None:
         model, x, y = network
-        assert measured(cls(), (model, x[:1], y[:1]), moved(model)).isfinite()
+        initial = moved(network)
+        assert measured(cls(), (model, x[:1], y[:1]), initial).isfinite()
 
     def test_half_precision_is_measured_in_single(self, cls: type[ComplexityMetric], network: Network) -> None:
         model, x, y = network
-        initial = moved(model)
+        initial = moved(network)
         value = measured(cls(), (model.bfloat16().float(), x.bfloat16().float(), y), initial)
         half = measured(cls(), (model.bfloat16(), x.bfloat16(), y), initial)
         torch.testing.assert_close(half.double(), value.double(), rtol=1e-5, atol=1e-5)
@@ -230,14 +251,14 @@ def penalty(regularizer: Regularizer, network: Network) -> Tensor:
 class TestRegularizer:
     def test_equals_the_metric(self, cls: type[Regularizer], network: Network) -> None:
         regularizer, metric = pair(cls)
-        regularizer.initial = moved(network[0])
+        regularizer.initial = moved(network)
         value = penalty(regularizer, network)
         expected = measured(metric, network, regularizer.initial)
         torch.testing.assert_close(value.detach(), expected)
         torch.testing.assert_close(penalty(cls(0.5).requires_grad_(), network).shape, torch.Size([]))
 
     def test_strength_is_a_factor(self, cls: type[Regularizer], network: Network) -> None:
-        initial = moved(network[0])
+        initial = moved(network)
         values = []
         for strength in (1.0, -0.25):
             regularizer = cls(strength)
@@ -247,7 +268,7 @@ class TestRegularizer:
 
     def test_gradient_is_the_central_difference(self, cls: type[Regularizer], network: Network) -> None:
         model, regularizer = network[0], cls(1.0)
-        regularizer.initial = moved(model)
+        regularizer.initial = moved(network)
         parameters = list(model.parameters())
         gradient = torch.autograd.grad(penalty(regularizer, network), parameters, materialize_grads=True)
         direction = [torch.randn_like(p) for p in parameters]
@@ -282,7 +303,7 @@ class TestRegularizer:
 
     def test_leaves_the_model_untouched(self, cls: type[Regularizer], network: Network) -> None:
         regularizer = cls(1.0)
-        regularizer.initial = moved(network[0])
+        regularizer.initial = moved(network)
         before = fingerprint(network[0])
         penalty(regularizer, network)
         assert_same(before, fingerprint(network[0]))
@@ -315,7 +336,7 @@ class TestRegularizer:
 
 
 def test_every_metric_is_in_a_suite() -> None:
-    assert {cls.__name__ for cls in METRICS} == set(SUITES["full"])
+    assert {cls.__name__ for cls in METRICS} - ONLY_FOR.keys() == set(SUITES["full"])
 
 
 def test_every_metric_has_a_regularizer_or_a_reason() -> None:

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.metrics import hinge_loss
 from torch import nn
 
-from lightning_complexity.functional import margin_percentile, signed_margins
-from lightning_complexity.metrics import MarginPercentile
+from lightning_complexity.functional import (
+    inverse_squared_margin,
+    log_over_margin,
+    margin_percentile,
+    signed_margins,
+    smooth_margin_losses,
+)
+from lightning_complexity.metrics import (
+    CapacityOverMargin,
+    ComplexityMetric,
+    InverseSquaredMargin,
+    JacobianNorm,
+    LogNormProduct,
+    MarginPercentile,
+    MeanMargin,
+    NormalizedMargin,
+    ParameterNorm,
+    PathNorm,
+    RobustMeasure,
+    SmoothMarginLoss,
+)
+from lightning_complexity.network import Snapshot
+from tests.networks import mlp
 
 LOGITS = torch.tensor([[3.0, 1.0, 2.0], [0.0, 0.0, -1.0], [5.0, 7.0, 1.0]], dtype=torch.float64)
 
@@ -54,3 +80,95 @@ def test_wrong_shapes_are_named(logits: torch.Tensor, targets: torch.Tensor, mes
 def test_percentile_must_be_one() -> None:
     with pytest.raises(ValueError, match="percentile must be between 0 and 100, got 101"):
         MarginPercentile(101)
+
+
+# Of a margin -------------------------------------------------------------------------------------
+
+
+def measured(metric: ComplexityMetric, net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+    metric.update(net, x, y)
+    return metric.compute().item()
+
+
+def test_a_margin_that_is_not_positive_has_no_inverse_and_no_quotient() -> None:
+    margins = torch.tensor([-2.0, 0.0, 2.0])
+    assert inverse_squared_margin(margins).isnan().tolist() == [True, True, False]
+    assert log_over_margin(torch.tensor(1.0), margins).isnan().tolist() == [True, True, False]
+    net, targets = nn.Identity(), torch.tensor([1, 1, 1])
+    assert math.isnan(measured(InverseSquaredMargin(percentile=0), net, LOGITS, targets))
+    assert measured(InverseSquaredMargin(percentile=100), net, LOGITS, targets) == 1 / 2**2
+
+
+def test_mean_margin_and_its_standard_error() -> None:
+    metric = MeanMargin()
+    for i in range(3):
+        metric.update(nn.Identity(), LOGITS[i : i + 1], torch.tensor([0, 1, 0])[i : i + 1])
+    assert metric.compute() == -1 / 3
+    assert metric.standard_error().item() == pytest.approx(np.std([1, 0, -2], ddof=1) / math.sqrt(3))
+
+
+def test_smooth_margin_loss_is_cross_entropy_and_sklearns_hinge_at_its_ends() -> None:
+    logits, targets = torch.randn(20, 4), torch.arange(20) % 4
+    torch.testing.assert_close(
+        smooth_margin_losses(logits, targets, margin=0.0), F.cross_entropy(logits, targets, reduction="none")
+    )
+    hinge = smooth_margin_losses(logits, targets, margin=1.0, temperature=1e-3).mean().item()
+    assert hinge == pytest.approx(hinge_loss(targets.numpy(), logits.numpy()), abs=2e-3)
+    losses = smooth_margin_losses(logits, targets, margin=5.0, temperature=0.5)
+    assert measured(SmoothMarginLoss(5.0, temperature=0.5), nn.Identity(), logits, targets) == pytest.approx(
+        losses.mean().item()
+    )
+
+
+# Over a capacity -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("capacity", "equation", "name"),
+    [
+        (None, "log_prod_of_spec_over_margin", "log_spectral_product_over_margin"),
+        (LogNormProduct(), "log_prod_of_fro_over_margin", "log_frobenius_product_over_margin"),
+        (PathNorm(), "path_norm_over_margin", "log_path_norm_over_margin"),
+        (PathNorm(log=False), "path_norm_over_margin", "log_path_norm_over_margin"),
+    ],
+)
+def test_capacities_over_the_margin_are_the_studys(capacity: Any, equation: str, name: str) -> None:
+    net, x = mlp(5, 8, 3), torch.randn(10, 5)
+    y = net(x).argmax(1)
+    metric, study = CapacityOverMargin(capacity, percentile=0), RobustMeasure(equation)
+    assert metric.name == name
+    expected = measured(study, net, x, y)
+    expected = math.log(expected) if equation.startswith("path") else expected
+    assert 2 * measured(metric, net, x, y) == pytest.approx(expected)
+
+
+def test_normalized_margins_do_not_see_how_layers_share_a_factor() -> None:
+    net, x = mlp(5, 8, 3, bias=False), torch.randn(10, 5)
+    y = torch.arange(10) % 3
+    before = measured(NormalizedMargin(), net, x, y)
+    assert before < 0
+    with torch.no_grad():
+        net[0].weight.mul_(3)
+        net[2].weight.mul_(7)
+    assert measured(NormalizedMargin(), net, x, y) == pytest.approx(before)
+
+
+def test_normalized_margins_are_a_histogram() -> None:
+    net, x, y = mlp(5, 3), torch.randn(10, 5), torch.arange(10) % 3
+    metric = NormalizedMargin(ParameterNorm())
+    snapshot = Snapshot(net, x, y)
+    metric.update(snapshot)
+    ((name, values),) = metric.histograms(snapshot).items()
+    assert name == metric.name == "margin_over_parameter_norm"
+    norm = math.sqrt(sum(p.square().sum().item() for p in net.parameters()))
+    torch.testing.assert_close(values, signed_margins(net(x), y).detach() / norm)
+    assert metric.compute().item() == pytest.approx(np.percentile(values.numpy(), 10))
+
+
+def test_a_capacity_is_a_metric_of_the_weights() -> None:
+    with pytest.raises(TypeError, match=r"capacity must be a metric of the weights, .* got JacobianNorm"):
+        CapacityOverMargin(JacobianNorm())
+    with pytest.raises(TypeError, match="got str"):
+        NormalizedMargin("PathNorm")
+    with pytest.raises(ValueError, match="temperature must be positive and finite, got 0"):
+        SmoothMarginLoss(temperature=0)

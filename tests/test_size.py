@@ -1,4 +1,4 @@
-"""Counts by hand, by closed forms, and by the tables of NAS-Bench-201."""
+"""Counts by hand and by closed forms."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from lightning_complexity.metrics import (
 )
 from lightning_complexity.metrics.base import ComplexityMetric
 from lightning_complexity.network import Snapshot, UnsupportedOperationError
-from tests.nas_bench_201 import OPERATIONS, NASBench201, edges, read_table
 from tests.networks import conv_net, mlp
 
 BYTES = 8  # of an entry in double precision
@@ -475,29 +474,3 @@ def test_convolutional_vc_dimension_by_hand() -> None:
     assert value(VCDimensionBound(of="convolutional"), mlp(3, 4, 2), torch.zeros(1, 3)) == pytest.approx(
         2 * math.log2(12) ** 3 * 20
     )
-
-
-# NAS-Bench-201 -----------------------------------------------------------------------------------
-
-
-def cell_of(operation: str, rest: str = "none") -> str:
-    return f"|{operation}~0|+|{rest}~0|{rest}~1|+|{rest}~0|{rest}~1|{rest}~2|"
-
-
-def test_parameters_of_all_networks_of_nas_bench_201() -> None:
-    table = read_table()
-    assert len(table) == len({row.cell for row in table}) == 5**6
-    empty = value(ParameterCount(), NASBench201(cell_of("none")))
-    brought = np.array([value(ParameterCount(), NASBench201(cell_of(op))) - empty for op in OPERATIONS])
-    used = np.array([[sum(op == o for node in edges(row.cell) for o, _ in node) for op in OPERATIONS] for row in table])
-    assert (used.sum(1) == 6).all()
-    np.testing.assert_array_equal(empty + used @ brought, [row.parameters for row in table])
-
-
-def test_operations_and_parameters_of_a_sample_of_nas_bench_201() -> None:
-    table = read_table()
-    for i in np.random.default_rng(0).choice(len(table), 50, replace=False):
-        row = table[i]
-        model = NASBench201(row.cell).float()
-        assert value(ParameterCount(), model) == row.parameters
-        assert macs(model, torch.zeros(1, 3, 32, 32).float()) + 10 == row.macs, row.cell

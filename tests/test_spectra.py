@@ -25,13 +25,14 @@ from lightning_complexity.metrics import (
     EffectiveRank,
     HeavyTailAlpha,
     LogConditionNumber,
+    LogSpectralComplexity,
     LogSpectralProduct,
     LogVolume,
     OrthogonalityDefect,
     SchattenNorm,
     StableRank,
 )
-from lightning_complexity.network import Snapshot
+from lightning_complexity.network import Snapshot, initial_state
 from tests.networks import mlp
 
 
@@ -122,6 +123,23 @@ def test_log_spectral_product_is_half_of_jiangs_equation_32() -> None:
     squares = [np.linalg.norm(m.weight.detach().numpy(), 2) ** 2 for m in model if isinstance(m, nn.Linear)]
     assert 2 * metric.compute().item() == pytest.approx(np.log(squares).sum())
     assert log_spectral_product(torch.tensor([2.0, 0.0])) == -torch.inf
+
+
+def test_spectral_complexity_is_bartletts() -> None:
+    model, start = mlp(4, 6, 3), mlp(4, 6, 3)
+    for origin, reference in (("zero", None), ("initialization", start)):
+        matrices = [model[i].weight.detach().numpy() for i in (0, 2)]
+        moved = [
+            w - (0 if reference is None else reference[i].weight.detach().numpy())
+            for i, w in zip((0, 2), matrices, strict=True)
+        ]
+        spectral = [np.linalg.norm(w, 2) for w in matrices]
+        corrections = [(np.linalg.norm(m, axis=1).sum() / s) ** (2 / 3) for m, s in zip(moved, spectral, strict=True)]
+        metric = LogSpectralComplexity(origin=origin)
+        metric.update(model, initial=initial_state(start))
+        assert metric.compute().exp().item() == pytest.approx(np.prod(spectral) * sum(corrections) ** 1.5)
+    with pytest.raises(ValueError, match='origin must be "zero" or "initialization", got \'random\''):
+        LogSpectralComplexity(origin="random")
 
 
 def test_a_folded_network_has_other_norms() -> None:

@@ -1,19 +1,23 @@
 """Formulas: tensors, or a product with a matrix, in; tensors out. Nothing here knows of networks."""
 
-from lightning_complexity.functional import curvature, margins, norms, paths, sensitivity, size, spectra
+from lightning_complexity.functional import bounds, curvature, margins, norms, paths, robust, sensitivity, size, spectra
+from lightning_complexity.functional.bounds import *
 from lightning_complexity.functional.curvature import *
 from lightning_complexity.functional.margins import *
 from lightning_complexity.functional.norms import *
 from lightning_complexity.functional.paths import *
+from lightning_complexity.functional.robust import *
 from lightning_complexity.functional.sensitivity import *
 from lightning_complexity.functional.size import *
 from lightning_complexity.functional.spectra import *
 
 __all__ = [
+    *bounds.__all__,
     *curvature.__all__,
     *margins.__all__,
     *norms.__all__,
     *paths.__all__,
+    *robust.__all__,
     *sensitivity.__all__,
     *size.__all__,
     *spectra.__all__,

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["check_classification", "margin_percentile", "signed_margins"]
+__all__ = [
+    "check_classification",
+    "inverse_squared_margin",
+    "log_over_margin",
+    "margin_percentile",
+    "normalized_margins",
+    "signed_margins",
+    "smooth_margin_losses",
+]
 
 
 def signed_margins(logits: Tensor, targets: Tensor) -> Tensor:
@@ -74,3 +82,96 @@ def margin_percentile(margins: Tensor, percentile: float = 10) -> Tensor:
     above = min(below + 1, ordered.numel() - 1)
     value = torch.lerp(ordered[below], ordered[above], position - below)
     return torch.where(margins.isnan().any(), torch.full_like(value, torch.nan), value)
+
+
+def inverse_squared_margin(margin: Tensor) -> Tensor:
+    r"""Inverse squared margin :math:`1 / \gamma^2` where the margin is positive.
+
+    Args:
+        margin: Signed, any shape.
+
+    Returns:
+        The same shape; ``nan`` where the margin is not positive.
+
+    References:
+        Jiang et al., ICLR 2020, eq. 22. Public code takes the absolute value of a negative margin.
+
+    Example:
+        >>> inverse_squared_margin(torch.tensor([2.0, 0.0, -2.0]))
+        tensor([0.2500,    nan,    nan])
+    """
+    return _if_positive(margin).square().reciprocal()
+
+
+def log_over_margin(log_capacity: Tensor, margin: Tensor) -> Tensor:
+    r"""Logarithm of a capacity divided by the margin, :math:`\ln C - \ln \gamma`.
+
+    Args:
+        log_capacity: :math:`\ln C`, any shape.
+        margin: Signed, a shape that broadcasts with it.
+
+    Returns:
+        The broadcast shape; ``nan`` where the margin is not positive.
+
+    Example:
+        >>> log_over_margin(torch.tensor(3.0).log(), torch.tensor(0.5)).exp()
+        tensor(6.)
+    """
+    return log_capacity - _if_positive(margin).log()
+
+
+def _if_positive(margin: Tensor) -> Tensor:
+    return torch.where(margin > 0, margin, torch.full_like(margin, torch.nan))
+
+
+def normalized_margins(margins: Tensor, log_capacity: Tensor) -> Tensor:
+    r"""Margins divided by a capacity, :math:`\gamma_i / C`: unchanged when layers of a ReLU network are scaled.
+
+    Args:
+        margins: Signed, shape ``(n,)``.
+        log_capacity: :math:`\ln C`, 0-d.
+
+    Returns:
+        Shape ``(n,)``, in double precision, as capacities of deep networks leave the range of the single one.
+
+    References:
+        Bartlett, Foster and Telgarsky, NeurIPS 2017.
+
+    Example:
+        >>> normalized_margins(torch.tensor([1.0, -2.0]), torch.tensor(2.0).log())
+        tensor([ 0.5000, -1.0000], dtype=torch.float64)
+    """
+    return margins.double() * (-log_capacity.double()).exp()
+
+
+def smooth_margin_losses(logits: Tensor, targets: Tensor, margin: float = 1.0, temperature: float = 1.0) -> Tensor:
+    r"""Smooth hinge of every sample's margin.
+
+    .. math:: T \ln \Big( 1 + \sum_{c \ne y} e^{(\rho + f_c(x) - f_y(x)) / T} \Big)
+
+    For :math:`T \to 0` it is the multi-class hinge loss :math:`\max(0, \rho - \text{margin})`; for :math:`\rho = 0` and
+    :math:`T = 1` the cross-entropy.
+
+    Args:
+        logits: Shape ``(n, classes)``.
+        targets: Class indices, shape ``(n,)``.
+        margin: :math:`\rho`, from which on a margin is hardly pushed any further.
+        temperature: :math:`T > 0`, how smooth.
+
+    Returns:
+        Shape ``(n,)``; positive, smooth everywhere.
+
+    Raises:
+        ValueError: If the shapes or the type of the targets do not fit.
+
+    References:
+        The hinge of Crammer and Singer, JMLR 2, 2001, smoothed by a softmax.
+
+    Example:
+        >>> smooth_margin_losses(torch.tensor([[3.0, 1.0]]), torch.tensor([0]), margin=2.0)  # ln 2
+        tensor([0.6931])
+    """
+    check_classification(logits, targets)
+    index = targets.long().unsqueeze(1)
+    behind = (margin + logits - logits.gather(1, index)) / temperature
+    return temperature * torch.logsumexp(behind.scatter(1, index, 0.0), dim=1)

@@ -17,6 +17,7 @@ __all__ = [
     "fit_power_law",
     "follow_spectral_norm",
     "log_condition_number",
+    "log_spectral_complexity",
     "log_spectral_product",
     "log_volume",
     "orthogonality_defect",
@@ -231,6 +232,26 @@ def log_spectral_product(spectral_norms: Tensor) -> Tensor:
         tensor(6.)
     """
     return spectral_norms.log().sum(-1)
+
+
+def log_spectral_complexity(spectral_norms: Tensor, distances: Tensor) -> Tensor:
+    r"""Logarithm of :math:`\prod_i s_i \big( \sum_i (b_i / s_i)^{2/3} \big)^{3/2}`.
+
+    Args:
+        spectral_norms: :math:`s_i`, shape ``(layers,)``.
+        distances: :math:`b_i`, by definition :math:`\|W_i - M_i\|_{2,1}`, shape ``(layers,)``.
+
+    Returns:
+        0-d. ``nan`` if a norm is zero; ``-inf`` if all distances are.
+
+    References:
+        Bartlett, Foster and Telgarsky, NeurIPS 2017.
+
+    Example:
+        >>> log_spectral_complexity(torch.tensor([2.0]), torch.tensor([3.0])).exp()
+        tensor(3.)
+    """
+    return log_spectral_product(spectral_norms) + 1.5 * torch.logsumexp(2 / 3 * (distances / spectral_norms).log(), 0)
 
 
 def schatten_norm(spectrum: Tensor, p: float = 1) -> Tensor:

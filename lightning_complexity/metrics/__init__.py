@@ -1,12 +1,24 @@
 """Metrics: each reads one number off a network, without changing it. No Lightning needed."""
 
-from lightning_complexity.metrics import curvature, margins, norms, paths, sensitivity, size, spectra
+from lightning_complexity.metrics import (
+    bounds,
+    curvature,
+    margins,
+    norms,
+    paths,
+    robust,
+    sensitivity,
+    size,
+    spectra,
+)
 from lightning_complexity.metrics.base import ComplexityMetric
+from lightning_complexity.metrics.bounds import *
 from lightning_complexity.metrics.catalogue import SUITES, CatalogueEntry, catalogue, resolve
 from lightning_complexity.metrics.curvature import *
 from lightning_complexity.metrics.margins import *
 from lightning_complexity.metrics.norms import *
 from lightning_complexity.metrics.paths import *
+from lightning_complexity.metrics.robust import *
 from lightning_complexity.metrics.sensitivity import *
 from lightning_complexity.metrics.size import *
 from lightning_complexity.metrics.spectra import *
@@ -17,10 +29,12 @@ __all__ = [
     "ComplexityMetric",
     "catalogue",
     "resolve",
+    *bounds.__all__,
     *curvature.__all__,
     *margins.__all__,
     *norms.__all__,
     *paths.__all__,
+    *robust.__all__,
     *sensitivity.__all__,
     *size.__all__,
     *spectra.__all__,

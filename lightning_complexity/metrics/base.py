@@ -44,6 +44,7 @@ class ComplexityMetric(Metric, ABC):
         increases_with_complexity: ``True``, ``False``, or ``None`` where there is no such direction.
         cost: The most expensive thing that measuring takes.
         has_layers: Whether the metric has a value for each layer.
+        is_logarithm: Whether the value is a logarithm; its name then starts with ``log_``.
         formula: The formula in LaTeX.
         reference: Where the measure comes from.
     """
@@ -53,6 +54,7 @@ class ComplexityMetric(Metric, ABC):
     increases_with_complexity: ClassVar[bool | None] = True
     cost: Cost = "weights"
     has_layers: ClassVar[bool] = False
+    is_logarithm: bool = False
     formula: ClassVar[str]
     reference: ClassVar[str]
 
@@ -252,6 +254,56 @@ class SampleMeanMetric(ComplexityMetric):
     def report(self) -> dict[str, Tensor]:
         """The mean and its standard error."""
         return {self.name: self.compute(), f"{self.name}/standard_error": self.standard_error()}
+
+
+class WeightsAndSamplesMetric(ComplexityMetric):
+    """A number made from numbers of the weights and from the distribution of values over samples.
+
+    Keeps the last numbers of the weights, and the values of all samples.
+    """
+
+    of_weights: Tensor
+    samples: list[Tensor] | Tensor
+
+    @abstractmethod
+    def from_weights(self, snapshot: Snapshot) -> Tensor:
+        """The numbers of the weights, one dimension, differentiable on a live snapshot."""
+
+    @abstractmethod
+    def per_sample(self, snapshot: Snapshot) -> Tensor:
+        """The values of each sample, shape ``(n,)`` or ``(n, k)``, differentiable on a live snapshot."""
+
+    @abstractmethod
+    def summarize(self, of_weights: Tensor, samples: Tensor) -> Tensor:
+        """The number, 0-d, from those of the weights and the values of all samples."""
+
+    def measure(self, snapshot: Snapshot) -> Tensor:
+        """The number on the snapshot's samples."""
+        return self.summarize(self.from_weights(snapshot), self.per_sample(snapshot))
+
+    def _prepare_state(self) -> None:
+        self.add_state("of_weights", torch.full((1,), torch.nan), dist_reduce_fx=_latest)
+        self.add_state("samples", [], dist_reduce_fx="cat")
+
+    def _accumulate(self, snapshot: Snapshot) -> None:
+        self.of_weights = self.from_weights(snapshot).detach()
+        self.samples = [*self.samples, self.per_sample(snapshot).detach()]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Measure a batch, add its samples to those so far, and return its own value."""
+        # torchmetrics would stack the old numbers of the weights and the new ones, of which there may be more.
+        alone = self.clone()
+        alone.reset()
+        alone.update(*args, **kwargs)
+        self.update(*args, **kwargs)
+        self._forward_cache = alone.compute()
+        return self._forward_cache
+
+    def compute(self) -> Tensor:
+        """The number of all samples so far, with the last weights."""
+        return self.summarize(
+            self.of_weights, torch.cat(self.samples) if isinstance(self.samples, list) else self.samples
+        )
 
 
 class SampleDistributionMetric(ComplexityMetric):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from lightning_complexity.metrics import curvature, margins, norms, paths, sensitivity, size, spectra
+from lightning_complexity.metrics import bounds, curvature, margins, norms, paths, robust, sensitivity, size, spectra
 from lightning_complexity.metrics.base import ComplexityMetric, Cost, Need
 
-_FAMILIES = (size, norms, spectra, paths, margins, sensitivity, curvature)
+_FAMILIES = (size, norms, spectra, paths, margins, bounds, robust, sensitivity, curvature)
 
 SUITES: dict[str, tuple[str, ...]] = {
     "fast": (
@@ -33,12 +33,25 @@ SUITES["full"] = (
     "LogNormProduct",
     "LogNormSum",
     "WeightDistance",
+    "LogSpectralComplexity",
     "EffectiveRank",
     "SchattenNorm",
     "LogConditionNumber",
     "LogVolume",
     "OrthogonalityDefect",
     "HeavyTailAlpha",
+    "MeanMargin",
+    "InverseSquaredMargin",
+    "SmoothMarginLoss",
+    "CapacityOverMargin",
+    "NormalizedMargin",
+    "VCGeneralizationBound",
+    "GroupNormBound",
+    "FrobeniusBound",
+    "SpectralBound",
+    "SpectralFrobeniusBound",
+    "SizeIndependentBound",
+    "RobustMeasure",
     "HessianTrace",
 )
 
@@ -84,6 +97,7 @@ def catalogue() -> list[CatalogueEntry]:
         _entry(getattr(family, name), family.__name__.rpartition(".")[2])
         for family in _FAMILIES
         for name in family.__all__
+        if isinstance(getattr(family, name), type)
     ]
 
 

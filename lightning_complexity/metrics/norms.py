@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from lightning_complexity.functional.norms import combine_norms, lp_norm
-from lightning_complexity.metrics.base import LayerMetric, WeightMetric
+from lightning_complexity.functional.spectra import log_spectral_complexity
+from lightning_complexity.metrics.base import ComplexityMetric, LayerMetric, Need, WeightMetric
 from lightning_complexity.network import ConvolutionNorm, LayerNorm, Snapshot, check_convolution, norm_name
 
-__all__ = ["DistanceFromInitialization", "LogNormProduct", "LogNormSum", "ParameterNorm", "WeightDistance"]
+__all__ = [
+    "DistanceFromInitialization",
+    "LogNormProduct",
+    "LogNormSum",
+    "LogSpectralComplexity",
+    "ParameterNorm",
+    "WeightDistance",
+]
 
 
 class _ParameterLpMetric(LayerMetric):
@@ -147,6 +156,62 @@ class WeightDistance(WeightMetric):
         return combine_norms(values)
 
 
+Origin = Literal["zero", "initialization"]
+
+
+class LogSpectralComplexity(ComplexityMetric):
+    r"""Logarithm of the spectral complexity: product of spectral norms, corrected by distances from an origin.
+
+    .. math:: \ln \bigg( \prod_i \|W_i\|_2 \;
+              \Big( \sum_i \big( \|W_i - M_i\|_{2,1} / \|W_i\|_2 \big)^{2/3} \Big)^{3/2} \bigg)
+
+    :math:`\|\cdot\|_{2,1}` is the sum of the :math:`\ell_2` norms of the units' weights, and :math:`M_i` zero or the
+    weights at the start. Public code often has Frobenius norms there, as later papers do. ``nan`` if a layer is zero;
+    ``-inf`` where no layer has moved from the start.
+
+    Args:
+        origin: ``"zero"``, or ``"initialization"``, which needs the state at the start.
+        fold_batch_norm: Whether the BatchNorm that directly follows a layer is multiplied into it; needs inputs.
+        per_layer: Must be ``False``, the sum does not split into layers.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(2, 2)
+        >>> _ = net.weight.data.copy_(torch.diag(torch.tensor([3.0, 4.0])))
+        >>> metric = LogSpectralComplexity()
+        >>> metric.update(net)
+        >>> metric.compute().exp().round()  # 4 * ((3 + 4) / 4)
+        tensor(7.)
+    """
+
+    name = "log_spectral_complexity"
+    is_logarithm = True
+    formula = (
+        r"\ln \big( \prod_i \lVert W_i \rVert_2 \; \big( \sum_i ( \lVert W_i - M_i \rVert_{2,1} "
+        r"/ \lVert W_i \rVert_2 )^{2/3} \big)^{3/2} \big)"
+    )
+    reference = "Bartlett et al., NeurIPS 2017, eq. 1.2"
+
+    def __init__(
+        self, *, origin: Origin = "zero", fold_batch_norm: bool = False, per_layer: bool = False, **kwargs: Any
+    ) -> None:
+        if origin not in get_args(Origin):
+            raise ValueError(f'origin must be "zero" or "initialization", got {origin!r}.')
+        super().__init__(per_layer=per_layer, **kwargs)
+        self.origin, self.fold_batch_norm = origin, fold_batch_norm
+        needs: dict[Need, bool] = {"initial": origin == "initialization", "inputs": fold_batch_norm}
+        self.needs = frozenset(need for need, needed in needs.items() if needed)
+
+    def measure(self, snapshot: Snapshot) -> Tensor:
+        """The logarithm."""
+        norms = snapshot.layer_norms(folded=self.fold_batch_norm)
+        if self.origin == "zero":
+            distances = snapshot.layer_norms((2, 1), folded=self.fold_batch_norm)
+        else:
+            distances = snapshot.distance_norms((2, 1), folded=self.fold_batch_norm)
+        return log_spectral_complexity(*(torch.stack(list(n.values())) for n in (norms, distances)))
+
+
 class LogNormProduct(WeightMetric):
     r"""Logarithm of the product of the layers' norms.
 
@@ -179,6 +244,7 @@ class LogNormProduct(WeightMetric):
     """
 
     name = "log_frobenius_product"
+    is_logarithm = True
     formula = r"\sum_i \ln \lVert W_i \rVert"
     reference = "Neyshabur et al., COLT 2015; Jiang et al., ICLR 2020, eq. 37 (twice this)"
     _suffix = "product"
@@ -236,6 +302,7 @@ class LogNormSum(LogNormProduct):
     """
 
     name = "log_frobenius_sum"
+    is_logarithm = True
     formula = r"\ln d + \frac{1}{d} \sum_i \ln \lVert W_i \rVert^2"
     reference = "Jiang et al., ICLR 2020, eq. 39 and 35"
     _suffix = "sum"

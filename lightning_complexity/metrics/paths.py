@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from lightning_complexity.functional.paths import log_path_norm
-from lightning_complexity.metrics.base import ComplexityMetric
+from lightning_complexity.functional.paths import log_path_norm, log_path_norms
+from lightning_complexity.metrics.base import ComplexityMetric, _latest
 from lightning_complexity.network import Snapshot
 
 __all__ = ["PathNorm"]
@@ -30,6 +32,9 @@ class PathNorm(ComplexityMetric):
     Args:
         q: Exponent, at least 1.
         log: Whether the value is the logarithm; it is then named ``log_path_norm``, otherwise ``path_norm``.
+        per_output: Whether ``compute`` returns a dictionary of the norms of the paths to each output, by its index:
+            ``"0"``, ``"1"``, or ``"c_h_w"`` where an output has more dimensions. The q-th powers of these
+            norms add up to that of the whole, which ``report`` gives beside them.
         per_layer: Must be ``False``, a path norm has no layers.
 
     Raises:
@@ -37,8 +42,14 @@ class PathNorm(ComplexityMetric):
             sigmoid, LayerNorm, ...), naming it and its module.
 
     Note:
-        A path through a layer's bias and the BatchNorm after it counts once. Other code counts
-        the bias and the BatchNorm's shift as two paths, clips at ReLU6, or leaves max pooling a maximum.
+        A path through a layer's bias and the BatchNorm after it counts once; agonon/pathnorm-pytorch counts the bias
+        and the BatchNorm's shift as two paths, which is as legitimate (the graph differs, the function does not).
+        That package accepts ReLU6 without replacing it, so that sums over paths are clipped at 6.
+        Its predecessor agonon/pathnorm_toolkit, of the paper, raised BatchNorm's parameters and statistics to the
+        power one by one, so that the mean was subtracted instead of combined with the shift.
+        It also applied average pooling's factor ``(1/n)^(q-1)`` after the root, where its root belongs.
+        bneyshabur/generalization-bounds and nitarshan/robust-generalization-measures leave max pooling a
+        maximum, which loses paths, and average pooling's weights without their power, which counts too much.
 
     Example:
         >>> import torch
@@ -53,20 +64,59 @@ class PathNorm(ComplexityMetric):
     """
 
     name = "log_path_norm"
+    is_logarithm = True
     needs = frozenset({"inputs"})
     cost = "forward"
     formula = r"\ln \big( \sum_{\text{paths}} \prod_e \lvert \theta_e \rvert^q \big)^{1/q}"
     reference = "Neyshabur et al., COLT 2015; Gonon et al., ICLR 2024"
 
-    def __init__(self, q: float = 2, *, log: bool = True, per_layer: bool = False, **kwargs: Any) -> None:
+    outputs: Tensor
+
+    def __init__(
+        self, q: float = 2, *, log: bool = True, per_output: bool = False, per_layer: bool = False, **kwargs: Any
+    ) -> None:
         if not 1 <= q < float("inf"):
             raise ValueError(f"q must be at least 1 and finite, got {q!r}.")
         super().__init__(per_layer=per_layer, **kwargs)
-        self.q, self.log = q, log
+        self.q, self.log, self.per_output, self.is_logarithm = q, log, per_output, log
         if not log:
             self.name = "path_norm"
 
     def measure(self, snapshot: Snapshot) -> Tensor:
         """The path norm or its logarithm."""
-        value = log_path_norm(snapshot.path_sums(self.q), self.q)
-        return value if self.log else value.exp()
+        return self._value(log_path_norm(snapshot.path_sums(self.q), self.q))
+
+    def _value(self, logarithm: Tensor) -> Tensor:
+        return logarithm if self.log else logarithm.exp()
+
+    def _prepare_state(self) -> None:
+        super()._prepare_state()
+        self.add_state("outputs", torch.zeros(0, dtype=torch.float64), dist_reduce_fx=_latest)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Measure and return the value, as ``update`` and ``compute`` do."""
+        # torchmetrics would stack the old state and the new one, which may have another number of outputs.
+        self.update(*args, **kwargs)
+        value: Any = self.compute()
+        self._forward_cache = value
+        return value
+
+    def _accumulate(self, snapshot: Snapshot) -> None:
+        super()._accumulate(snapshot)
+        if self.per_output:
+            norms = self._value(log_path_norms(snapshot.path_sums(self.q), self.q)).detach()
+            self.outputs = norms.squeeze(0)  # the one sample
+
+    def compute(self) -> Tensor | dict[str, Tensor]:
+        """The value of the network, or with ``per_output=True`` that of each output."""
+        return self._by_output() if self.per_output else self.value
+
+    def _by_output(self) -> dict[str, Tensor]:
+        indices = itertools.product(*map(range, self.outputs.shape))
+        names = ("_".join(map(str, index)) or "0" for index in indices)
+        return dict(zip(names, self.outputs.flatten(), strict=True))
+
+    def report(self) -> dict[str, Tensor]:
+        """The value of the network, and with ``per_output=True`` that of each output."""
+        outputs = self._by_output() if self.per_output else {}
+        return {self.name: self.value, **{f"{self.name}/{index}": v for index, v in outputs.items()}}

@@ -86,6 +86,7 @@ class LogSpectralProduct(WeightMetric):
     """
 
     name = "log_spectral_product"
+    is_logarithm = True
     formula = r"\sum_i \ln \lVert W_i \rVert_2"
     reference = "Bartlett et al., NeurIPS 2017; Jiang et al., ICLR 2020, eq. 32 (twice this)"
 
@@ -277,6 +278,7 @@ class LogConditionNumber(_SpectrumMetric):
     """
 
     name = "log_condition_number"
+    is_logarithm = True
     increases_with_complexity = None
     formula = r"\frac{1}{L} \sum_i \ln ( \max_k s_{ik} / \min_k s_{ik} )"
     reference = "Golub and Van Loan, Matrix Computations"
@@ -308,6 +310,7 @@ class LogVolume(_SpectrumMetric):
     """
 
     name = "log_volume"
+    is_logarithm = True
     formula = r"\sum_i \sum_k \ln s_{ik}"
     reference = "half the log-determinant of the Gram matrix"
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_complexity.functional.paths import Scaled, scaled, scaled_power, scaled_sum
+from lightning_complexity.functional.paths import Scaled, aligned, scaled, scaled_power, scaled_sum
 from lightning_complexity.network.batches import map_tensors, tensors_in
 from lightning_complexity.network.errors import UnsupportedOperationError
 from lightning_complexity.network.interpreter import (
@@ -85,7 +85,7 @@ class PathInterpreter(TensorFlow):
 
     def start(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """A network input from which every path starts with factor 1."""
-        return self._keep(scaled(torch.ones(shape, dtype=like.dtype, device=like.device)))
+        return self._keep(Scaled(torch.ones(shape, dtype=like.dtype, device=like.device), 0.0))
 
     def paths_to(self, tensor: Tensor) -> Scaled:
         """Sum over all paths that lead to each entry of ``tensor``."""
@@ -155,17 +155,10 @@ class PathInterpreter(TensorFlow):
             paths = self._node(inputs[0]).paths
             terms, common = {id(inputs[0]): paths.value}, paths.log_scale
         else:
-            terms, common = self._aligned(inputs)
+            values, common = aligned([self._term(t, t) for t in inputs])
+            terms = {id(t): value for t, value in zip(inputs, values, strict=True)}
         args, kwargs = (map_tensors(lambda t: terms.get(id(t), t), part) for part in (args, kwargs))
         return map_tensors(lambda t: self._keep(Scaled(t, common)), function(*args, **kwargs))
-
-    def _aligned(self, tensors: list[Tensor]) -> tuple[dict[int, Tensor], Tensor]:
-        """Values of several tensors on one scale, by identity, and that scale."""
-        terms = {id(t): self._term(t, t) for t in tensors}
-        common = torch.stack([term.log_scale for term in terms.values()]).amax()
-        common = torch.where(common == -torch.inf, torch.zeros_like(common), common)
-        factors = {key: (term.log_scale - common).exp() for key, term in terms.items()}
-        return {key: term.value * factors[key].to(term.value.dtype) for key, term in terms.items()}, common
 
     def _layer(self, apply: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> Scaled:
         paths, power = self._node(x).paths, scaled_power(weight, self.q)
@@ -238,9 +231,11 @@ class PathInterpreter(TensorFlow):
 
     def _added(self, x: Any, other: Any, alpha: float) -> Scaled:
         like = x if self._tracked(x) else other
-        second, power = self._term(other, like), self._constant(alpha, like)
-        second = Scaled(second.value * power.value, second.log_scale + power.log_scale)
-        return scaled_sum([self._term(x, like), second])
+        first, second = self._term(x, like), self._term(other, like)
+        if alpha != 1:
+            power = self._constant(alpha, like)
+            second = Scaled(second.value * power.value, second.log_scale + power.log_scale)
+        return scaled_sum([first, second])
 
     @_TABLE.handles("mul", "__rmul__", "multiply")
     def _multiply(self, x: Any, other: Any) -> Tensor:
@@ -372,8 +367,9 @@ def path_sums(model: nn.Module, shape: tuple[int, ...], like: Tensor, q: float, 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 1, bias=False), nn.ReLU())
         >>> _ = nn.init.constant_(net[0].weight, -3.0)
-        >>> path_sums(net, (2,), torch.zeros(1), q=2, measure="PathNorm").log_scale.exp().round()
-        tensor(18., dtype=torch.float64)
+        >>> sums = path_sums(net, (2,), torch.zeros(1), q=2, measure="PathNorm")
+        >>> sums.value.item(), sums.log_scale  # ln 18
+        (1.0, 2.890...)
     """
     path = ModulePath(model)
     interpreter = PathInterpreter(q, path, measure)

@@ -20,6 +20,7 @@ from lightning_complexity.network.batches import chunks, map_tensors, num_sample
 from lightning_complexity.network.costs import Costs, count_costs
 from lightning_complexity.network.errors import MissingInputError
 from lightning_complexity.network.folding import fold_batch_norm
+from lightning_complexity.network.interpreter import hooks_on_all_modules
 from lightning_complexity.network.norms import (
     ConvolutionNorm,
     LayerNorm,
@@ -51,6 +52,20 @@ class _Call(nn.Module):
 
 def _forward(inputs: Any, model: nn.Module) -> Any:
     return model(inputs)
+
+
+def _entering(inputs: Any, module: nn.Module, model: nn.Module) -> Tensor:
+    seen: list[Tensor] = []
+
+    def note(entered: nn.Module, args: tuple[Any, ...]) -> None:
+        if entered is module:
+            seen.extend(args)
+
+    with hooks_on_all_modules(note):
+        model(inputs)
+    if len(seen) != 1:
+        raise ValueError(f"needs a {type(module).__name__} that is called once with one tensor, got {len(seen)}.")
+    return seen[0]
 
 
 def _at_least_single(tensor: Tensor) -> Tensor:
@@ -227,7 +242,7 @@ class Snapshot:
 
     def _at_start(self, name: str, tensor: Tensor) -> Tensor:
         replaced = self._replaced.get(name)
-        return tensor if replaced is None else replaced.to(tensor.device)
+        return tensor if replaced is None else replaced.to(_at_least_single(tensor))
 
     @cached_property
     def start(self) -> Snapshot:
@@ -360,6 +375,15 @@ class Snapshot:
         if not all(isinstance(part, Tensor) for part in parts):
             raise ValueError(f"needs a network that returns one tensor, got {type(parts[0]).__name__}.")
         return torch.cat([_at_least_single(part) for part in parts])
+
+    def entering(self, module: nn.Module) -> Tensor:
+        """What the module gets as its input when the network runs on the batch.
+
+        Raises:
+            ValueError: If it is not called, or not once with one tensor.
+        """
+        parts = [self.run(partial(_entering, x, module)) for (x,) in self._chunks(self.inputs)]
+        return torch.cat(parts)
 
     @cached_property
     def margins(self) -> Tensor:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from lightning_complexity.metrics import norms
+from lightning_complexity.metrics.norms import Origin
 from lightning_complexity.network import ConvolutionNorm, LayerNorm
 from lightning_complexity.regularizers.base import Regularizer
 
-__all__ = ["DistanceFromInitialization", "LogNormProduct", "LogNormSum", "ParameterNorm", "WeightDistance"]
+__all__ = [
+    "DistanceFromInitialization",
+    "LogNormProduct",
+    "LogNormSum",
+    "LogSpectralComplexity",
+    "ParameterNorm",
+    "WeightDistance",
+]
 
 
 class ParameterNorm(Regularizer):
@@ -47,6 +55,7 @@ class DistanceFromInitialization(Regularizer):
         >>> import torch
         >>> penalty = DistanceFromInitialization(1.0)
         >>> net = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.zeros_(net.weight)
         >>> penalty(net)
         tensor(0., grad_fn=<MulBackward0>)
         >>> _ = net.weight.data.add_(2.0)
@@ -112,6 +121,27 @@ class LogNormSum(Regularizer):
     ) -> None:
         metric = norms.LogNormSum(norm, convolution=convolution, fold_batch_norm=fold_batch_norm)
         super().__init__(strength, metric)
+
+
+class LogSpectralComplexity(Regularizer):
+    """Penalty on :class:`metrics.LogSpectralComplexity <lightning_complexity.metrics.LogSpectralComplexity>`.
+
+    With ``origin="initialization"`` distances are from the state at the first call, or from ``.initial`` where that is
+    set before, and there the value is ``-inf`` and the gradient not finite: set another origin, or start later.
+    Likewise if a layer is zero.
+
+    Args:
+        strength: Factor.
+        origin: ``"zero"`` or ``"initialization"``.
+        fold_batch_norm: Whether the BatchNorm behind a layer is multiplied into it.
+
+    Example:
+        >>> import torch
+        >>> LogSpectralComplexity(1e-3)(torch.nn.Linear(4, 2)).backward()
+    """
+
+    def __init__(self, strength: float = 1e-4, *, origin: Origin = "zero", fold_batch_norm: bool = False) -> None:
+        super().__init__(strength, norms.LogSpectralComplexity(origin=origin, fold_batch_norm=fold_batch_norm))
 
 
 class WeightDistance(Regularizer):

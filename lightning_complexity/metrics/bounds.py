@@ -1,0 +1,538 @@
+"""Generalization bounds, evaluated with their constants."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lightning_complexity.functional import bounds
+from lightning_complexity.functional.margins import check_classification, margin_percentile
+from lightning_complexity.functional.norms import group_norm
+from lightning_complexity.metrics.base import WeightsAndSamplesMetric
+from lightning_complexity.metrics.margins import check_percentile
+from lightning_complexity.metrics.size import VCDimensionBound
+from lightning_complexity.network import Snapshot, Weight
+
+__all__ = [
+    "FrobeniusBound",
+    "GroupNormBound",
+    "SizeIndependentBound",
+    "SpectralBound",
+    "SpectralFrobeniusBound",
+    "TwoLayerBound",
+    "VCGeneralizationBound",
+]
+
+BoundOf = Literal["bound", "rademacher"]
+
+
+class _Data(NamedTuple):
+    """What a bound reads off the samples; radii are not squared."""
+
+    margin: Tensor
+    mean_l2: Tensor
+    max_l2: Tensor
+    mean_l_inf: Tensor
+    hidden: Tensor
+
+
+class _Bound(WeightsAndSamplesMetric):
+    """A bound on the test error minus the training error at a margin.
+
+    Args:
+        of: ``"bound"``, or ``"rademacher"`` for the empirical Rademacher complexity of the losses that it rests on.
+        log: Whether the value is a logarithm.
+        delta: Probability that the bound does not hold.
+        num_samples: Number of samples that the network was trained on; default those that are measured.
+        percentile: Which percentile of the margins is the margin.
+    """
+
+    cost = "forward"
+    needs = frozenset({"inputs", "targets"})
+    is_logarithm = True
+    _quantity = ""
+
+    def __init__(
+        self,
+        *,
+        of: BoundOf = "bound",
+        log: bool = True,
+        delta: float = 0.01,
+        num_samples: int | None = None,
+        percentile: float = 5,
+        per_layer: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        _check_arguments(of, delta, num_samples, percentile)
+        super().__init__(per_layer=per_layer, **kwargs)
+        self.of, self.is_logarithm, self.delta, self.percentile = of, log, delta, percentile
+        self.num_samples = num_samples
+        kind = "rademacher_complexity" if of == "rademacher" else "bound"
+        self.name = f"{'log_' if log else ''}{self._quantity}_{kind}"
+
+
+def _check_arguments(of: str, delta: float, num_samples: int | None, percentile: float) -> None:
+    if of not in get_args(BoundOf):
+        raise ValueError(f'of must be "bound" or "rademacher", got {of!r}.')
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must be between 0 and 1, got {delta!r}.")
+    if num_samples is not None and num_samples < 2:
+        raise ValueError(f"num_samples must be at least 2, got {num_samples!r}.")
+    check_percentile(percentile)
+
+
+def _data(samples: Tensor, percentile: float) -> _Data:
+    margin = margin_percentile(samples[:, 0], percentile)
+    margin = torch.where(margin > 0, margin, torch.full_like(margin, torch.nan))
+    l2, l_inf, hidden = samples[:, 1], samples[:, 2], samples[:, 3]
+    return _Data(margin, l2.mean().sqrt(), l2.amax().sqrt(), l_inf.mean().sqrt(), hidden.mean().sqrt())
+
+
+def _weights(snapshot: Snapshot) -> list[Weight]:
+    """The folded weights, if the network is of the kind that bounds are proved or used for."""
+    weights = snapshot.folded_weights
+    for w in weights:
+        if not (isinstance(w.module, nn.Linear) or w.is_convolution):
+            raise ValueError(
+                f"needs a network of linear and convolution layers; {w.name!r} belongs to {type(w.module).__name__}."
+            )
+    return weights
+
+
+class _NormBound(_Bound):
+    """A bound that reads numbers of each layer, kept one layer after the other."""
+
+    @abstractmethod
+    def layer_numbers(self, snapshot: Snapshot) -> list[Tensor]:
+        """Vectors with one number a layer."""
+
+    def from_weights(self, snapshot: Snapshot) -> Tensor:
+        """Number of classes, of features and the largest width, then the numbers of the layers."""
+        weights = _weights(snapshot)
+        features = snapshot.float_inputs[0].numel()
+        width = max(features, *(w.blocks.shape[0] * w.blocks.shape[1] for w in weights))
+        sizes = snapshot.margins.new_tensor([snapshot.outputs.shape[1], features, width], dtype=torch.float64)
+        return torch.cat([sizes, *(numbers.double() for numbers in self.layer_numbers(snapshot))])
+
+    @abstractmethod
+    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
+        """Logarithm of the capacity, 0-d."""
+
+    def log_bound(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
+        """Logarithm of the bound, 0-d."""
+        return bounds.log_deviation_bound(self.log_capacity(of_weights, data, m), m, self.delta)
+
+    def per_sample(self, snapshot: Snapshot) -> Tensor:
+        """Margin, squared norms of the input, and where it is needed of the hidden units at the start."""
+        x = snapshot.float_inputs.flatten(1).double()
+        columns = [snapshot.margins.double(), x.square().sum(1), x.abs().amax(1).square(), self._hidden(snapshot)]
+        return torch.stack(columns, dim=1)
+
+    def _hidden(self, snapshot: Snapshot) -> Tensor:
+        return torch.zeros_like(snapshot.margins, dtype=torch.float64)
+
+    def summarize(self, of_weights: Tensor, samples: Tensor) -> Tensor:
+        """The bound or the complexity."""
+        data, m = _data(samples, self.percentile), self.num_samples or len(samples)
+        if self.of == "rademacher":
+            value = bounds.log_rademacher_complexity(self.log_capacity(of_weights, data, m), m)
+        else:
+            value = self.log_bound(of_weights, data, m)
+        return value if self.is_logarithm else value.exp()
+
+
+def _sizes(of_weights: Tensor) -> tuple[int, int, int]:
+    classes, features, width = (int(size) for size in of_weights[:3])
+    return classes, features, width
+
+
+def _vector(norms: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(norms.values()))
+
+
+class GroupNormBound(_NormBound):
+    r"""Generalization bound by the largest :math:`\ell_1` norms of the units, Bartlett and Mendelson 2002.
+
+    .. math:: E(f) - E_D(f) \le \frac{R + 3 \sqrt{\ln(m/\delta)}}{\sqrt m}, \quad
+              R = \frac{2^{d+2}\, C \sqrt{\ln D} \; r}{\gamma} \prod_{i=1}^d \|W_i\|_{1,\infty}
+
+    with probability :math:`1 - \delta`. :math:`E` is the test error, :math:`E_D` the share of training samples with a
+    margin below :math:`\gamma`, a percentile of the signed margins; :math:`r^2` the mean of :math:`\|x\|_\infty^2`;
+    ``C`` classes, ``D`` inputs, ``d`` layers. A value above ``ln 1 = 0`` says nothing about the test error; bounds are
+    compared between networks.
+
+    Proved for fully connected ReLU networks without biases. Of other networks it is the number that
+    the literature compares: BatchNorm is multiplied into the layer before it, a convolution is its reshaped kernel,
+    biases and skip connections do not count. ``nan`` while the margin is not positive.
+
+    Args:
+        of: ``"bound"``; or ``"rademacher"`` for :math:`R / (2 \sqrt m)`, which bounds the empirical Rademacher
+            complexity of the losses.
+        log: Whether the value is the logarithm; without it the name has no ``log_``, and deep networks may overflow.
+        delta: Probability that the bound does not hold.
+        num_samples: Number ``m`` of samples that the network was trained on; default the number measured. Give it
+            where only a part of them is, as :class:`lightning_complexity.ComplexityMonitor` does.
+        percentile: Which percentile of the margins :math:`\gamma` is, between 0 and 100.
+        per_layer: Must be ``False``, a bound has no layers.
+
+    Raises:
+        ValueError: In ``update``, at layers that are neither linear nor convolutions.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = net.weight.data.copy_(torch.eye(2))
+        >>> metric = GroupNormBound(of="rademacher", log=False)
+        >>> metric.update(net, torch.eye(2), torch.tensor([0, 1]))
+        >>> metric.compute()  # 8 * 2 * sqrt(ln 2) / (2 sqrt 2)
+        tensor(4.7096, dtype=torch.float64)
+    """
+
+    name = "log_group_norm_bound"
+    formula = (
+        r"(R + 3 \sqrt{\ln(m/\delta)}) / \sqrt m, \; "
+        r"R = 2^{d+2} C \sqrt{\ln D} \; r \prod_i \lVert W_i \rVert_{1,\infty} / \gamma"
+    )
+    reference = "Bartlett and Mendelson, JMLR 2002; constants of Neyshabur et al., ICLR 2019"
+    _quantity = "group_norm"
+
+    def layer_numbers(self, snapshot: Snapshot) -> list[Tensor]:
+        """Norms."""
+        return [_vector(snapshot.layer_norms((1, math.inf), folded=True))]
+
+    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
+        """Logarithm of ``R``."""
+        classes, features, _ = _sizes(of_weights)
+        return bounds.log_group_norm_capacity(of_weights[3:], classes, features, data.mean_l_inf, data.margin)
+
+
+class FrobeniusBound(_NormBound):
+    r"""Generalization bound by Frobenius norms, Neyshabur et al. 2015.
+
+    .. math:: E(f) - E_D(f) \le \frac{R + 3 \sqrt{\ln(m/\delta)}}{\sqrt m}, \quad
+              R = \frac{2^{d+1} \sqrt C \; r}{\gamma} \prod_{i=1}^d \|W_i\|_F
+
+    with :math:`r^2` the mean of :math:`\|x\|_2^2`; the rest, the arguments, and what the number means for other than
+    fully connected networks, as for :class:`GroupNormBound`.
+
+    Args:
+        of: ``"bound"`` or ``"rademacher"``.
+        log: Whether the value is the logarithm.
+        delta: Probability that the bound does not hold.
+        num_samples: Number of training samples; default the number measured.
+        percentile: Which percentile of the margins is the margin.
+        per_layer: Must be ``False``, a bound has no layers.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = net.weight.data.copy_(torch.eye(2))
+        >>> metric = FrobeniusBound(of="rademacher", log=False)
+        >>> metric.update(net, torch.eye(2), torch.tensor([0, 1]))
+        >>> metric.compute()  # 4 * sqrt(2) * sqrt(2) / (2 sqrt 2)
+        tensor(2.8284, dtype=torch.float64)
+    """
+
+    name = "log_frobenius_bound"
+    formula = (
+        r"(R + 3 \sqrt{\ln(m/\delta)}) / \sqrt m, \; R = 2^{d+1} \sqrt C \; r \prod_i \lVert W_i \rVert_F / \gamma"
+    )
+    reference = "Neyshabur et al., COLT 2015; constants of Neyshabur et al., ICLR 2019"
+    _quantity = "frobenius"
+
+    def layer_numbers(self, snapshot: Snapshot) -> list[Tensor]:
+        """Norms."""
+        return [_vector(snapshot.layer_norms("frobenius", folded=True))]
+
+    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
+        """Logarithm of ``R``."""
+        classes, _, _ = _sizes(of_weights)
+        return bounds.log_frobenius_capacity(of_weights[3:], classes, data.mean_l2, data.margin)
+
+
+class SizeIndependentBound(FrobeniusBound):
+    r"""Generalization bound by Frobenius norms without a factor exponential in depth, after Golowich et al. 2018.
+
+    .. math:: E(f) - E_D(f) \le \frac{R + 3 \sqrt{\ln(m/\delta)}}{\sqrt m}, \quad
+              R = \frac{4 \sqrt C \; \big( \sqrt{2 d \ln 2} + 1 \big) \; r}{\gamma} \prod_{i=1}^d \|W_i\|_F
+
+    with :math:`r^2` the mean of :math:`\|x\|_2^2`; the rest, the arguments, and what the number means for other than
+    fully connected networks, as for :class:`GroupNormBound`.
+
+    Args:
+        of: ``"bound"`` or ``"rademacher"``.
+        log: Whether the value is the logarithm.
+        delta: Probability that the bound does not hold.
+        num_samples: Number of training samples; default the number measured.
+        percentile: Which percentile of the margins is the margin.
+        per_layer: Must be ``False``, a bound has no layers.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2))
+        >>> metric = SizeIndependentBound()
+        >>> x = torch.eye(2)
+        >>> metric.update(net, x, net(x).argmax(1))
+        >>> bool(metric.compute() > 0)
+        True
+    """
+
+    name = "log_size_independent_bound"
+    formula = (
+        r"(R + 3 \sqrt{\ln(m/\delta)}) / \sqrt m, \; "
+        r"R = 4 \sqrt C (\sqrt{2 d \ln 2} + 1) \; r \prod_i \lVert W_i \rVert_F / \gamma"
+    )
+    reference = "after Golowich et al., COLT 2018"
+    _quantity = "size_independent"
+
+    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
+        """Logarithm of ``R``."""
+        classes, _, _ = _sizes(of_weights)
+        return bounds.log_size_independent_capacity(of_weights[3:], classes, data.mean_l2, data.margin)
+
+
+class SpectralBound(_NormBound):
+    r"""Generalization bound by spectral norms and distances from initialization, after Bartlett et al. 2017.
+
+    .. math:: E(f) - E_D(f) \le \frac{R + S}{\sqrt m} + \frac8m, \quad
+              R = \frac{144 \ln(m) \ln(2w)}{\gamma} \Big( r + \frac1{\sqrt m} \Big) \prod_i s_i
+              \Big( \sum_i (b_i / s_i)^{2/3} \Big)^{3/2}
+
+    with :math:`s_i = \|W_i\|_2 + 1/d`, :math:`b_i = \|W_i - W_i^0\|_{2,1} + 1/d` (the sum of the units'
+    :math:`\ell_2` norms), :math:`r^2` the mean of :math:`\|x\|_2^2`, ``w`` the largest width, and ``S`` of
+    :func:`lightning_complexity.functional.log_spectral_bound`. Needs the state at the start. The rest, the arguments,
+    and what the number means for other than fully connected networks, as for :class:`GroupNormBound`.
+
+    Args:
+        of: ``"bound"`` or ``"rademacher"``.
+        log: Whether the value is the logarithm.
+        delta: Probability that the bound does not hold.
+        num_samples: Number of training samples; default the number measured.
+        percentile: Which percentile of the margins is the margin.
+        per_layer: Must be ``False``, a bound has no layers.
+
+    Example:
+        >>> import torch
+        >>> from lightning_complexity.network import initial_state
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2))
+        >>> metric, x = SpectralBound(), torch.eye(2)
+        >>> metric.update(net, x, net(x).argmax(1), initial=initial_state(net))
+        >>> bool(metric.compute() > 0)
+        True
+    """
+
+    name = "log_spectral_bound"
+    needs = frozenset({"inputs", "targets", "initial"})
+    formula = (
+        r"(R + S) / \sqrt m + 8/m, \; R = 144 \ln(m) \ln(2w) (r + 1/\sqrt m) "
+        r"\prod_i s_i \big( \sum_i (b_i / s_i)^{2/3} \big)^{3/2} / \gamma"
+    )
+    reference = "after Bartlett et al., NeurIPS 2017"
+    _quantity = "spectral"
+
+    def layer_numbers(self, snapshot: Snapshot) -> list[Tensor]:
+        """Norms and distances."""
+        distances = {w.name: group_norm(w.blocks, 2, 1) for w in snapshot.distances(folded=True)}
+        return [_vector(snapshot.layer_norms(folded=True)), _vector(distances)]
+
+    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
+        """Logarithm of ``R``."""
+        norms, distances = of_weights[3:].chunk(2)
+        slack, (_, _, width) = 1 / len(norms), _sizes(of_weights)
+        return bounds.log_spectral_capacity(norms + slack, distances + slack, m, width, data.mean_l2, data.margin)
+
+    def log_bound(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
+        """Logarithm of the bound."""
+        norms, distances = of_weights[3:].chunk(2)
+        _, _, width = _sizes(of_weights)
+        return bounds.log_spectral_bound(norms, distances, m, width, data.mean_l2, data.margin, self.delta)
+
+
+class SpectralFrobeniusBound(_NormBound):
+    r"""Generalization bound by spectral norms and Frobenius distances from initialization, Neyshabur et al. 2018.
+
+    .. math:: E(f) - E_D(f) \le \sqrt{\frac{R^2 + 6 \ln (2m/\delta)}{m}}, \quad
+              R = \frac{168\, d \; r \sqrt{\ln (4 d h)}}{\sqrt 2 \, \gamma} \prod_i \|W_i\|_2
+              \Big( \sum_i h_i \frac{\|W_i - W_i^0\|_F^2}{\|W_i\|_2^2} \Big)^{1/2}
+
+    with :math:`h_i` the units of layer ``i``, ``h`` the largest, and :math:`r = \max \|x\|_2` over the samples. A
+    PAC-Bayes bound, which has no Rademacher form. Needs the state at the start. The rest, the arguments, and what the
+    number means for other than fully connected networks, as for :class:`GroupNormBound`. Public code has the first
+    layer's norm once more, see :func:`lightning_complexity.functional.log_spectral_frobenius_capacity`.
+
+    Args:
+        log: Whether the value is the logarithm.
+        delta: Probability that the bound does not hold.
+        num_samples: Number of training samples; default the number measured.
+        percentile: Which percentile of the margins is the margin.
+        per_layer: Must be ``False``, a bound has no layers.
+
+    Example:
+        >>> import torch
+        >>> from lightning_complexity.network import initial_state
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2))
+        >>> metric, x = SpectralFrobeniusBound(), torch.eye(2)
+        >>> metric.update(net, x, net(x).argmax(1), initial=initial_state(net))
+        >>> bool(metric.compute() > 0)
+        True
+    """
+
+    name = "log_spectral_frobenius_bound"
+    needs = frozenset({"inputs", "targets", "initial"})
+    formula = (
+        r"\sqrt{(R^2 + 6 \ln (2m/\delta)) / m}, \; R = 168\, d \; r \sqrt{\ln (4dh)} \prod_i \lVert W_i \rVert_2 "
+        r"\big( \sum_i h_i \lVert W_i - W_i^0 \rVert_F^2 / \lVert W_i \rVert_2^2 \big)^{1/2} / (\sqrt 2 \gamma)"
+    )
+    reference = "Neyshabur et al., ICLR 2018; constants of Neyshabur et al., ICLR 2019"
+    _quantity = "spectral_frobenius"
+
+    def __init__(self, **kwargs: Any) -> None:
+        if kwargs.get("of", "bound") != "bound":
+            raise ValueError("SpectralFrobeniusBound is a PAC-Bayes bound and has no Rademacher form; leave of out.")
+        super().__init__(**kwargs)
+
+    def layer_numbers(self, snapshot: Snapshot) -> list[Tensor]:
+        """Norms, distances and widths."""
+        norms = _vector(snapshot.layer_norms(folded=True))
+        widths = [w.blocks.shape[0] * w.blocks.shape[1] for w in snapshot.folded_weights]
+        return [norms, _vector(snapshot.distance_norms("frobenius", folded=True)), norms.new_tensor(widths)]
+
+    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
+        """Logarithm of ``R``."""
+        norms, distances, widths = of_weights[3:].chunk(3)
+        return bounds.log_spectral_frobenius_capacity(norms, distances, widths, data.max_l2, data.margin)
+
+    def log_bound(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
+        """Logarithm of the bound."""
+        return bounds.log_pac_bayes_bound(self.log_capacity(of_weights, data, m), m, self.delta)
+
+
+class TwoLayerBound(_NormBound):
+    r"""Generalization bound of networks with one hidden layer, Neyshabur et al. 2019.
+
+    .. math:: E(f) - E_D(f) \le \frac{R + 3 \sqrt{5H + \ln(\max(1, \gamma \sqrt m) / \delta)}}{\sqrt m}, \quad
+              R = \frac{3 \sqrt 2 \, (\sqrt{2C} + 1)}{\gamma} (\|V\|_F + 1) \big( h + \|U - U^0\|_F\, r + 1 \big)
+
+    with ``H`` hidden units, :math:`h^2` the mean of the squared norm of the hidden units at initialization, and
+    :math:`r^2` the mean of :math:`\|x\|_2^2`. Unlike other bounds it can fall as the layer gets wider. In no
+    suite, as it is for one architecture alone. Needs the state at the start. The rest and the arguments as for :class:`GroupNormBound`.
+
+    Args:
+        of: ``"bound"`` or ``"rademacher"``.
+        log: Whether the value is the logarithm.
+        delta: Probability that the bound does not hold.
+        num_samples: Number of training samples; default the number measured.
+        percentile: Which percentile of the margins is the margin.
+        per_layer: Must be ``False``, a bound has no layers.
+
+    Raises:
+        ValueError: In ``update``, if the network does not have exactly two weights, both of linear layers.
+
+    Example:
+        >>> import torch
+        >>> from lightning_complexity.network import initial_state
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2))
+        >>> metric, x = TwoLayerBound(), torch.eye(2)
+        >>> metric.update(net, x, net(x).argmax(1), initial=initial_state(net))
+        >>> bool(metric.compute() > 0)
+        True
+    """
+
+    name = "log_two_layer_bound"
+    needs = frozenset({"inputs", "targets", "initial"})
+    formula = (
+        r"(R + 3 \sqrt{5H + \ln(\max(1, \gamma \sqrt m) / \delta)}) / \sqrt m, \; "
+        r"R = 3 \sqrt 2 (\sqrt{2C} + 1) (\lVert V \rVert_F + 1) (h + \lVert U - U^0 \rVert_F r + 1) / \gamma"
+    )
+    reference = "Neyshabur et al., ICLR 2019"
+    _quantity = "two_layer"
+
+    def layer_numbers(self, snapshot: Snapshot) -> list[Tensor]:
+        """Hidden units, norm of the second layer, distance of the first."""
+        first, second = _two_layers(snapshot)
+        norms = snapshot.layer_norms("frobenius", folded=True)
+        distances = snapshot.distance_norms("frobenius", folded=True)
+        hidden = norms[second.name].new_tensor(float(first.blocks.shape[-2]))
+        return [torch.stack([hidden, norms[second.name], distances[first.name]])]
+
+    def _hidden(self, snapshot: Snapshot) -> Tensor:
+        _, second = _two_layers(snapshot)
+        return snapshot.start.entering(second.module).flatten(1).double().square().sum(1)
+
+    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
+        """Logarithm of ``R``."""
+        (classes, _, _), (_, norm, distance) = _sizes(of_weights), of_weights[3:]
+        return bounds.log_two_layer_capacity(norm, distance, classes, data.hidden, data.mean_l2, data.margin)
+
+    def log_bound(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
+        """Logarithm of the bound."""
+        capacity = self.log_capacity(of_weights, data, m)
+        return bounds.log_two_layer_bound(capacity, int(of_weights[3]), data.margin, m, self.delta)
+
+
+def _two_layers(snapshot: Snapshot) -> list[Weight]:
+    weights = snapshot.folded_weights
+    if len(weights) != 2 or not all(isinstance(w.module, nn.Linear) for w in weights):
+        names = ", ".join(w.name for w in weights)
+        raise ValueError(f"TwoLayerBound needs a network of two linear layers, got the weights {names}.")
+    return weights
+
+
+class VCGeneralizationBound(_Bound):
+    r"""Generalization bound by the VC dimension, with the bound of Harvey et al. 2017 on it.
+
+    .. math:: E(f) - E_D(f) \le \sqrt{\frac{8 C V \ln(e \max(m/V, 1)) + 8 \ln(2/\delta)}{m}}
+
+    with probability :math:`1 - \delta`, where :math:`E_D` is the training error, ``C`` the number of classes and ``V``
+    :class:`lightning_complexity.metrics.VCDimensionBound`. Depends on the architecture and the number of samples alone.
+
+    Args:
+        of: ``"bound"``; or ``"rademacher"`` for :math:`\sqrt{2 C V \ln(e \max(m/V, 1)) / m}`, at most 1.
+        log: Whether the value is the logarithm; without it the name has no ``log_``.
+        delta: Probability that the bound does not hold.
+        num_samples: Number ``m`` of samples that the network was trained on; default the number measured.
+        per_layer: Must be ``False``, a bound has no layers.
+
+    Raises:
+        UnsupportedOperationError: In ``update``, at an operation that is not piecewise linear.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> metric = VCGeneralizationBound(log=False, num_samples=1_000_000)
+        >>> metric.update(net, torch.zeros(1, 2), torch.tensor([0]))
+        >>> metric.compute()
+        tensor(0.2230, dtype=torch.float64)
+    """
+
+    name = "log_vc_generalization_bound"
+    formula = r"\sqrt{(8 C V \ln(e \max(m/V, 1)) + 8 \ln(2/\delta)) / m}"
+    reference = "Vapnik and Chervonenkis; Harvey et al., COLT 2017"
+    _quantity = "vc_generalization"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._dimension = VCDimensionBound()
+
+    def from_weights(self, snapshot: Snapshot) -> Tensor:
+        """VC dimension and number of classes."""
+        check_classification(snapshot.outputs, snapshot.targets)
+        dimension = self._dimension.measure(snapshot).double()
+        return torch.stack([dimension, dimension.new_tensor(float(snapshot.outputs.shape[1]))])
+
+    def per_sample(self, snapshot: Snapshot) -> Tensor:
+        """Nothing; the samples are only counted."""
+        return torch.zeros(snapshot.num_samples, 0)
+
+    def summarize(self, of_weights: Tensor, samples: Tensor) -> Tensor:
+        """The bound or the complexity."""
+        (dimension, classes), m = of_weights.tolist(), self.num_samples or len(samples)
+        if self.of == "rademacher":
+            value = bounds.vc_rademacher_complexity(dimension, int(classes), m)
+        else:
+            value = bounds.vc_generalization_bound(dimension, int(classes), m, self.delta)
+        return of_weights.new_tensor(math.log(value) if self.is_logarithm else value)

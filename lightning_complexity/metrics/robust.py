@@ -1,0 +1,262 @@
+"""The measures of the study of robust generalization measures, under its names and equation numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_complexity.functional.robust import adjusted_measure, study_margin
+from lightning_complexity.metrics.base import WeightsAndSamplesMetric
+from lightning_complexity.network import Snapshot
+from lightning_complexity.network.norms import circular_norms, matrix_norms
+
+__all__ = ["RobustMeasure", "robust_measures"]
+
+Over = Literal["", "ratio", "product", "sum"]
+
+
+class _Network:
+    """Numbers of the layers that the study's formulas are made of, all squared; BatchNorm folded."""
+
+    def __init__(self, snapshot: Snapshot, fft: bool) -> None:
+        self.snapshot, self.fft = snapshot, fft
+
+    def _squares(self, norms: dict[str, Tensor]) -> Tensor:
+        return torch.stack(list(norms.values())).double().square()
+
+    def _image_sizes(self) -> dict[int, torch.Size]:
+        """The study transforms every kernel at the size of the input image, also behind a stride."""
+        image = self.snapshot.float_inputs.shape[1:]
+        return {id(w.module): image for w in self.snapshot.folded_weights if w.is_convolution}
+
+    @property
+    def depth(self) -> int:
+        return len(self.snapshot.folded_weights)
+
+    @property
+    def size(self) -> Tensor:
+        count = sum(w.tensor.numel() for w in self.snapshot.folded_weights)
+        return torch.tensor(float(count), dtype=torch.float64)
+
+    @property
+    def frobenius(self) -> Tensor:
+        return self._squares(self.snapshot.layer_norms("frobenius", folded=True))
+
+    @property
+    def spectral(self) -> Tensor:
+        if self.fft:
+            return self._squares(circular_norms(self.snapshot.folded_weights, self._image_sizes()))
+        return self._squares(self.snapshot.layer_norms(folded=True))
+
+    @property
+    def frobenius_distance(self) -> Tensor:
+        return self._squares(self.snapshot.distance_norms("frobenius", folded=True))
+
+    @property
+    def spectral_distance(self) -> Tensor:
+        distances = self.snapshot.distances(folded=True)
+        norms = circular_norms(distances, self._image_sizes()) if self.fft else matrix_norms(distances, "spectral")
+        return self._squares(norms)
+
+    @property
+    def log_paths(self) -> Tensor:
+        paths = self.snapshot.path_sums(2)
+        return paths.value.sum().double().log() + paths.log_scale
+
+
+class StudyMeasure(NamedTuple):
+    """One formula of the study.
+
+    Attributes:
+        equation: Its number in Jiang et al., 2020, which the study keeps; empty where it has none.
+        formula: In LaTeX.
+        capacity: What it takes from the weights.
+        over: How the margin enters: not at all; as a quotient by its square; in the logarithm of a product, or of a
+            geometric mean, of squared norms.
+        needs_initial: Whether it needs the state at the start.
+    """
+
+    equation: str
+    formula: str
+    capacity: Callable[[_Network], Tensor]
+    over: Over = ""
+    needs_initial: bool = False
+
+
+def _product(squares: Tensor) -> Tensor:
+    return squares.log().sum()
+
+
+def _sum(squares: Tensor) -> Tensor:
+    return torch.tensor(float(len(squares))).log() + squares.log().mean()
+
+
+_SPEC, _FRO = r"\prod_i \lVert W_i \rVert_2^2", r"\prod_i \lVert W_i \rVert_F^2"
+_WITHOUT_FFT = {
+    "l2": StudyMeasure("", r"\lVert w \rVert_2", lambda n: n.frobenius.sum().sqrt()),
+    "l2_dist": StudyMeasure(
+        "", r"\lVert w - w^0 \rVert_2", lambda n: n.frobenius_distance.sum().sqrt(), needs_initial=True
+    ),
+    "params": StudyMeasure("20", r"\omega", lambda n: n.size),
+    "inverse_margin": StudyMeasure("22", r"1 / \gamma^2", lambda n: n.size.new_ones(()), "ratio"),
+    "log_prod_of_fro_over_margin": StudyMeasure(
+        "36", rf"\ln ({_FRO} / \gamma^2)", lambda n: _product(n.frobenius), "product"
+    ),
+    "log_prod_of_fro": StudyMeasure("37", rf"\ln {_FRO}", lambda n: _product(n.frobenius)),
+    "log_sum_of_fro_over_margin": StudyMeasure(
+        "38", rf"\ln d + \tfrac1d \ln ({_FRO} / \gamma^2)", lambda n: _sum(n.frobenius), "sum"
+    ),
+    "log_sum_of_fro": StudyMeasure("39", rf"\ln d + \tfrac1d \ln {_FRO}", lambda n: _sum(n.frobenius)),
+    "fro_dist": StudyMeasure(
+        "40", r"\sum_i \lVert W_i - W_i^0 \rVert_F^2", lambda n: n.frobenius_distance.sum(), needs_initial=True
+    ),
+    "param_norm": StudyMeasure("42", r"\sum_i \lVert W_i \rVert_F^2", lambda n: n.frobenius.sum()),
+    "path_norm_over_margin": StudyMeasure(
+        "43", r"\sum_{\text{paths}} \prod_e \theta_e^2 / \gamma^2", lambda n: n.log_paths.exp(), "ratio"
+    ),
+    "path_norm": StudyMeasure("44", r"\sum_{\text{paths}} \prod_e \theta_e^2", lambda n: n.log_paths.exp()),
+}
+_WITH_FFT = {
+    "log_spec_init_main": StudyMeasure(
+        "29",
+        rf"\ln \big( {_SPEC} \sum_i \lVert W_i - W_i^0 \rVert_F^2 / \lVert W_i \rVert_2^2 / \gamma^2 \big)",
+        lambda n: _product(n.spectral) + (n.frobenius_distance / n.spectral).sum().log(),
+        "product",
+        needs_initial=True,
+    ),
+    "log_spec_orig_main": StudyMeasure(
+        "30",
+        rf"\ln \big( {_SPEC} \sum_i \lVert W_i \rVert_F^2 / \lVert W_i \rVert_2^2 / \gamma^2 \big)",
+        lambda n: _product(n.spectral) + (n.frobenius / n.spectral).sum().log(),
+        "product",
+    ),
+    "log_prod_of_spec_over_margin": StudyMeasure(
+        "31", rf"\ln ({_SPEC} / \gamma^2)", lambda n: _product(n.spectral), "product"
+    ),
+    "log_prod_of_spec": StudyMeasure("32", rf"\ln {_SPEC}", lambda n: _product(n.spectral)),
+    "fro_over_spec": StudyMeasure(
+        "33", r"\sum_i \lVert W_i \rVert_F^2 / \lVert W_i \rVert_2^2", lambda n: (n.frobenius / n.spectral).sum()
+    ),
+    "log_sum_of_spec_over_margin": StudyMeasure(
+        "34", rf"\ln d + \tfrac1d \ln ({_SPEC} / \gamma^2)", lambda n: _sum(n.spectral), "sum"
+    ),
+    "log_sum_of_spec": StudyMeasure("35", rf"\ln d + \tfrac1d \ln {_SPEC}", lambda n: _sum(n.spectral)),
+    "dist_spec_init": StudyMeasure(
+        "41", r"\sum_i \lVert W_i - W_i^0 \rVert_2^2", lambda n: n.spectral_distance.sum(), needs_initial=True
+    ),
+}
+STUDY: dict[str, StudyMeasure] = {
+    **_WITHOUT_FFT,
+    **_WITH_FFT,
+    **{f"{name}_fft": measure for name, measure in _WITH_FFT.items()},
+}
+
+
+class RobustMeasure(WeightsAndSamplesMetric):
+    r"""One of the 28 weight-space measures of the study of robust generalization measures, as the study defines it.
+
+    .. math:: \text{by default } \ln \Big( \prod_i \|W_i\|_2^2 / \gamma^2 \Big)
+
+    The catalogue lists names, equation numbers and formulas. Weights are those of linear and convolution layers,
+    kernels reshaped to ``(out, in * kernel)``, with BatchNorm folded in at both ends of training; biases only count in
+    path norms. ``_fft`` takes for the spectral norm of a convolution that on a torus of the size of the input image,
+    as the study does for every layer. :math:`\gamma` is :func:`lightning_complexity.functional.study_margin`; measures
+    over margin are ``nan`` while it is not positive, where the study's code takes its absolute value. Path norms are
+    exact, where the study's code gives an average pooling the weight :math:`1/n` instead of :math:`1/n^2` and leaves
+    max pooling a maximum.
+
+    Args:
+        of: The study's name of the measure, in small letters.
+        adjusted: Whether the value is adjusted for the number ``m`` of training samples, as in the study's table:
+            :math:`(v - \ln m)/2` for logarithms, :math:`\sqrt{v/m}` for others. The value is logged as ``robust_<of>``,
+            adjusted as ``robust_<of>_adjusted``.
+        num_samples: ``m``; default the number of samples measured.
+        per_layer: Must be ``False``, the measures are of the network as a whole.
+
+    Raises:
+        ValueError: If there is no such measure.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = net.weight.data.copy_(torch.diag(torch.tensor([3.0, 4.0])))
+        >>> metric = RobustMeasure("log_prod_of_spec_over_margin")
+        >>> metric.update(net, torch.eye(2), torch.tensor([0, 1]))
+        >>> metric.compute().exp()  # 16 / 9
+        tensor(1.7778, dtype=torch.float64)
+    """
+
+    name = "robust_log_prod_of_spec_over_margin"
+    cost = "forward"
+    formula = rf"\text{{by default }} \ln ({_SPEC} / \gamma^2)"
+    reference = "Dziugaite et al., NeurIPS 2020; Jiang et al., ICLR 2020"
+
+    def __init__(
+        self,
+        of: str = "log_prod_of_spec_over_margin",
+        *,
+        adjusted: bool = False,
+        num_samples: int | None = None,
+        per_layer: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if of not in STUDY:
+            raise ValueError(f"of must be one of {', '.join(STUDY)}; got {of!r}.")
+        super().__init__(per_layer=per_layer, **kwargs)
+        self.of, self.adjusted, self.num_samples = of, adjusted, num_samples
+        self.name = f"robust_{of}{'_adjusted' if adjusted else ''}"
+        self.needs = frozenset({"inputs"})
+        if self._study.over:
+            self.needs |= {"targets"}
+        if self._study.needs_initial:
+            self.needs |= {"initial"}
+
+    @property
+    def _study(self) -> StudyMeasure:
+        return STUDY[self.of]
+
+    def from_weights(self, snapshot: Snapshot) -> Tensor:
+        """The capacity, and the number of layers."""
+        network = _Network(snapshot, fft=self.of.endswith("_fft"))
+        capacity = self._study.capacity(network)
+        return torch.stack([capacity.double(), capacity.new_tensor(float(network.depth), dtype=torch.float64)])
+
+    def per_sample(self, snapshot: Snapshot) -> Tensor:
+        """Signed margins; zeros, to be counted, where the measure is one of the weights alone."""
+        return snapshot.margins.double() if self._study.over else torch.zeros(snapshot.num_samples)
+
+    def summarize(self, of_weights: Tensor, samples: Tensor) -> Tensor:
+        """The measure."""
+        value = _over(self._study.over, of_weights[0], of_weights[1], samples)
+        if not self.adjusted:
+            return value
+        return adjusted_measure(value, self.num_samples or len(samples), is_logarithm=self.of.startswith("log_"))
+
+
+def _over(over: Over, capacity: Tensor, depth: Tensor, margins: Tensor) -> Tensor:
+    if not over:
+        return capacity
+    margin = study_margin(margins)
+    if over == "ratio":
+        return capacity / margin.square()
+    return capacity - 2 * margin.log() / (depth if over == "sum" else 1)
+
+
+def robust_measures(*, adjusted: bool = False, num_samples: int | None = None) -> list[RobustMeasure]:
+    """All weight-space measures of the study.
+
+    Args:
+        adjusted: As in :class:`RobustMeasure`.
+        num_samples: As in :class:`RobustMeasure`.
+
+    Returns:
+        One metric each, the study's ``_fft`` ones last.
+
+    Example:
+        >>> len(robust_measures())
+        28
+    """
+    return [RobustMeasure(of, adjusted=adjusted, num_samples=num_samples) for of in STUDY]
