@@ -8,7 +8,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.actions import Action, metric_actions, penalized_steps, suite_actions, training_step
+from benchmarks.actions import (
+    Action,
+    group_actions,
+    metric_actions,
+    penalized_steps,
+    suite_actions,
+    training_step,
+)
 from benchmarks.memory import first_runs
 from benchmarks.models import Workload, mlp, resnet18, transformer
 from benchmarks.peers import missing_packages, peer_actions
@@ -55,22 +62,22 @@ def sharing(workload: Workload, left_out: Collection[str], limits: Limits) -> st
     return table(header, [row(suite) for suite in SUITES])
 
 
-def growth(build: Callable[[float], Workload], widths: Sequence[float], limits: Limits) -> str:
-    """A table of how times grow with the width of a network."""
-    workloads = [build(width) for width in widths]
-    by_width = [{STEP: training_step(w), **metric_actions(w)} for w in workloads]
-    works, _ = first_runs(by_width[0])
+def growth(build: Callable[[float], Workload], sizes: Sequence[float], of: str, limits: Limits) -> str:
+    """A table of how times grow with the width or depth of a network."""
+    workloads = [build(size) for size in sizes]
+    by_size = [{STEP: training_step(w), **metric_actions(w)} for w in workloads]
+    works, _ = first_runs(by_size[0])
 
     def group(name: str) -> list[Action]:
-        # What is cheap takes as long as its data are far away: after a step at every width, as in training.
-        return [action for actions in by_width for action in (actions[STEP], actions[name])]
+        # What is cheap takes as long as its data are far away: after a step at every size, as in training.
+        return [action for actions in by_size for action in (actions[STEP], actions[name])]
 
     def row(name: str, rounds: Sequence[Sequence[float]]) -> list[str]:
         ratio = Spread.of_ratio(rounds)
-        return [name, spread(ratio), f"{exponent(widths, rounds):.2f}", str(ratio.rounds)]
+        return [name, spread(ratio), f"{exponent(sizes, rounds):.2f}", str(ratio.rounds)]
 
     times = interleaved({name: group(name) for name in works}, limits)
-    header = [workloads[0].name, f"time at width x{widths[-1] / widths[0]:g}", "exponent", "rounds"]
+    header = [workloads[0].name, f"time at {of} x{sizes[-1] / sizes[0]:g}", "exponent", "rounds"]
     return table(header, [row(name, [seconds[1::2] for seconds in rounds]) for name, rounds in times.items()])
 
 
@@ -81,6 +88,7 @@ def sections(quick: bool) -> Iterator[str]:
     yield from (f"Not compared, because it is not installed: {package}." for package in missing_packages())
     for workload in [mlp()] if quick else [mlp(), resnet18(), transformer()]:
         yield f"## {workload.name}"
+        yield costs(workload, "shared", group_actions(workload), limits)[0]
         text, left_out = costs(workload, "metric", metric_actions(workload), limits)
         yield text
         yield sharing(workload, left_out, limits)
@@ -88,9 +96,13 @@ def sections(quick: bool) -> Iterator[str]:
         if peers := peer_actions(workload):
             yield costs(workload, "peer", peers, limits)[0]
     yield "## Growth with width"
-    yield growth(lambda width: mlp(int(width)), (256, 512, 1024), limits)
-    if not quick:
-        yield growth(lambda width: resnet18(width, batch=16), (0.25, 0.5, 1.0), limits)
+    yield growth(lambda width: mlp(int(width)), (256, 512, 1024), "width", limits)
+    if quick:
+        return
+    yield growth(lambda width: resnet18(width, batch=16), (0.25, 0.5, 1.0), "width", limits)
+    yield "## Growth with depth"
+    yield growth(lambda depth: mlp(256, depth=int(depth)), (2, 4, 8), "depth", limits)
+    yield growth(lambda blocks: resnet18(0.25, batch=16, blocks=int(blocks)), (1, 2, 4), "depth", limits)
 
 
 def main() -> None:

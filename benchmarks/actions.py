@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -9,12 +10,33 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.models import Workload
-from lightning_complexity import regularizers
+from lightning_complexity import metrics, regularizers
 from lightning_complexity.metrics import ComplexityMetric, catalogue, resolve
 from lightning_complexity.network import Snapshot, initial_state
 from lightning_complexity.regularizers import Regularizer
 
 Action = Callable[[], object]
+
+GROUPS: dict[str, tuple[ComplexityMetric, ...]] = {
+    "Frobenius-type norms": (
+        metrics.ParameterNorm(),
+        metrics.LogNormProduct(),
+        metrics.LogNormSum(),
+        metrics.LogNormProduct((2, 1)),
+        metrics.LogNormProduct((1, math.inf)),
+    ),
+    "spectra, and all measures of them": (
+        metrics.LogSpectralProduct(),
+        metrics.StableRank(),
+        metrics.EffectiveRank(),
+        metrics.SchattenNorm(),
+        metrics.LogConditionNumber(),
+        metrics.LogVolume(),
+    ),
+    "margins": (metrics.MarginPercentile(), metrics.MeanMargin(), metrics.InverseSquaredMargin()),
+    "circular norms of convolutions": (metrics.LogSpectralProduct(convolution="circular"),),
+}
+"""Metrics that share what is expensive, measured on one snapshot."""
 
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "JacobianNorm": ({"num_projections": 1},),
@@ -22,7 +44,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
 }
 """Options by class name that are measured beside the defaults, since they change the cost.
 
-The true operator norm of convolutions, ``convolution="operator"``, is not among them: it takes minutes on a ResNet-18.
+The true operator norm of convolutions, ``convolution="operator"``, is not among them: it takes 14 steps on a ResNet-18.
 """
 
 
@@ -49,8 +71,26 @@ def training_step(workload: Workload, penalty: Regularizer | None = None) -> Act
 
 def metric_actions(workload: Workload) -> dict[str, Action]:
     """By name, what measures each metric of the catalogue on a snapshot of its own."""
-    metrics = [named for entry in catalogue() for named in _with_variants(entry.metric)]
-    return {name: measurement(workload, [metric]) for name, metric in metrics}
+    named = [pair for entry in catalogue() for pair in _with_variants(entry.metric)]
+    return {name: measurement(workload, [metric]) for name, metric in named}
+
+
+def group_actions(workload: Workload) -> dict[str, Action]:
+    """By name, what measures each group of metrics on one snapshot, a forward pass, and warm spectral norms."""
+    model, inputs = workload.model, workload.inputs
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(inputs)
+
+    vectors: dict[str, torch.Tensor] = {}
+
+    def followed() -> None:
+        with torch.no_grad():
+            Snapshot(model, inputs, live=True, vectors=vectors).layer_norms()
+
+    groups = {name: measurement(workload, list(group)) for name, group in GROUPS.items()}
+    return {"forward pass": forward, **groups, "spectral norms, followed from the step before": followed}
 
 
 def penalized_steps(workload: Workload) -> dict[str, Action]:
@@ -68,13 +108,13 @@ def _with_variants(cls: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
         yield f"{cls.__name__}({', '.join(f'{k}={v!r}' for k, v in options.items())})", cls(**options)
 
 
-def measurement(workload: Workload, metrics: list[ComplexityMetric]) -> Action:
-    """Measure ``metrics`` on one snapshot that they share."""
+def measurement(workload: Workload, measured: list[ComplexityMetric]) -> Action:
+    """Measure metrics on one snapshot that they share."""
     initial = initial_state(workload.model)
 
     def measure() -> None:
         snapshot = Snapshot(workload.model, workload.inputs, workload.targets, initial=initial)
-        for metric in metrics:
+        for metric in measured:
             metric.reset()
             metric.update(snapshot)
             metric.compute()
@@ -90,11 +130,11 @@ def suite_actions(workload: Workload, suite: str, left_out: Collection[str]) -> 
         suite: Name of the suite.
         left_out: Class names of metrics that have no value on this network.
     """
-    metrics = [metric for metric in resolve(suite) if type(metric).__name__ not in left_out]
-    separate = [measurement(workload, [metric]) for metric in metrics]
+    measured = [metric for metric in resolve(suite) if type(metric).__name__ not in left_out]
+    separate = [measurement(workload, [metric]) for metric in measured]
 
     def apart() -> None:
         for measure in separate:
             measure()
 
-    return apart, measurement(workload, metrics)
+    return apart, measurement(workload, measured)

@@ -21,30 +21,34 @@ class Workload:
     targets: Tensor
 
 
-def mlp(width: int = 512, batch: int = 256) -> Workload:
+def mlp(width: int = 512, batch: int = 256, depth: int = 2) -> Workload:
     """A multilayer perceptron on flat 28x28 images.
 
     Args:
-        width: Units in each of the two hidden layers.
+        width: Units in each of the hidden layers.
         batch: Number of samples.
+        depth: Number of hidden layers.
     """
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Linear(784, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, NUM_CLASSES)
-    )
-    return _workload(f"MLP 784-{width}-{width}-{NUM_CLASSES}", model, batch, 784)
+    layers: list[nn.Module] = []
+    for fan_in in [784, *[width] * (depth - 1)]:
+        layers += [nn.Linear(fan_in, width), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(width, NUM_CLASSES))
+    hidden = "-".join([str(width)] * depth)
+    return _workload(f"MLP 784-{hidden}-{NUM_CLASSES}", model, batch, 784)
 
 
-def resnet18(width: float = 1.0, batch: int = 32) -> Workload:
+def resnet18(width: float = 1.0, batch: int = 32, blocks: int = 2) -> Workload:
     """A ResNet-18 for 32x32 images: 3x3 stem, no max pooling before the blocks.
 
     Args:
         width: Factor on the usual 64, 128, 256 and 512 channels.
         batch: Number of samples; with more, the graphs of second derivatives take many gigabytes.
+        blocks: Number of blocks at each of the four sizes.
     """
     torch.manual_seed(0)
-    name = "ResNet-18" if width == 1 else f"ResNet-18 of width {width:g}"
-    return _workload(name, ResNet18(width), batch, 3, 32, 32)
+    name = f"ResNet-{8 * blocks + 2}{'' if width == 1 else f' of width {width:g}'}"
+    return _workload(name, ResNet(width, blocks), batch, 3, 32, 32)
 
 
 def transformer(dim: int = 128, batch: int = 16) -> Workload:
@@ -78,17 +82,18 @@ class ResidualBlock(nn.Module):
         return F.relu(self.second(F.relu(self.first(x))) + self.skip(x))
 
 
-class ResNet18(nn.Module):
+class ResNet(nn.Module):
     """He et al., CVPR 2016, with the stem that is usual for small images."""
 
-    def __init__(self, width: float) -> None:
+    def __init__(self, width: float, blocks_each: int) -> None:
         super().__init__()
         channels = [int(width * c) for c in (64, 128, 256, 512)]
         self.stem = _convolution(3, channels[0], 3, 1)
         blocks = []
         for previous, current in zip(channels[:1] + channels, channels, strict=False):
             stride = 1 if previous == current else 2
-            blocks += [ResidualBlock(previous, current, stride), ResidualBlock(current, current, 1)]
+            blocks += [ResidualBlock(previous, current, stride)]
+            blocks += [ResidualBlock(current, current, 1) for _ in range(blocks_each - 1)]
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(channels[-1], NUM_CLASSES)
 

@@ -22,7 +22,7 @@ training step (forward, backward, SGD) of the same network and batch, run right 
   parameters and the optimizer's state, counts on neither side; gradients count in a step, which makes and frees them.
 - A metric is measured on a snapshot of its own. A penalty's figure is that of the whole step with it: 1 is free.
 - A suite is measured with a snapshot for each metric, and with one snapshot that all its metrics share.
-- Growth: each time at the largest width divided by that at the smallest, and the exponent of a power of the width.
+- Growth: each time at the largest width or depth divided by that at the smallest, and the exponent of a power of it.
 """
 
 

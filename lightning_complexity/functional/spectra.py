@@ -39,7 +39,7 @@ def _nan_if_not_finite(values: Tensor, matrix: Tensor) -> Tensor:
 
 def _gram(matrix: Tensor) -> Tensor:
     """The smaller of ``A A^T`` and ``A^T A``, in double precision; zero if ``A`` is not finite."""
-    a = torch.nan_to_num(matrix.detach().double(), nan=0.0, posinf=0.0, neginf=0.0)
+    a = matrix.detach().to(torch.float64, copy=True).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
     return a @ a.mT if a.shape[-2] <= a.shape[-1] else a.mT @ a
 
 
@@ -187,9 +187,7 @@ def _wrapped(kernel: Tensor, dim: int, length: int) -> Tensor:
 def _spectral_norms(matrices: Tensor) -> Tensor:
     """Largest of the norms of complex matrices, by their smaller Gram matrices."""
     wide = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mH
-    if not matrices.requires_grad:
-        wide = wide.to(torch.complex128)
-    return torch.linalg.eigvalsh(wide @ wide.mH)[..., -1].amax().clamp(min=0).sqrt().to(matrices.real.dtype)
+    return torch.linalg.eigvalsh(wide @ wide.mH)[..., -1].amax().clamp(min=0).sqrt()
 
 
 def stable_rank(frobenius_norm: Tensor, spectral_norm: Tensor) -> Tensor:

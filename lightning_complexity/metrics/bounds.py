@@ -418,8 +418,9 @@ class TwoLayerBound(_NormBound):
               R = \frac{3 \sqrt 2 \, (\sqrt{2C} + 1)}{\gamma} (\|V\|_F + 1) \big( h + \|U - U^0\|_F\, r + 1 \big)
 
     with ``H`` hidden units, :math:`h^2` the mean of the squared norm of the hidden units at initialization, and
-    :math:`r^2` the mean of :math:`\|x\|_2^2`. Unlike other bounds it can fall as the layer gets wider. In no
-    suite, as it is for one architecture alone. Needs the state at the start. The rest and the arguments as for :class:`GroupNormBound`.
+    :math:`r^2` the mean of :math:`\|x\|_2^2`. Unlike other bounds it can fall as the layer gets wider. In no suite, as
+    it is for one architecture alone. Needs the state at the start. The rest and the arguments as for
+    :class:`GroupNormBound`.
 
     Args:
         of: ``"bound"`` or ``"rademacher"``.
