@@ -55,8 +55,9 @@ def piecewise_linear_vc_dimension(parameters: Sequence[int], units: Sequence[int
 
     Layer :math:`i` brings :math:`q_i` parameters of its own and has :math:`a_i` units, the outputs' layer included; a
     unit may read those of all earlier layers. Parameters shared within a layer or between layers count once, where they
-    are first used. With :math:`p = 2` the constants are the :math:`8e` and :math:`4e` that the
-    literature evaluates for ReLU.
+    are first used. With :math:`p = 2` the constants are the :math:`8e` and :math:`4e` that the literature evaluates for
+    ReLU. As only the places where pieces meet can be told apart, :math:`p - 1` in place of :math:`p` would be
+    a bound too, by a logarithm smaller.
 
     Args:
         parameters: Number of weights and biases that each layer brings.

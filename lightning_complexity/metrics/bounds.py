@@ -155,7 +155,7 @@ def _vector(norms: dict[str, Tensor]) -> Tensor:
 
 
 class GroupNormBound(_NormBound):
-    r"""Generalization bound by the largest :math:`\ell_1` norms of the units, Bartlett and Mendelson 2002.
+    r"""Generalization bound by the largest L1 norms of the units, Bartlett and Mendelson 2002.
 
     .. math:: E(f) - E_D(f) \le \frac{R + 3 \sqrt{\ln(m/\delta)}}{\sqrt m}, \quad
               R = \frac{2^{d+2}\, C \sqrt{\ln D} \; r}{\gamma} \prod_{i=1}^d \|W_i\|_{1,\infty}

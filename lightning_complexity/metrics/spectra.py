@@ -17,11 +17,10 @@ from lightning_complexity.functional.spectra import (
     log_spectral_product,
     log_volume,
     orthogonality_defect,
-    schatten_norm,
     stable_rank,
 )
 from lightning_complexity.metrics.base import WeightMetric
-from lightning_complexity.network import ConvolutionNorm, Snapshot, check_convolution
+from lightning_complexity.network import ConvolutionNorm, LayerNorm, Snapshot, check_convolution
 
 __all__ = [
     "EffectiveRank",
@@ -221,7 +220,7 @@ class EffectiveRank(_SpectrumMetric):
         return effective_rank(spectrum)
 
 
-class SchattenNorm(_SpectrumMetric):
+class SchattenNorm(WeightMetric):
     r"""Mean Schatten norm of the weight matrices: nuclear (trace) for ``p=1``, Frobenius for 2, spectral for ``inf``.
 
     .. math:: \frac{1}{L} \sum_i \Big( \sum_k s_{ik}^p \Big)^{1/p}
@@ -251,9 +250,16 @@ class SchattenNorm(_SpectrumMetric):
         super().__init__(fold_batch_norm=fold_batch_norm, per_layer=per_layer, **kwargs)
         self.p = p
 
-    def of_spectrum(self, spectrum: Tensor) -> Tensor:
-        """The value of one layer."""
-        return schatten_norm(spectrum, self.p)
+    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+        """Norm of each weight; orders 2 and ``inf`` need no spectrum."""
+        norm: LayerNorm = ("schatten", self.p)
+        if self.p in (2, math.inf):
+            norm = "frobenius" if self.p == 2 else "spectral"
+        return snapshot.layer_norms(norm, folded=self.fold_batch_norm)
+
+    def combine(self, values: Tensor) -> Tensor:
+        """Mean over layers."""
+        return values.mean()
 
 
 class LogConditionNumber(_SpectrumMetric):
