@@ -15,10 +15,10 @@ BEGIN, END = "<!-- catalogue: begin (python docs/catalogue.py) -->", "<!-- catal
 STUDY_INTRODUCTION = """\
 ### The study's measures
 
-`RobustMeasure(of)` for each name; equation numbers are those of Jiang et al., ICLR 2020, which the study keeps. Adjusted for
-`m` training samples: half of a logarithm minus ln m, the root of other values divided by `m`. `_fft` variants have
-the norm of the circular convolution at the size of the input image. The study's six PAC-Bayes measures (48, 49, 53, 56, 57,
-61) are measures of flatness.
+`RobustMeasure(of)` for each name; equation numbers are those of Jiang et al., ICLR 2020, which the study keeps.
+Adjusted for `m` training samples: half of a logarithm minus ln m, the root of other values divided by `m`. `_fft`
+variants have the norm of the circular convolution at the size of the input image. The study's six PAC-Bayes measures
+(48, 49, 53, 56, 57, 61) are measures of flatness.
 
 | of | equation | raw value |
 |---|---|---|"""

@@ -113,3 +113,11 @@ def test_names_tell_measures_apart() -> None:
     assert RobustMeasure().name == RobustMeasure.name
     with pytest.raises(ValueError, match=r"of must be one of l2, .* got 'sharpness'"):
         RobustMeasure("sharpness")
+
+
+def test_the_image_is_what_the_first_convolution_gets() -> None:
+    images = wave(30, 2, 8, 8, phase=0.3)
+    metric, flat = RobustMeasure("log_prod_of_spec_fft"), RobustMeasure("log_prod_of_spec_fft")
+    metric.update(NetworkInNetwork(1.0), images)
+    flat.update(nn.Sequential(nn.Unflatten(1, (2, 8, 8)), NetworkInNetwork(1.0)), images.flatten(1))
+    assert flat.compute() == metric.compute()

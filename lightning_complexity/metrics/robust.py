@@ -28,9 +28,10 @@ class _Network:
         return torch.stack(list(norms.values())).double().square()
 
     def _image_sizes(self) -> dict[int, torch.Size]:
-        """The study transforms every kernel at the size of the input image, also behind a stride."""
-        image = self.snapshot.float_inputs.shape[1:]
-        return {id(w.module): image for w in self.snapshot.folded_weights if w.is_convolution}
+        """The study transforms every kernel at the size of the first convolution's input, also behind a stride."""
+        called = self.snapshot.input_shapes
+        convolutions = [w.module for w in self.snapshot.folded_weights if id(w.module) in called]
+        return {id(module): called[id(convolutions[0])] for module in convolutions}
 
     @property
     def depth(self) -> int:
