@@ -26,7 +26,7 @@ FULL = [entry for entry in metrics.catalogue() if entry.metric.__name__ in metri
 VC_BOUND = metrics.VCGeneralizationBound.name
 NORM_BOUNDS = {entry.name for entry in FULL if entry.family == "bounds"} - {VC_BOUND}
 OF_MARGINS = NORM_BOUNDS | {VC_BOUND} | {entry.name for entry in FULL if entry.family in ("margins", "robust")}
-OF_INPUTS = {"log_path_norm", "jacobian_norm"} | NORM_BOUNDS
+OF_INPUTS = {"log_path_norm"} | NORM_BOUNDS | {entry.name for entry in FULL if entry.family == "sensitivity"}
 
 
 def loader(dataset: Any = None) -> DataLoader[Any]:
@@ -103,7 +103,7 @@ def test_regression_targets_with_the_classification_loss() -> None:
 
     dataset = TensorDataset(X, X[:, :1])
     values, left_out, messages = watched(Regression(mlp(4, 6, 1)), dataset)
-    assert {"hessian_trace", "probe/train_loss"} | OF_MARGINS == left_out.keys()
+    assert {"hessian_trace", "input_gradient_norm", "probe/train_loss"} | OF_MARGINS == left_out.keys()
     assert any("pass your loss, as in ComplexityMonitor(loss=torch.nn.functional.mse_loss)" in m for m in messages)
     assert "complexity/jacobian_norm" in values
     values, left_out, _ = watched(Regression(mlp(4, 6, 1)), dataset, loss=F.mse_loss)

@@ -19,6 +19,8 @@ from tests.networks import mlp
 STRENGTHS = {
     "DistanceFromInitialization": 0.05,
     "EffectiveRank": 0.03,
+    "GeometricComplexity": 1e-3,
+    "InputGradientNorm": 0.1,
     "JacobianNorm": 0.1,
     "LogNormProduct": 0.05,
     "LogNormSum": 0.1,

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from lightning_complexity.functional import jacobian_norms
-from lightning_complexity.metrics import JacobianNorm
+from lightning_complexity.functional import jacobian_grams, jacobian_norms, squared_jacobian_norms
+from lightning_complexity.metrics import (
+    GeometricComplexity,
+    InputGradientNorm,
+    JacobianNorm,
+    LocalLipschitzConstant,
+    LogSpectralProduct,
+    NoiseSensitivity,
+    ShiftSensitivity,
+)
 from lightning_complexity.network import MissingInputError, Snapshot
 from lightning_complexity.regularizers import JacobianNorm as JacobianPenalty
 from tests.networks import conv_net, mlp
@@ -49,12 +58,9 @@ def test_equals_dense_jacobians(of: str) -> None:
 def test_projections_are_unbiased_for_the_square() -> None:
     x = torch.randn(2, 5, requires_grad=True)
     outputs = mlp(5, 8, 4)(x)
-    exact = jacobian_norms(outputs, x)
+    exact = jacobian_norms(jacobian_grams(outputs, x))
     squares = torch.stack(
-        [
-            jacobian_norms(outputs, x, num_projections=2, generator=torch.Generator().manual_seed(seed)).square()
-            for seed in range(2000)
-        ]
+        [squared_jacobian_norms(outputs, x, 2, generator=torch.Generator().manual_seed(seed)) for seed in range(2000)]
     )
     error = squares.std(0) / len(squares) ** 0.5
     assert ((squares.mean(0) - exact.square()).abs() < 4 * error).all()
@@ -115,4 +121,101 @@ def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="num_projections must be at least 1"):
         JacobianNorm(num_projections=0)
     with pytest.raises(ValueError, match=r"outputs of shape \(n, C\)"):
-        jacobian_norms(torch.zeros(3), torch.zeros(3, 1))
+        squared_jacobian_norms(torch.zeros(3), torch.zeros(3, 1), 1)
+
+
+# Other measures of the Jacobian --------------------------------------------------------------------
+
+
+def test_rows_of_each_class() -> None:
+    model, x = mlp(5, 8, 3), torch.randn(6, 5)
+    dense = torch.stack([torch.autograd.functional.jacobian(lambda s: model(s).softmax(0), sample) for sample in x])
+    metric = JacobianNorm(per_class=True)
+    for part in x.split(4):
+        metric.update(model, part)
+    expected = dense.norm(dim=2).mean(0)
+    torch.testing.assert_close(metric.compute(), {str(c): expected[c] for c in range(3)})
+    report = metric.report()
+    torch.testing.assert_close(report["jacobian_norm"], dense.flatten(1).norm(dim=1).mean())
+    assert report.keys() == {"jacobian_norm", "jacobian_norm/standard_error", *(f"jacobian_norm/{c}" for c in range(3))}
+    with pytest.raises(ValueError, match="per_class needs the exact Jacobian"):
+        JacobianNorm(per_class=True, num_projections=1)
+
+
+def test_geometric_complexity_of_a_linear_network_and_of_scaled_inputs() -> None:
+    linear = nn.Linear(5, 4)
+    metric = GeometricComplexity()
+    metric.update(linear, torch.randn(3, 5))
+    torch.testing.assert_close(metric.compute(), linear.weight.detach().square().sum())
+    net, x = mlp(5, 8, 3), torch.randn(6, 5)
+    scaled = nn.Sequential(nn.Linear(5, 5, bias=False), net)
+    scaled[0].weight.data.copy_(torch.eye(5) / 3)
+    values = []
+    for model, inputs in ((net, x), (scaled, 3 * x)):
+        metric.reset()
+        metric.update(model, inputs)
+        values.append(metric.compute())
+    torch.testing.assert_close(values[1], values[0] / 9)
+
+
+def test_local_lipschitz_constant_lies_below_the_product_of_norms() -> None:
+    net, x = mlp(5, 8, 8, 3), torch.randn(20, 5)
+    dense = torch.stack([torch.autograd.functional.jacobian(net, sample) for sample in x])
+    metric, product = LocalLipschitzConstant(), LogSpectralProduct()
+    metric.update(Snapshot(net, x, chunk_size=7))
+    product.update(net)
+    torch.testing.assert_close(metric.compute(), torch.linalg.matrix_norm(dense, ord=2).amax())
+    assert metric.compute() < product.compute().exp()
+
+
+def test_input_gradient_of_linear_logits_has_a_closed_form() -> None:
+    model, x, y = nn.Linear(5, 4), torch.randn(6, 5), torch.arange(6) % 4
+    error = model(x).softmax(1).detach() - F.one_hot(y, 4)
+    metric = InputGradientNorm()
+    metric.update(Snapshot(model, x, y, chunk_size=4))
+    torch.testing.assert_close(metric.compute(), (error @ model.weight.detach()).norm(dim=1).mean())
+    metric.reset()
+    metric.update(model, x, torch.zeros(6, 4), loss=F.mse_loss)
+    residual = model(x).detach() * 2 / 4
+    torch.testing.assert_close(metric.compute(), (residual @ model.weight.detach()).norm(dim=1).mean())
+
+
+def test_small_noise_moves_outputs_by_the_jacobian() -> None:
+    net, x, sigma = mlp(5, 16, 3), torch.randn(40, 5), 1e-4
+    metric = NoiseSensitivity("logits", sigma=sigma, num_draws=400)
+    metric.update(net, x)
+    dense = torch.stack([torch.autograd.functional.jacobian(net, sample) for sample in x])
+    draws = torch.randn(4000, 5)
+    expected = sigma * torch.einsum("ncd,kd->nkc", dense, draws).norm(dim=2).mean()
+    assert metric.compute().item() == pytest.approx(expected.item(), rel=0.05)
+
+
+def test_shifts_wrap_around_in_every_direction() -> None:
+    net, images = nn.Flatten(), torch.zeros(2, 1, 3, 3)
+    images[:, 0, 0, 0] = 1.0
+    metric = ShiftSensitivity("logits")
+    metric.update(net, images)
+    torch.testing.assert_close(metric.compute(), torch.tensor(2.0).sqrt())  # the one goes out here and in there
+    around = ShiftSensitivity("logits", pixels=3)
+    around.update(net, images)
+    assert around.compute() == 0
+    with pytest.raises(ValueError, match=r"inputs of shape \(n, channels, ...\), got \(2, 5\)"):
+        ShiftSensitivity().update(nn.Linear(5, 2), torch.zeros(2, 5))
+    with pytest.raises(ValueError, match="sigma must be positive"):
+        NoiseSensitivity(sigma=0)
+
+
+def test_exact_measures_share_their_backward_passes() -> None:
+    net, x = mlp(5, 8, 3), torch.randn(6, 5)
+    snapshot, passes = Snapshot(net, x), []
+    grad = torch.autograd.grad
+
+    def counted(*args: object, **kwargs: object) -> object:
+        passes.append(1)
+        return grad(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.autograd, "grad", counted)
+        for metric in (JacobianNorm(), JacobianNorm("logits"), GeometricComplexity(), LocalLipschitzConstant()):
+            metric.update(snapshot)
+    assert len(passes) == 3

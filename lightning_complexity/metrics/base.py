@@ -224,7 +224,7 @@ class SampleMeanMetric(ComplexityMetric):
 
     @abstractmethod
     def per_sample(self, snapshot: Snapshot) -> Tensor:
-        """The value of each sample, shape ``(n,)``, differentiable on a live snapshot."""
+        """The value of each sample, shape ``(n,)``, or of several ``(n, k)``; differentiable on a live snapshot."""
 
     def measure(self, snapshot: Snapshot) -> Tensor:
         """Mean over the snapshot's samples."""
@@ -237,8 +237,8 @@ class SampleMeanMetric(ComplexityMetric):
 
     def _accumulate(self, snapshot: Snapshot) -> None:
         values = self.per_sample(snapshot).detach().double()
-        self.total = self.total + values.sum()
-        self.total_of_squares = self.total_of_squares + values.square().sum()
+        self.total = self.total + values.sum(0)
+        self.total_of_squares = self.total_of_squares + values.square().sum(0)
         self.count = self.count + len(values)
 
     def compute(self) -> Tensor:

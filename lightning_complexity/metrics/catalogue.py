@@ -52,6 +52,10 @@ SUITES["full"] = (
     "SpectralFrobeniusBound",
     "SizeIndependentBound",
     "RobustMeasure",
+    "GeometricComplexity",
+    "LocalLipschitzConstant",
+    "InputGradientNorm",
+    "NoiseSensitivity",
     "HessianTrace",
 )
 

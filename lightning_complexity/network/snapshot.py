@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from lightning_complexity.functional.margins import check_classification, signed_margins
 from lightning_complexity.functional.paths import Scaled
+from lightning_complexity.functional.sensitivity import jacobian_grams
 from lightning_complexity.functional.spectra import schatten_norm, singular_values
 from lightning_complexity.network.batches import chunks, map_tensors, num_samples
 from lightning_complexity.network.costs import Costs, count_costs
@@ -36,6 +38,8 @@ from lightning_complexity.network.weights import Weight, read_weights
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 Result = TypeVar("Result")
+
+_JACOBIAN_ENTRIES = 2**19  # of the Jacobians that are held at once
 
 
 class _Call(nn.Module):
@@ -369,9 +373,11 @@ class Snapshot:
     @cached_property
     def outputs(self) -> Tensor:
         """What the network gives for the batch."""
-        if self._outputs is not None:
-            return self._outputs
-        parts = [self.run(partial(_forward, x)) for (x,) in self._chunks(self.inputs)]
+        return self.outputs_on(self.inputs) if self._outputs is None else self._outputs
+
+    def outputs_on(self, inputs: Any) -> Tensor:
+        """What the network gives for another batch."""
+        parts = [self.run(partial(_forward, x)) for (x,) in self._chunks(inputs)]
         if not all(isinstance(part, Tensor) for part in parts):
             raise ValueError(f"needs a network that returns one tensor, got {type(parts[0]).__name__}.")
         return torch.cat([_at_least_single(part) for part in parts])
@@ -414,12 +420,13 @@ class Snapshot:
 
     # Derivatives ---------------------------------------------------------------------------------
 
-    def input_output_chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of inputs that require grad and outputs computed from them."""
+    def input_output_chunks(self, at_most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pairs of inputs that require grad and outputs computed from them, of some samples at a time."""
         if self._outputs is not None:
             yield self.float_inputs, self._outputs
             return
-        for (x,) in self._chunks(self.float_inputs):
+        size = self.chunk_size if at_most is None else min(at_most, self.chunk_size)
+        for (x,) in chunks((self.float_inputs,), size):
             yield self._differentiable_outputs(x)
 
     def _differentiable_outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -429,6 +436,39 @@ class Snapshot:
                 return leaf, model(leaf)
 
         return self.run(forward)
+
+    @cached_property
+    def _jacobians(self) -> tuple[Tensor, Tensor]:
+        parts = []
+        for x, y in self.input_output_chunks(None if self.live else self._jacobians_at_once()):
+            with torch.enable_grad():
+                parts.append((jacobian_grams(y, x, create_graph=self.live), y if self.live else y.detach()))
+        return torch.cat([grams for grams, _ in parts]), torch.cat([outputs for _, outputs in parts])
+
+    def _jacobians_at_once(self) -> int:
+        entries = self.float_inputs[0].numel() * self.run(partial(_forward, self._one_sample())).numel()
+        return max(_JACOBIAN_ENTRIES // entries, 1)
+
+    @property
+    def jacobian_grams(self) -> Tensor:
+        """Gram matrix of each sample's Jacobian, shape ``(n, C, C)``, by one backward pass for each output."""
+        return self._jacobians[0]
+
+    @property
+    def jacobian_outputs(self) -> Tensor:
+        """The outputs that came with them."""
+        return self._jacobians[1]
+
+    def input_gradients(self) -> Iterator[Tensor]:
+        """Gradient of each sample's loss for its input, chunk by chunk. Needs targets."""
+        done = 0
+        for x, outputs in self.input_output_chunks():
+            targets = map_tensors(itemgetter(slice(done, done + len(x))), self.targets)
+            done += len(x)
+            with torch.enable_grad():
+                total = len(x) * self._loss(_at_least_single(outputs), targets)
+                (gradient,) = torch.autograd.grad(total, x, create_graph=self.live, materialize_grads=True)
+            yield gradient
 
     @cached_property
     def trainable(self) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from lightning_complexity.metrics import sensitivity
 from lightning_complexity.metrics.sensitivity import JacobianOf
 from lightning_complexity.regularizers.base import Regularizer
 
-__all__ = ["JacobianNorm"]
+__all__ = ["GeometricComplexity", "InputGradientNorm", "JacobianNorm"]
 
 
 class JacobianNorm(Regularizer):
@@ -30,3 +30,40 @@ class JacobianNorm(Regularizer):
         self, strength: float = 1e-3, *, of: JacobianOf = "softmax", num_projections: int | None = None
     ) -> None:
         super().__init__(strength, sensitivity.JacobianNorm(of, num_projections=num_projections))
+
+
+class GeometricComplexity(Regularizer):
+    """Penalty on :class:`metrics.GeometricComplexity <lightning_complexity.metrics.GeometricComplexity>` of the batch.
+
+    With ``num_projections`` every call draws new random vectors; the gradient is then unbiased.
+
+    Args:
+        strength: Factor.
+        num_projections: ``None`` for exact, at one double backward pass for each output.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> GeometricComplexity(1e-2, num_projections=1)(net, torch.randn(5, 4)).backward()
+    """
+
+    def __init__(self, strength: float = 1e-3, *, num_projections: int | None = None) -> None:
+        super().__init__(strength, sensitivity.GeometricComplexity(num_projections=num_projections))
+
+
+class InputGradientNorm(Regularizer):
+    """Penalty on :class:`metrics.InputGradientNorm <lightning_complexity.metrics.InputGradientNorm>` of the batch.
+
+    One forward, backward and double backward pass. The gradient where the loss does not depend on an input is 0.
+
+    Args:
+        strength: Factor.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> InputGradientNorm(1e-2)(net, torch.randn(5, 4), torch.tensor([0, 1, 0, 1, 0])).backward()
+    """
+
+    def __init__(self, strength: float = 1e-3) -> None:
+        super().__init__(strength, sensitivity.InputGradientNorm())
