@@ -7,10 +7,21 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from lightning_complexity.metrics import curvature, margins, norms, paths, sensitivity, size, spectra
+from lightning_complexity.metrics import (
+    curvature,
+    margins,
+    norms,
+    paths,
+    regions,
+    sensitivity,
+    size,
+    spectra,
+    trajectories,
+    units,
+)
 from lightning_complexity.metrics.base import ComplexityMetric, Cost, Need
 
-_FAMILIES = (size, norms, spectra, paths, margins, sensitivity, curvature)
+_FAMILIES = (size, norms, spectra, paths, margins, sensitivity, regions, trajectories, units, curvature)
 
 SUITES: dict[str, tuple[str, ...]] = {
     "fast": (
@@ -38,6 +49,14 @@ SUITES["full"] = (
     "LogVolume",
     "OrthogonalityDefect",
     "HeavyTailAlpha",
+    "LinearRegions",
+    "BoundaryDistance",
+    "LocalComplexity",
+    "Transitions",
+    "TrajectoryLength",
+    "DeadUnits",
+    "ActivationEntropy",
+    "PatternEntropy",
     "HessianTrace",
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -90,7 +91,9 @@ class Restriction:
         dim, points = len(self.directions), self.points(coordinates)
         repeated = points.repeat_interleave(dim, 0)
         tangents = self.directions.repeat(len(points), *[1] * self.origin.ndim)
-        with forward_ad.dual_level():
+        with warnings.catch_warnings(), forward_ad.dual_level():
+            # torch's own, when it loads the rules of differentiation.
+            warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
             outputs, found = run_capturing(
                 model, forward_ad.make_dual(repeated, tangents), pooling=True, measure=self.measure
             )
