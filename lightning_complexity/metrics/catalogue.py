@@ -52,6 +52,7 @@ SUITES["full"] = (
     "LinearRegions",
     "BoundaryDistance",
     "LocalComplexity",
+    "SmoothLocalComplexity",
     "Transitions",
     "TrajectoryLength",
     "DeadUnits",

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from lightning_complexity.functional.regions import boundary_distances, cut_units
+from lightning_complexity.functional.regions import activation_codes, boundary_distances, cut_depths, cut_units
 from lightning_complexity.metrics.base import ComplexityMetric, SampleMeanMetric
 from lightning_complexity.network import NotFiniteError, Snapshot, capture_activations, segment_pieces
-from lightning_complexity.network.codes import checked_activations, has_nan, unit_codes
+from lightning_complexity.network.codes import checked_activations, has_nan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["BoundaryDistance", "LinearRegions", "LocalComplexity"]
+__all__ = ["BoundaryDistance", "LinearRegions", "LocalComplexity", "SmoothLocalComplexity"]
 
 Line = Literal["segment", "plane"]
+# Small samples go through the network in larger chunks, up to this many numbers: 8 MB in double precision.
+_NUMBERS_AT_ONCE = 2**20
 
 
 class LinearRegions(ComplexityMetric):
@@ -175,7 +178,63 @@ class BoundaryDistance(SampleMeanMetric):
             )
 
 
-class LocalComplexity(SampleMeanMetric):
+class NeighbourhoodMetric(SampleMeanMetric):
+    """A mean over samples of how units' kinks pass through a small neighbourhood of the sample.
+
+    The neighbourhood has the vertices ``x +- r s_p`` for ``P`` orthonormal directions.
+
+    Args:
+        radius: Distance ``r`` of the vertices from the sample.
+        num_directions: ``P``; default 25, or the number of inputs if that is less.
+        per_layer: Must be ``False``.
+    """
+
+    needs = frozenset({"inputs"})
+    cost = "sampling"
+
+    def __init__(
+        self, radius: float = 0.05, *, num_directions: int | None = None, per_layer: bool = False, **kwargs: Any
+    ) -> None:
+        if not radius > 0:
+            raise ValueError(f"radius must be positive, got {radius!r}.")
+        if num_directions is not None and num_directions < 1:
+            raise ValueError(f"num_directions must be at least 1, got {num_directions!r}.")
+        super().__init__(per_layer=per_layer, **kwargs)
+        self.radius, self.num_directions = radius, num_directions
+
+    @abstractmethod
+    def at_vertices(self, preactivations: Tensor, kinks: tuple[float, ...]) -> Tensor:
+        """The value, shape ``(n,)``, from the preactivations of one layer, shape ``(n, vertices, units)``."""
+
+    def per_sample(self, snapshot: Snapshot) -> Tensor:
+        """The sum over layers for each sample."""
+        x = snapshot.float_inputs.detach()
+        frame = self._frame(snapshot, x)
+        offsets = torch.cat([frame, -frame]) * self.radius
+        rows = max(snapshot.chunk_size, _NUMBERS_AT_ONCE // x[0].numel())
+        at_once = max(1, rows // len(offsets))
+        return torch.cat([self._around(snapshot, part, offsets) for part in x.split(at_once)])
+
+    def _frame(self, snapshot: Snapshot, x: Tensor) -> Tensor:
+        dim = x[0].numel()
+        num_directions = min(25, dim) if self.num_directions is None else self.num_directions
+        if num_directions > dim:
+            raise ValueError(f"num_directions must be at most the number of inputs, {dim}, got {num_directions}.")
+        noise = torch.randn(dim, num_directions, generator=snapshot.generator(), dtype=torch.float64)
+        return torch.linalg.qr(noise)[0].T.to(x).reshape(-1, *x.shape[1:])
+
+    def _around(self, snapshot: Snapshot, x: Tensor, offsets: Tensor) -> Tensor:
+        vertices = (x.unsqueeze(1) + offsets).flatten(0, 1)
+        activations = snapshot.run(lambda model: capture_activations(model, vertices))
+        values = [
+            self.at_vertices(a.inputs.flatten(1).unflatten(0, (len(x), len(offsets))), a.kinks)
+            for a in checked_activations(activations, type(self).__name__)
+        ]
+        total = torch.stack(values).sum(0)
+        return torch.full_like(total, torch.nan) if has_nan(activations) else total
+
+
+class LocalComplexity(NeighbourhoodMetric):
     r"""Mean number of units whose kink passes through a small neighbourhood of a sample.
 
     .. math:: \frac{1}{n} \sum_i \#\{ j : z_j - b_j \text{ has both signs among } x_i \pm r s_1, \dots, x_i \pm r s_P \}
@@ -205,42 +264,52 @@ class LocalComplexity(SampleMeanMetric):
     """
 
     name = "local_complexity"
-    needs = frozenset({"inputs"})
-    cost = "sampling"
     formula = (
         r"\frac{1}{n} \sum_i \#\{ j : z_j - b_j \text{ has both signs among } x_i \pm r s_1, \dots, x_i \pm r s_P \}"
     )
     reference = "Humayun, Balestriero and Baraniuk, ICML 2024"
 
-    def __init__(
-        self, radius: float = 0.05, *, num_directions: int | None = None, per_layer: bool = False, **kwargs: Any
-    ) -> None:
-        if not radius > 0:
-            raise ValueError(f"radius must be positive, got {radius!r}.")
-        if num_directions is not None and num_directions < 1:
-            raise ValueError(f"num_directions must be at least 1, got {num_directions!r}.")
-        super().__init__(per_layer=per_layer, **kwargs)
-        self.radius, self.num_directions = radius, num_directions
+    def at_vertices(self, preactivations: Tensor, kinks: tuple[float, ...]) -> Tensor:
+        """How many units do not have the same code at all vertices."""
+        return cut_units(activation_codes(preactivations, kinks)).double()
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
-        """Number of units that each sample's neighbourhood is cut by."""
-        x = snapshot.float_inputs.detach()
-        frame = self._frame(snapshot, x)
-        offsets = torch.cat([frame, -frame]) * self.radius
-        at_once = max(1, snapshot.chunk_size // len(offsets))
-        return torch.cat([self._cut(snapshot, part, offsets) for part in x.split(at_once)])
 
-    def _frame(self, snapshot: Snapshot, x: Tensor) -> Tensor:
-        dim = x[0].numel()
-        num_directions = min(25, dim) if self.num_directions is None else self.num_directions
-        if num_directions > dim:
-            raise ValueError(f"num_directions must be at most the number of inputs, {dim}, got {num_directions}.")
-        noise = torch.randn(dim, num_directions, generator=snapshot.generator(), dtype=torch.float64)
-        return torch.linalg.qr(noise)[0].T.to(x).reshape(-1, *x.shape[1:])
+class SmoothLocalComplexity(NeighbourhoodMetric):
+    r"""Mean over samples of how deeply units' kinks cut a small neighbourhood; what one trains with.
 
-    def _cut(self, snapshot: Snapshot, x: Tensor, offsets: Tensor) -> Tensor:
-        vertices = (x.unsqueeze(1) + offsets).flatten(0, 1)
-        measure = type(self).__name__
-        activations = snapshot.run(lambda model: capture_activations(model, vertices))
-        counts = cut_units(unit_codes(activations, measure).unflatten(0, (len(x), len(offsets)))).double()
-        return torch.full_like(counts, torch.nan) if has_nan(activations) else counts
+    .. math:: \frac{1}{n} \sum_i \sum_j \frac{2 \min(\max_v z_{jv} - b_j, \; b_j - \min_v z_{jv})_+}
+        {\max_v z_{jv} - \min_v z_{jv}}
+
+    Over the same vertices as :class:`LocalComplexity`. A unit counts 1 if its kink passes through the sample itself, 0
+    if it leaves all vertices on one side, so that this is at most the local complexity. For a unit of the first layer
+    it is ``1 - |w x + b| / (r max_p |w s_p|)`` where that is positive: a hinge on the distance to its kink.
+
+    Args:
+        radius: Distance ``r`` of the vertices from the sample.
+        num_directions: ``P``; default 25, or the number of inputs if that is less.
+        per_layer: Must be ``False``.
+
+    Raises:
+        UnsupportedOperationError: In ``update``, at a smooth activation.
+        ValueError: In ``update``, if there are more directions than inputs, or no activation.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU())
+        >>> for p, v in zip(net.parameters(), ([[1.0], [1.0]], [0.25, 3.0])):
+        ...     _ = p.data.copy_(torch.tensor(v))
+        >>> metric = SmoothLocalComplexity(radius=1.0)
+        >>> metric.update(net, torch.tensor([[0.0]]))  # 1 - 0.25 / 1
+        >>> metric.compute()
+        tensor(0.7500, dtype=torch.float64)
+    """
+
+    name = "smooth_local_complexity"
+    formula = (
+        r"\frac{1}{n} \sum_i \sum_j 2 \min(\max_v z_{jv} - b_j, b_j - \min_v z_{jv})_+ "
+        r"\,/\, (\max_v z_{jv} - \min_v z_{jv})"
+    )
+    reference = "a smooth form of Humayun, Balestriero and Baraniuk, ICML 2024"
+
+    def at_vertices(self, preactivations: Tensor, kinks: tuple[float, ...]) -> Tensor:
+        """Sum over units of how deeply they cut."""
+        return cut_depths(preactivations, kinks)
