@@ -362,6 +362,28 @@ def test_equal_maps_apart_are_two_regions() -> None:
     assert found.num_linear_regions == 4
 
 
+@pytest.mark.parametrize("used", [0, 1, 2])
+def test_lines_through_one_point(used: int) -> None:
+    model = mlp(2, 3, 1, bias=False)
+    with torch.no_grad():
+        model[2].weight[:, [i for i in range(3) if i != used]] = 0
+    found = regions(model, torch.tensor([[-3.0, -2.0], [3.0, -2.0], [-3.0, 4.0]]))
+    assert found.num_activation_regions == 6
+    assert found.num_linear_regions == 2
+
+
+def test_regions_that_share_a_line_but_no_part_of_it_are_two() -> None:
+    class Saddle(nn.Module):
+        """Zero on two opposite quadrants, and positive on the others."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            F.relu(x)  # cuts along both axes at once
+            a, b = x[:, :1], x[:, 1:]
+            return F.relu(torch.minimum(a, -b)) + F.relu(torch.minimum(-a, b))
+
+    assert regions(Saddle(), torch.tensor([[-3.0, -2.0], [3.0, -2.0], [-3.0, 4.0]])).num_linear_regions == 6
+
+
 def test_pooling_in_a_plane() -> None:
     model = nn.Sequential(nn.Unflatten(1, (1, 2)), nn.MaxPool1d(2), nn.Flatten())
     assert regions(model, TRIANGLE).num_linear_regions == 2
