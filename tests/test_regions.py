@@ -36,6 +36,7 @@ from lightning_complexity.network import (
     rectangle_around,
     segment_pieces,
 )
+from lightning_complexity.network.planes import _Cell, _halves
 from tests.networks import conv_net, mlp
 
 Map = Callable[[Tensor], Tensor]
@@ -362,14 +363,37 @@ def test_equal_maps_apart_are_two_regions() -> None:
     assert found.num_linear_regions == 4
 
 
-@pytest.mark.parametrize("used", [0, 1, 2])
+@pytest.mark.parametrize("used", range(7))
 def test_lines_through_one_point(used: int) -> None:
-    model = mlp(2, 3, 1, bias=False)
+    model = mlp(2, 7, 1, bias=False)
     with torch.no_grad():
-        model[2].weight[:, [i for i in range(3) if i != used]] = 0
+        model[2].weight[:, [i for i in range(7) if i != used]] = 0
     found = regions(model, torch.tensor([[-3.0, -2.0], [3.0, -2.0], [-3.0, 4.0]]))
-    assert found.num_activation_regions == 6
+    assert found.num_activation_regions == 14
     assert found.num_linear_regions == 2
+
+
+def test_a_cut_through_corners_is_known_as_one_edge_of_each_half() -> None:
+    square = _Cell(np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), (0, 1, 2, 3))
+    for line, ends in (
+        ((1, -1, 0), {(0, 0), (1, 1)}),
+        ((-1, 2, 0), {(0, 0), (1, 0.5)}),
+        ((2, 1, -1), {(0.5, 0), (0, 1)}),
+    ):
+        normal = np.array(line[:2]) / np.linalg.norm(line[:2])
+        distances = square.vertices @ normal + line[2] / np.linalg.norm(line[:2])
+        for half in _halves(square, distances.tolist(), 1e-10, number=7):
+            following = np.roll(half.vertices, -1, 0)
+            (cut,) = (i for i, number in enumerate(half.cuts) if number == 7)
+            assert {tuple(half.vertices[cut]), tuple(following[cut])} == ends
+            sides = [square.vertices[n] for n in half.cuts if n != 7]
+            directions = [np.roll(square.vertices, -1, 0)[n] - square.vertices[n] for n in half.cuts if n != 7]
+            kept = [i for i, n in enumerate(half.cuts) if n != 7]
+            for i, corner, direction in zip(
+                kept, sides, directions, strict=True
+            ):  # each lies on the side it is said to
+                for point in (half.vertices[i], following[i]):
+                    assert np.linalg.det(np.stack([point - corner, direction])) == pytest.approx(0)
 
 
 def test_regions_that_share_a_line_but_no_part_of_it_are_two() -> None:
