@@ -25,6 +25,7 @@ from lightning_complexity.metrics import (
     BoundaryDistance,
     LinearRegions,
     LocalComplexity,
+    RegionBound,
     SmoothLocalComplexity,
 )
 from lightning_complexity.network import (
@@ -517,6 +518,37 @@ def test_the_figure_shows_every_cell_and_belongs_to_no_window() -> None:
     assert len(samples.get_offsets()) == 3
     assert plt.get_fignums() == []
     assert LinearRegions().figures(snapshot) == {}
+
+
+def test_bounds_of_networks() -> None:
+    x = torch.randn(3, 2)
+    for of in ("any", "serra", "montufar"):
+        assert value(RegionBound(of), mlp(2, 4, 4, 3), x) == pytest.approx(math.log(121), rel=1e-12)
+    assert value(RegionBound("serra"), mlp(10, 4, 4, 4, 1), torch.randn(1, 10)) == pytest.approx(math.log(1634))
+    assert value(RegionBound("montufar"), mlp(10, 4, 4, 4, 1), torch.randn(1, 10)) == pytest.approx(math.log(4096))
+    hardtanh = nn.Sequential(nn.Linear(2, 4), nn.Hardtanh(), nn.Linear(4, 1))
+    assert value(RegionBound(), hardtanh, x) == pytest.approx(math.log(hyperplane_regions(2, 8)))
+    assert value(RegionBound(), nn.Linear(2, 1), x) == value(RegionBound("serra"), nn.Linear(2, 1), x) == 0
+    images = torch.randn(1, 2, 8, 8)
+    # Two layers of 256 units, and 4 times 16 windows with 6 comparisons each.
+    layers = [hyperplane_regions(128, n) for n in (256, 256, 4 * 16 * 6)]
+    assert value(RegionBound(), conv_net().eval(), images) == pytest.approx(sum(map(math.log, layers)), rel=1e-9)
+
+
+def test_sharp_bounds_are_refused_where_they_do_not_hold() -> None:
+    for model, x, operation in (
+        (conv_net().eval(), torch.randn(1, 2, 8, 8), "add"),
+        (Transformed(), torch.randn(1, 3, 4), "add"),
+        (nn.Sequential(nn.Linear(2, 4), nn.Hardtanh(), nn.Linear(4, 1)), torch.randn(1, 2), "hardtanh"),
+        (nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)), torch.randn(1, 2), "tanh"),
+        (nn.Sequential(nn.MaxPool1d(2), nn.ReLU()), torch.randn(1, 1, 4), "max_pool1d"),
+    ):
+        with pytest.raises(
+            UnsupportedOperationError, match=f"RegionBound has no meaning for the operation .*{operation}"
+        ):
+            RegionBound("serra").update(model, x)
+    with pytest.raises(ValueError, match="of must be"):
+        RegionBound("best")
 
 
 # Distances and neighbourhoods -------------------------------------------------------------------

@@ -50,6 +50,7 @@ SUITES["full"] = (
     "OrthogonalityDefect",
     "HeavyTailAlpha",
     "LinearRegions",
+    "RegionBound",
     "BoundaryDistance",
     "LocalComplexity",
     "SmoothLocalComplexity",
