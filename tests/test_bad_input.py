@@ -41,10 +41,21 @@ def watched(
     return monitor.history[-1].values, monitor._failures.left_out, messages
 
 
+NEED_ONE_TENSOR = {
+    *("jacobian_norm", "linear_regions", "log_region_bound", "boundary_distance", "local_complexity"),
+    *("smooth_local_complexity", "transitions", "trajectory_length"),
+}
+NEED_KINKS = {"dead_units", "activation_entropy", "pattern_entropy"}
+
+
 def test_unknown_operation_is_named_once_and_the_rest_goes_on() -> None:
     values, left_out, messages = watched(Classifier(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))))
-    assert left_out.keys() == {"log_path_norm", "vc_dimension_bound"}
-    assert len(messages) == 2
+    smooth = {"log_path_norm", "vc_dimension_bound", *NEED_ONE_TENSOR, *NEED_KINKS} - {
+        "jacobian_norm",
+        "trajectory_length",
+    }
+    assert left_out.keys() == smooth
+    assert len(messages) == len(smooth)  # each reason names its measure
     (message,) = (m for m in messages if "leaves out log_path_norm for the rest of this run" in m)
     assert "operation 'tanh', called in module 'net.1'" in message
     assert values["complexity/hessian_trace"] != 0
@@ -57,11 +68,11 @@ def test_token_inputs() -> None:
             self.embedding, self.head = nn.Embedding(9, 5), nn.Linear(5, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.embedding(x).mean(1))
+            return self.head(F.relu(self.embedding(x).mean(1)))
 
     dataset = TensorDataset(torch.randint(0, 9, (24, 6)), Y)
     values, left_out, messages = watched(Classifier(Tokens()), dataset)
-    assert left_out.keys() == {"log_path_norm", "jacobian_norm"}
+    assert left_out.keys() == NEED_ONE_TENSOR | {"log_path_norm"}
     assert len(messages) == 1
     assert "one floating-point tensor, got torch.int64" in messages[0]
     assert math.isfinite(values["complexity/hessian_trace"])
@@ -85,7 +96,7 @@ class FromMapping(Classifier):
 
 def test_forward_that_takes_a_mapping() -> None:
     values, left_out, messages = watched(FromMapping(mlp(4, 6, 3)), Pairs())
-    assert left_out.keys() == {"log_path_norm", "jacobian_norm"}
+    assert left_out.keys() == NEED_ONE_TENSOR | {"log_path_norm"}
     assert "got dict" in messages[0]
     assert {"complexity/margin_percentile", "complexity/hessian_trace", "probe/train_accuracy"} <= values.keys()
 
@@ -128,7 +139,8 @@ def test_nan_weights_are_logged_as_such() -> None:
     values, left_out, messages = watched(module)
     assert not left_out
     assert not messages
-    names = [entry.name for entry in metrics.catalogue() if entry.family != "size"]
+    shapes = {"log_region_bound", *(entry.name for entry in metrics.catalogue() if entry.family == "size")}
+    names = {entry.name for entry in metrics.catalogue()} - shapes
     assert all(math.isnan(values[f"complexity/{name}"]) for name in names)
 
 
@@ -157,7 +169,7 @@ def test_iterable_dataset_gives_its_first_batch_and_is_not_iterated_again() -> N
 
 @pytest.mark.parametrize("probe", [1, (X[:1], Y[:1])])
 def test_single_sample_probe(probe: Any) -> None:
-    values, left_out, _ = watched(Classifier(mlp(4, 3)), probe=probe)
+    values, left_out, _ = watched(Classifier(mlp(4, 6, 3)), probe=probe)
     assert not left_out
     assert math.isnan(values["complexity/jacobian_norm/standard_error"])
     assert math.isfinite(values["complexity/jacobian_norm"])
