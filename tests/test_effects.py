@@ -31,6 +31,7 @@ STRENGTHS = {
     "PathNorm": 0.05,
     "SchattenNorm": 0.02,
     "SmoothMarginLoss": 1.0,
+    "SmoothLocalComplexity": 0.03,
     "StableRank": 0.05,
     "WeightDistance": 0.05,
 }

@@ -1,11 +1,25 @@
 """Formulas: tensors, or a product with a matrix, in; tensors out. Nothing here knows of networks."""
 
-from lightning_complexity.functional import bounds, curvature, margins, norms, paths, robust, sensitivity, size, spectra
+from lightning_complexity.functional import (
+    bounds,
+    curvature,
+    margins,
+    norms,
+    paths,
+    region_bounds,
+    regions,
+    robust,
+    sensitivity,
+    size,
+    spectra,
+)
 from lightning_complexity.functional.bounds import *
 from lightning_complexity.functional.curvature import *
 from lightning_complexity.functional.margins import *
 from lightning_complexity.functional.norms import *
 from lightning_complexity.functional.paths import *
+from lightning_complexity.functional.region_bounds import *
+from lightning_complexity.functional.regions import *
 from lightning_complexity.functional.robust import *
 from lightning_complexity.functional.sensitivity import *
 from lightning_complexity.functional.size import *
@@ -17,6 +31,8 @@ __all__ = [
     *margins.__all__,
     *norms.__all__,
     *paths.__all__,
+    *region_bounds.__all__,
+    *regions.__all__,
     *robust.__all__,
     *sensitivity.__all__,
     *size.__all__,

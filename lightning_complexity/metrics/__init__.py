@@ -6,10 +6,13 @@ from lightning_complexity.metrics import (
     margins,
     norms,
     paths,
+    regions,
     robust,
     sensitivity,
     size,
     spectra,
+    trajectories,
+    units,
 )
 from lightning_complexity.metrics.base import ComplexityMetric
 from lightning_complexity.metrics.bounds import *
@@ -18,10 +21,13 @@ from lightning_complexity.metrics.curvature import *
 from lightning_complexity.metrics.margins import *
 from lightning_complexity.metrics.norms import *
 from lightning_complexity.metrics.paths import *
+from lightning_complexity.metrics.regions import *
 from lightning_complexity.metrics.robust import *
 from lightning_complexity.metrics.sensitivity import *
 from lightning_complexity.metrics.size import *
 from lightning_complexity.metrics.spectra import *
+from lightning_complexity.metrics.trajectories import *
+from lightning_complexity.metrics.units import *
 
 __all__ = [
     "SUITES",
@@ -34,8 +40,11 @@ __all__ = [
     *margins.__all__,
     *norms.__all__,
     *paths.__all__,
+    *regions.__all__,
     *robust.__all__,
     *sensitivity.__all__,
     *size.__all__,
     *spectra.__all__,
+    *trajectories.__all__,
+    *units.__all__,
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torchmetrics import Metric
 
 from lightning_complexity.functional.curvature import standard_error
 from lightning_complexity.network import LossFunction, MissingInputError, Snapshot, Weight
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Need = Literal["inputs", "targets", "loss", "initial"]
 Cost = Literal["weights", "forward", "backward", "hessian", "sampling"]
@@ -45,6 +48,8 @@ class ComplexityMetric(Metric, ABC):
         cost: The most expensive thing that measuring takes.
         has_layers: Whether the metric has a value for each layer.
         is_logarithm: Whether the value is a logarithm; its name then starts with ``log_``.
+        takes_one_snapshot: Why the values of several batches say nothing about that of all of them, for a metric
+            that therefore refuses a second ``update`` before ``reset``; ``None`` for all others.
         formula: The formula in LaTeX.
         reference: Where the measure comes from.
     """
@@ -55,6 +60,7 @@ class ComplexityMetric(Metric, ABC):
     cost: Cost = "weights"
     has_layers: ClassVar[bool] = False
     is_logarithm: bool = False
+    takes_one_snapshot: ClassVar[str | None] = None
     formula: ClassVar[str]
     reference: ClassVar[str]
 
@@ -104,13 +110,28 @@ class ComplexityMetric(Metric, ABC):
 
         Raises:
             MissingInputError: If something that the metric needs is missing.
+            ValueError: At a second call, if the metric takes one snapshot.
         """
+        if self.takes_one_snapshot is not None and self._update_count > 1:
+            raise ValueError(
+                f"{type(self).__name__} takes one snapshot, since {self.takes_one_snapshot}. "
+                "Give it all samples at once, or call reset() before the next."
+            )
         snapshot = (
             model if isinstance(model, Snapshot) else Snapshot(model, inputs, targets, loss=loss, initial=initial)
         )
         self.check(snapshot)
         with torch.inference_mode(False):
             self._accumulate(snapshot)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Update, and return the value of this batch alone."""
+        if self.takes_one_snapshot is None:
+            return super().forward(*args, **kwargs)
+        self.update(*args, **kwargs)
+        value: Any = self.compute()
+        self._forward_cache = value
+        return value
 
     def check(self, snapshot: Snapshot) -> None:
         """Raise an error if the snapshot lacks what this metric needs."""
@@ -130,6 +151,10 @@ class ComplexityMetric(Metric, ABC):
 
     def histograms(self, snapshot: Snapshot) -> dict[str, Tensor]:  # noqa: ARG002
         """Distributions behind the value, for loggers that can draw them; cheap after ``update``."""
+        return {}
+
+    def figures(self, snapshot: Snapshot) -> dict[str, Figure]:  # noqa: ARG002
+        """Pictures of what was measured, for loggers that can show them; needs matplotlib, cheap after ``update``."""
         return {}
 
 

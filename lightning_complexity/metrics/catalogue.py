@@ -7,10 +7,36 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from lightning_complexity.metrics import bounds, curvature, margins, norms, paths, robust, sensitivity, size, spectra
+from lightning_complexity.metrics import (
+    bounds,
+    curvature,
+    margins,
+    norms,
+    paths,
+    regions,
+    robust,
+    sensitivity,
+    size,
+    spectra,
+    trajectories,
+    units,
+)
 from lightning_complexity.metrics.base import ComplexityMetric, Cost, Need
 
-_FAMILIES = (size, norms, spectra, paths, margins, bounds, robust, sensitivity, curvature)
+_FAMILIES = (
+    size,
+    norms,
+    spectra,
+    paths,
+    margins,
+    bounds,
+    robust,
+    sensitivity,
+    regions,
+    trajectories,
+    units,
+    curvature,
+)
 
 SUITES: dict[str, tuple[str, ...]] = {
     "fast": (
@@ -56,6 +82,16 @@ SUITES["full"] = (
     "LocalLipschitzConstant",
     "InputGradientNorm",
     "NoiseSensitivity",
+    "LinearRegions",
+    "RegionBound",
+    "BoundaryDistance",
+    "LocalComplexity",
+    "SmoothLocalComplexity",
+    "Transitions",
+    "TrajectoryLength",
+    "DeadUnits",
+    "ActivationEntropy",
+    "PatternEntropy",
     "HessianTrace",
 )
 

@@ -1,23 +1,33 @@
 """Read a network without changing it: weights, spectra, outputs, derivatives, paths."""
 
+from lightning_complexity.network.activations import Activation, capture_activations
 from lightning_complexity.network.batches import map_tensors, num_samples, split_batch
 from lightning_complexity.network.errors import MissingInputError, UnsupportedOperationError
 from lightning_complexity.network.folding import fold_batch_norm
 from lightning_complexity.network.norms import ConvolutionNorm, LayerNorm, check_convolution, norm_name
 from lightning_complexity.network.observe import observe
 from lightning_complexity.network.paths import path_sums
+from lightning_complexity.network.planes import PlaneRegions, decision_boundary, plane_regions, rectangle_around
+from lightning_complexity.network.segments import NotFiniteError, Restriction, SegmentPieces, segment_pieces
 from lightning_complexity.network.snapshot import LossFunction, Snapshot, initial_state
 from lightning_complexity.network.weights import Weight, read_weights
 
 __all__ = [
+    "Activation",
     "ConvolutionNorm",
     "LayerNorm",
     "LossFunction",
     "MissingInputError",
+    "NotFiniteError",
+    "PlaneRegions",
+    "Restriction",
+    "SegmentPieces",
     "Snapshot",
     "UnsupportedOperationError",
     "Weight",
+    "capture_activations",
     "check_convolution",
+    "decision_boundary",
     "fold_batch_norm",
     "initial_state",
     "map_tensors",
@@ -25,6 +35,9 @@ __all__ = [
     "num_samples",
     "observe",
     "path_sums",
+    "plane_regions",
     "read_weights",
+    "rectangle_around",
+    "segment_pieces",
     "split_batch",
 ]

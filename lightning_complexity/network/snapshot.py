@@ -18,6 +18,7 @@ from lightning_complexity.functional.margins import check_classification, signed
 from lightning_complexity.functional.paths import Scaled
 from lightning_complexity.functional.sensitivity import jacobian_grams
 from lightning_complexity.functional.spectra import schatten_norm, singular_values
+from lightning_complexity.network.activations import Activation, capture_activations
 from lightning_complexity.network.batches import chunks, map_tensors, num_samples
 from lightning_complexity.network.costs import Costs, count_costs
 from lightning_complexity.network.errors import MissingInputError
@@ -34,6 +35,8 @@ from lightning_complexity.network.norms import (
 from lightning_complexity.network.observe import observe
 from lightning_complexity.network.operators import input_shapes
 from lightning_complexity.network.paths import path_sums
+from lightning_complexity.network.planes import PlaneRegions, plane_regions, rectangle_around
+from lightning_complexity.network.segments import Restriction
 from lightning_complexity.network.weights import Weight, read_weights
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -155,6 +158,7 @@ class Snapshot:
         self._layer_norms: dict[Any, dict[str, Tensor]] = {}
         self._vectors = vectors
         self._replaced: Mapping[str, Tensor] = {}
+        self._plane_regions: dict[float, PlaneRegions] = {}
 
     # What was given ------------------------------------------------------------------------------
 
@@ -224,12 +228,19 @@ class Snapshot:
     def _constants(self) -> dict[str, Tensor]:
         return {n: p.detach() for n, p in self.parameters.items()}
 
-    def run(self, function: Callable[[nn.Module], Result], *, differentiable: bool = False) -> Result:
+    def run(
+        self,
+        function: Callable[[nn.Module], Result],
+        *,
+        differentiable: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> Result:
         """Call ``function(model)`` with this snapshot's parameters and throw-away buffers in the model.
 
         Args:
             function: Anything that reads or calls the model.
             differentiable: Whether an observing snapshot records gradients for its parameters.
+            dtype: Precision of parameters and buffers, if not their own.
 
         Returns:
             What the function returns.
@@ -239,6 +250,8 @@ class Snapshot:
             named_buffers = self.model.named_buffers()
             buffers = {n: _at_least_single(self._at_start(n, b).detach().clone()) for n, b in named_buffers}
             tensors = {**(self.parameters if records else self._constants), **buffers}
+            if dtype is not None:
+                tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
             result: Result = functional_call(
                 _Call(self.model), {f"model.{n}": t for n, t in tensors.items()}, (function,)
             )
@@ -367,6 +380,31 @@ class Snapshot:
             x = self.float_inputs
             self._path_sums[q] = self.run(lambda model: path_sums(model, tuple(x.shape[1:]), x, q, measure="PathNorm"))
         return self._path_sums[q]
+
+    # Regions -------------------------------------------------------------------------------------
+
+    def activations(self, inputs: Any) -> Iterator[list[Activation]]:
+        """The nonlinearities that inputs go through, chunk by chunk; see :func:`capture_activations`."""
+        for chunk in chunks(inputs, self.chunk_size):
+            yield self.run(lambda model, chunk=chunk: capture_activations(model, chunk))  # type: ignore[misc]
+
+    def restriction(self, origin: Tensor, directions: Tensor, *, measure: str) -> Restriction:
+        """The network on a segment or a plane, in double precision; see :class:`Restriction`."""
+        call = partial(self.run, dtype=torch.float64)
+        return Restriction(call, origin, directions, measure=measure, chunk_size=self.chunk_size)
+
+    def plane_regions(self, margin: float, *, measure: str) -> PlaneRegions:
+        """Linear regions in the rectangle around the first three samples; see :func:`rectangle_around`.
+
+        Raises:
+            ValueError: If there are fewer than three samples, or they are on a line.
+        """
+        if margin not in self._plane_regions:
+            if self.num_samples < 3:
+                raise ValueError(f"{measure} in a plane needs three samples, got {self.num_samples}.")
+            origin, directions, _, corners = rectangle_around(self.float_inputs[:3].detach(), margin)
+            self._plane_regions[margin] = plane_regions(self.restriction(origin, directions, measure=measure), corners)
+        return self._plane_regions[margin]
 
     # Outputs -------------------------------------------------------------------------------------
 
