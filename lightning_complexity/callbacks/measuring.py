@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_complexity.metrics import ComplexityMetric
-from lightning_complexity.network import Snapshot
+from lightning_complexity.network import Snapshot, UnsupportedOperationError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,9 +63,8 @@ class FailureReport:
         except Exception as error:
             if self.on_error == "raise":
                 raise
-            reason = f"{type(error).__name__}: {error}"
-            self.left_out[name] = reason
-            self._new.setdefault(reason, []).append(name)
+            self.left_out[name] = f"{type(error).__name__}: {error}"
+            self._new.setdefault(_reason_of_several(error), []).append(name)
             return {}
 
     def announce(self, *, silent: bool = False) -> None:
@@ -76,6 +75,12 @@ class FailureReport:
                     f"ComplexityMonitor leaves out {', '.join(names)} for the rest of this run. {reason}", stacklevel=2
                 )
         self._new = {}
+
+
+def _reason_of_several(error: Exception) -> str:
+    if isinstance(error, UnsupportedOperationError):
+        error = UnsupportedOperationError(error.operation, error.module, "the measure")
+    return f"{type(error).__name__}: {error}"
 
 
 def _log_key(key: str) -> str:
