@@ -207,8 +207,8 @@ def test_tensorboard_gets_figures(model: Classifier, tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
     trainer(callbacks=[monitor], logger=logger, log_every_n_steps=100).fit(model, data(), data(8))
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
-    assert events.Tags()["images"] == ["complexity/linear_regions"]
-    images = events.Images("complexity/linear_regions")
+    assert events.Tags()["images"] == ["complexity/linear_regions/picture"]
+    images = events.Images("complexity/linear_regions/picture")
     assert [image.step for image in images] == steps(monitor)
     assert min(images[0].width, images[0].height) > 300
     assert matplotlib.get_backend() == backend

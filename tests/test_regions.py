@@ -511,7 +511,7 @@ def test_the_figure_shows_every_cell_and_belongs_to_no_window() -> None:
 
     snapshot, metric = Snapshot(mlp(4, 8, 8, 3), torch.randn(5, 4)), LinearRegions("plane")
     metric.update(snapshot)
-    figure = metric.figures(snapshot)["linear_regions"]
+    figure = metric.figures(snapshot)["linear_regions/picture"]
     polygons, lines, samples = figure.axes[0].collections
     assert len(polygons.get_paths()) == snapshot.plane_regions(0.25, measure="A measure").num_activation_regions
     assert len(lines.get_segments()) == len(decision_boundary(snapshot.plane_regions(0.25, measure="A measure")))

@@ -15,9 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_complexity.callbacks import read_record
-from lightning_complexity.metrics import SUITES, resolve
+from lightning_complexity.callbacks import ComplexityMonitor, read_record
+from lightning_complexity.metrics import SUITES, LinearRegions, resolve
+from tests.networks import mlp
+from tests.training import Classifier, trainer
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +52,11 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "lightning_complexity", "demo", "--quick", "--output", str(output)]
     subprocess.run(command, check=True, capture_output=True)
+    x, y = torch.randn(24, 4), torch.arange(24) % 3
+    monitor = ComplexityMonitor([LinearRegions(along="plane")], on_error="raise")
+    logger = TensorBoardLogger(output, name="", version="regions")
+    loader = DataLoader(TensorDataset(x, y), batch_size=8)
+    trainer(callbacks=[monitor], logger=logger).fit(Classifier(mlp(4, 6, 3).to(x)), loader)
     return output
 
 
@@ -67,7 +77,7 @@ def wait_for(url: str) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
-            if len(get(f"{url}/data/runs")) == 2:
+            if len(get(f"{url}/data/runs")) == 3:
                 return
         except OSError:
             pass
@@ -89,6 +99,12 @@ def test_served_curves_are_those_of_the_record(server: str, logs: Path) -> None:
             recorded = [(m.step, m.values[tag]) for m in history if tag in m.values]
             assert [step for _, step, _ in points] == [step for step, _ in recorded]
             assert [value for _, _, value in points] == pytest.approx([value for _, value in recorded], rel=1e-6)
+
+
+def test_pictures_are_served_beside_the_numbers(server: str) -> None:
+    (image,) = get(f"{server}/data/plugin/images/tags")["regions"].values()
+    assert image["displayName"] == "complexity/linear_regions/picture"
+    assert get(f"{server}/data/plugin/scalars/scalars?run=regions&tag=complexity/linear_regions")
 
 
 def test_the_page_shows_the_cards_and_both_runs(server: str, tmp_path: Path) -> None:

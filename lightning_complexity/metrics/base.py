@@ -154,7 +154,10 @@ class ComplexityMetric(Metric, ABC):
         return {}
 
     def figures(self, snapshot: Snapshot) -> dict[str, Figure]:  # noqa: ARG002
-        """Pictures of what was measured, for loggers that can show them; needs matplotlib, cheap after ``update``."""
+        """Pictures of what was measured, for loggers that can show them; needs matplotlib, cheap after ``update``.
+
+        Their keys are others than those of :meth:`report`.
+        """
         return {}
 
 

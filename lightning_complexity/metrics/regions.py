@@ -113,7 +113,8 @@ class LinearRegions(ComplexityMetric):
             return {}
         from lightning_complexity.metrics.region_figure import draw_regions
 
-        return {self.name: draw_regions(snapshot, self.margin, measure=type(self).__name__)}
+        # TensorBoard shows a tag as what it was first, so that the number and the picture need one each.
+        return {f"{self.name}/picture": draw_regions(snapshot, self.margin, measure=type(self).__name__)}
 
 
 class BoundaryDistance(SampleMeanMetric):
