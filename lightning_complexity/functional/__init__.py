@@ -1,7 +1,8 @@
 """Formulas: tensors, or a product with a matrix, in; tensors out. Nothing here knows of networks."""
 
-from lightning_complexity.functional import curvature, lann, margins, norms, paths, sensitivity, size, spectra
+from lightning_complexity.functional import curvature, features, lann, margins, norms, paths, sensitivity, size, spectra
 from lightning_complexity.functional.curvature import *
+from lightning_complexity.functional.features import *
 from lightning_complexity.functional.lann import *
 from lightning_complexity.functional.margins import *
 from lightning_complexity.functional.norms import *
@@ -12,6 +13,7 @@ from lightning_complexity.functional.spectra import *
 
 __all__ = [
     *curvature.__all__,
+    *features.__all__,
     *lann.__all__,
     *margins.__all__,
     *norms.__all__,
