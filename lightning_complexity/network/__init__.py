@@ -1,5 +1,6 @@
 """Read a network without changing it: weights, spectra, outputs, derivatives, paths."""
 
+from lightning_complexity.network.activations import Activation, capture_activations
 from lightning_complexity.network.batches import map_tensors, num_samples, split_batch
 from lightning_complexity.network.errors import MissingInputError, UnsupportedOperationError
 from lightning_complexity.network.folding import fold_batch_norm
@@ -10,12 +11,14 @@ from lightning_complexity.network.snapshot import ConvolutionNorm, LossFunction,
 from lightning_complexity.network.weights import Weight, read_weights
 
 __all__ = [
+    "Activation",
     "ConvolutionNorm",
     "LossFunction",
     "MissingInputError",
     "Snapshot",
     "UnsupportedOperationError",
     "Weight",
+    "capture_activations",
     "fold_batch_norm",
     "initial_parameters",
     "map_tensors",

@@ -44,6 +44,10 @@ class ModulePath:
         """Path of the innermost module, ``""`` for the network itself."""
         return self._stack[-1] if self._stack else ""
 
+    def has(self, name: str) -> bool:
+        """Whether the network has a module of this path."""
+        return name in self._names.values()
+
     def _enter(self, module: nn.Module, _: Any) -> None:
         self._stack.append(self._names.get(id(module), self.current))
 

@@ -1,7 +1,8 @@
-"""Sums over pooling windows, for any kernel, stride, padding, dilation and rounding."""
+"""Sums over pooling windows, and comparisons in them, for any kernel, stride, padding, dilation and rounding."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -109,3 +110,56 @@ def mean_window_weights(
         return 1 / _adaptive_counts(x, pooled, num_dims)
     options = {**dict(zip(_MEAN_PARAMETERS, args, strict=False)), **kwargs}
     return pooled / _window_sums(ones, options, list(pooled.shape[-num_dims:]))
+
+
+def is_max_pooling(name: str) -> bool:
+    """Whether an operation of this name is a max pooling that :func:`max_pool_comparisons` knows."""
+    return "max_pool" in name and "unpool" not in name and "fractional" not in name
+
+
+def _windows_along(size: int, out: int, name: str, options: list[int]) -> list[list[int]]:
+    """Which entries of one dimension each window looks at."""
+    if name.startswith("adaptive"):
+        return [list(range(o * size // out, -(-(o + 1) * size // out))) for o in range(out)]
+    kernel, stride, padding, dilation = options
+    return [[i for k in range(kernel) if 0 <= (i := o * stride - padding + k * dilation) < size] for o in range(out)]
+
+
+def max_pool_comparisons(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], pooled: Tensor) -> Tensor:
+    """Differences of every two entries that share a window of a max pooling, each pair once.
+
+    Args:
+        name: ``"max_pool1d"`` to ``"max_pool3d"``, or their adaptive forms.
+        args: Positional arguments of the pooling; the first is what is pooled, shape ``(n, ...)``.
+        kwargs: Keyword arguments of the pooling.
+        pooled: What it gave.
+
+    Returns:
+        Shape ``(n, comparisons)``.
+
+    Example:
+        >>> x = torch.tensor([[[1.0, 2.0, 4.0]]])
+        >>> max_pool_comparisons("max_pool1d", (x, 2), {"stride": 1}, F.max_pool1d(x, 2, 1))
+        tensor([[-1., -2.]])
+    """
+    x, rest = args[0], args[1:]
+    num_dims = int(name[name.index("pool") + 4])
+    options = {**dict(zip(_MAX_PARAMETERS, rest, strict=False)), **kwargs}
+    per_dim = [[0] * 4] * num_dims
+    if not name.startswith("adaptive"):
+        kernel = options["kernel_size"]
+        chosen = (kernel, options.get("stride") or kernel, options.get("padding", 0), options.get("dilation", 1))
+        per_dim = list(map(list, zip(*(_per_dimension(value, num_dims) for value in chosen), strict=True)))
+    sizes = list(x.shape[-num_dims:])
+    along = [
+        _windows_along(size, out, name, numbers)
+        for size, out, numbers in zip(sizes, pooled.shape[-num_dims:], per_dim, strict=True)
+    ]
+    strides = [int(torch.tensor(sizes[d + 1 :]).prod()) for d in range(num_dims)]
+    pairs: set[tuple[int, ...]] = set()
+    for window in itertools.product(*along):
+        entries = [sum(i * s for i, s in zip(place, strides, strict=True)) for place in itertools.product(*window)]
+        pairs.update(itertools.combinations(entries, 2))
+    first, second = torch.tensor(sorted(pairs), dtype=torch.long, device=x.device).reshape(-1, 2).T
+    flat = x.flatten(-num_dims)
+    return (flat[..., first] - flat[..., second]).flatten(1)
