@@ -190,12 +190,19 @@ class Snapshot:
     def _constants(self) -> dict[str, Tensor]:
         return {n: p.detach() for n, p in self.parameters.items()}
 
-    def run(self, function: Callable[[nn.Module], Result], *, differentiable: bool = False) -> Result:
+    def run(
+        self,
+        function: Callable[[nn.Module], Result],
+        *,
+        differentiable: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> Result:
         """Call ``function(model)`` with this snapshot's parameters and throw-away buffers in the model.
 
         Args:
             function: Anything that reads or calls the model.
             differentiable: Whether an observing snapshot records gradients for its parameters.
+            dtype: Precision of parameters and buffers, if not their own.
 
         Returns:
             What the function returns.
@@ -204,6 +211,8 @@ class Snapshot:
         with observe(self.model), torch.set_grad_enabled(records):
             buffers = {n: _at_least_single(b.detach().clone()) for n, b in self.model.named_buffers()}
             tensors = {**(self.parameters if records else self._constants), **buffers}
+            if dtype is not None:
+                tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
             result: Result = functional_call(
                 _Call(self.model), {f"model.{n}": t for n, t in tensors.items()}, (function,)
             )
