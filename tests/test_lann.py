@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
 from lightning_complexity.functional import (
@@ -16,6 +18,8 @@ from lightning_complexity.functional import (
     mean_absolute_jacobians,
     propagated_error,
 )
+from lightning_complexity.metrics import LANNComplexity
+from lightning_complexity.network import Snapshot, UnsupportedOperationError
 
 LOCAL = pytest.mark.parametrize("name", CURVES)
 
@@ -228,3 +232,167 @@ class TestComplexity:
 
     def test_rectifiers_give_the_bound_by_widths(self) -> None:
         assert lann_complexity([torch.full((4,), 2)] * 2, dim=2).exp().item() == pytest.approx(625)
+
+
+def moons(n: int = 100, seed: int = 0) -> tuple[Tensor, Tensor]:
+    x, y = make_moons(n, noise=0.35, random_state=seed)
+    return torch.tensor(x), torch.tensor(y)
+
+
+def network(activation: type[nn.Module] = nn.Tanh, width: int = 32) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, width), activation(), nn.Linear(width, width), activation(), nn.Linear(width, 2))
+
+
+def trained(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> nn.Module:
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model
+
+
+def measured(model: nn.Module, x: Tensor, degree: float = 0.1) -> dict[str, float]:
+    metric = LANNComplexity(degree, per_layer=True)
+    metric.update(model, x)
+    return {name.removeprefix("lann_complexity").lstrip("/"): v.item() for name, v in metric.report().items()}
+
+
+class FunctionalCalls(nn.Module):
+    """The same function as a sequential network, written with functions and methods."""
+
+    def __init__(self, net: nn.Sequential) -> None:
+        super().__init__()
+        self.first, self.second, self.third = net[0], net[2], net[4]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.third(self.second(torch.tanh(self.first(x))).tanh_())
+
+
+class Residual(nn.Module):
+    """Convolutions, a skip connection that overwrites an activation, and a transformer's MLP block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.attention = nn.LayerNorm(4), nn.MultiheadAttention(4, 2, batch_first=True)
+        self.mlp, self.head = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4)), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.conv(x))
+        skip, x = x, F.silu(self.second(x))
+        x += skip
+        tokens = self.norm(x.flatten(2).transpose(1, 2))
+        tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        return self.head((tokens + self.mlp(tokens)).mean(1))
+
+
+class TestLANNComplexity:
+    def test_trained_networks_keep_what_the_estimate_promises(self) -> None:
+        x, y = moons()
+        for activation in (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus):
+            model = network(activation)
+            for steps in (0, 20, 200):
+                report = measured(trained(model, x, y, steps), x)
+                assert 0 < report["actual_error"] <= report["propagated_error"] <= 0.1
+
+    def test_complexity_rises_while_training(self) -> None:
+        x, y = moons()
+        model = network()
+        values = [measured(trained(model, x, y, steps), x)[""] for steps in (0, 50, 300)]
+        assert values[0] < values[1] - 1 < values[2] - 2
+
+    def test_floor_in_the_linear_zone(self) -> None:
+        model = network()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1e-3)
+        assert measured(model, moons()[0])[""] == pytest.approx(4 * math.log(65))
+
+    def test_lower_degree_is_more_complex(self) -> None:
+        x, y = moons()
+        model = trained(network(), x, y, 50)
+        values = [measured(model, x, degree)[""] for degree in (1.0, 0.3, 0.1, 0.03, 0.01)]
+        assert values == sorted(values)
+        assert values[-1] > values[0] + 2
+
+    def test_coarsest_errors_are_those_of_the_clipped_network(self) -> None:
+        x, y = moons()
+        model = trained(network(), x, y, 50)
+        clipped = nn.Sequential(*[nn.Hardtanh() if isinstance(m, nn.Tanh) else m for m in model])
+        report = measured(model, x, degree=1e3)
+        assert report["actual_error"] == pytest.approx((clipped(x) - model(x)).abs().mean().item())
+
+    def test_estimate_of_one_hidden_layer_by_hand(self) -> None:
+        x, model = torch.randn(30, 3), nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 4))
+        z = 3 * model[0](x)
+        with torch.no_grad():
+            model[0].weight.mul_(3)
+            model[0].bias.mul_(3)
+        expected = model[2].weight.abs().mean(0) @ (z.tanh() - z.clamp(-1, 1)).abs().mean(0)
+        assert measured(model, x, degree=1e3)["propagated_error"] == pytest.approx(expected.item())
+
+    def test_terms_of_layers_by_hand(self) -> None:
+        model, x = (
+            nn.Sequential(nn.Linear(5, 4), nn.ReLU6(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1)),
+            torch.ones(1, 5),
+        )
+        report = measured(model, x)
+        assert report["1"] == pytest.approx(5 * math.log(2 * 4 + 1))
+        assert report["3"] == pytest.approx(5 * math.log(1 * 3 + 1))
+        assert report["propagated_error"] == report["actual_error"] == 0
+
+    def test_functions_and_modules_agree(self) -> None:
+        model, x = network(), 3 * torch.randn(40, 2)
+        by_function, by_module = measured(FunctionalCalls(model), x), measured(model, x)
+        for key in ("", "propagated_error", "actual_error"):
+            assert by_function[key] == pytest.approx(by_module[key])
+
+    def test_chunks_do_not_matter(self) -> None:
+        model, x = Residual(), 3 * torch.randn(10, 1, 4, 4)
+        whole, parts = LANNComplexity(0.02), LANNComplexity(0.02)
+        whole.update(model, x)
+        parts.update(Snapshot(model, x, chunk_size=3))
+        for key, value in whole.report().items():
+            torch.testing.assert_close(parts.report()[key], value)
+
+    def test_convolutions_skip_connections_and_transformer_blocks(self) -> None:
+        model, x = Residual(), 3 * torch.randn(10, 1, 4, 4)
+        report = measured(model, x, degree=0.02)
+        assert set(report) == {"", "silu", "tanh", "mlp.1", "propagated_error", "actual_error"}
+        assert 0 < report["actual_error"] <= report["propagated_error"] <= 0.02
+        assert report["tanh"] > 16 * math.log(3 * 4 * 16 + 1)
+
+    def test_works_with_frozen_parameters(self) -> None:
+        model, x = network(), torch.randn(20, 2)
+        before = measured(model, x, 0.01)
+        assert measured(model.requires_grad_(False), x, 0.01) == before
+
+    def test_histograms_count_pieces(self) -> None:
+        model, x = network(), 3 * torch.randn(40, 2)
+        metric = LANNComplexity(0.05)
+        snapshot = Snapshot(model, x)
+        fresh = metric.histograms(snapshot)
+        metric.update(snapshot)
+        pieces = metric.histograms(snapshot)
+        assert list(pieces) == ["pieces/1", "pieces/3"]
+        assert lann_complexity(list(pieces.values()), dim=2).item() == pytest.approx(metric.compute().item())
+        torch.testing.assert_close(fresh, pieces)
+
+    @pytest.mark.parametrize("activation", [nn.Hardswish(), nn.SELU(), nn.Softplus(beta=5), nn.ELU(alpha=0.5)])
+    def test_refuses_what_it_has_no_tangents_for(self, activation: nn.Module) -> None:
+        model = nn.Sequential(nn.Linear(2, 5), activation, nn.Linear(5, 1))
+        with pytest.raises(UnsupportedOperationError, match=r"LANNComplexity has no meaning .* module '1'"):
+            LANNComplexity().update(model, torch.randn(20, 2))
+
+    def test_tanh_form_of_gelu_is_told_apart(self) -> None:
+        model, x = nn.Sequential(nn.Linear(2, 50), nn.GELU(approximate="tanh"), nn.Linear(50, 1)), torch.randn(200, 2)
+        assert measured(model, x, degree=1e-5)["actual_error"] < 1e-5
+
+    def test_needs_activations(self) -> None:
+        with pytest.raises(ValueError, match="needs a network with activation functions"):
+            LANNComplexity().update(nn.Linear(2, 2), torch.ones(1, 2))
+
+    def test_degree_must_be_positive(self) -> None:
+        with pytest.raises(ValueError, match=r"degree must be above 0, got 0\."):
+            LANNComplexity(0.0)

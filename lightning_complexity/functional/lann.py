@@ -68,6 +68,9 @@ CURVES: dict[str, Curve] = {
     "sigmoid": Curve(torch.sigmoid, (0.0, 0.0), (0.0, 1.0), (0.0,)),
     "softsign": Curve(F.softsign, (0.0, -1.0), (0.0, 1.0), (0.0,)),
     "tanhshrink": Curve(F.tanhshrink, (1.0, 1.0), (1.0, -1.0), (0.0,)),
+    "erf": Curve(torch.erf, (0.0, -1.0), (0.0, 1.0), (0.0,)),
+    "elu": Curve(F.elu, (0.0, -1.0), (1.0, 0.0)),
+    "celu": Curve(F.celu, (0.0, -1.0), (1.0, 0.0)),
     "softplus": Curve(F.softplus, *_LINEAR_UNIT),
     "logsigmoid": Curve(F.logsigmoid, (1.0, 0.0), (0.0, 0.0)),
     "gelu": Curve(F.gelu, *_LINEAR_UNIT, (-(2**0.5), 2**0.5)),
@@ -285,15 +288,16 @@ def mean_absolute_jacobians(outputs: Tensor, activations: Sequence[Tensor]) -> l
         >>> mean_absolute_jacobians(h @ torch.tensor([[1.0, 1.0], [-2.0, 4.0]]), [h])
         [tensor([1., 3.])]
     """
-    flat = outputs.flatten(1)
-    totals = [torch.zeros_like(h[0]).flatten() for h in activations]
-    for output in flat.sum(0):
-        if not output.requires_grad:
+    with torch.enable_grad():
+        sums = outputs.reshape(len(outputs), -1).sum(0).unbind()
+    totals = [torch.zeros_like(h[0]).flatten().detach() for h in activations]
+    for output in sums:
+        if not (output.requires_grad and activations):
             break
         gradients = torch.autograd.grad(output, list(activations), retain_graph=True, materialize_grads=True)
         for total, gradient in zip(totals, gradients, strict=True):
             total += gradient.flatten(1).abs().mean(0)
-    return [total / flat.shape[1] for total in totals]
+    return [total / len(sums) for total in totals]
 
 
 def lann_complexity(pieces: Sequence[Tensor], dim: int) -> Tensor:

@@ -1,9 +1,10 @@
 """Metrics: each reads one number off a network, without changing it. No Lightning needed."""
 
-from lightning_complexity.metrics import curvature, margins, norms, paths, sensitivity, size, spectra
+from lightning_complexity.metrics import curvature, lann, margins, norms, paths, sensitivity, size, spectra
 from lightning_complexity.metrics.base import ComplexityMetric
 from lightning_complexity.metrics.catalogue import SUITES, CatalogueEntry, catalogue, resolve
 from lightning_complexity.metrics.curvature import *
+from lightning_complexity.metrics.lann import *
 from lightning_complexity.metrics.margins import *
 from lightning_complexity.metrics.norms import *
 from lightning_complexity.metrics.paths import *
@@ -18,6 +19,7 @@ __all__ = [
     "catalogue",
     "resolve",
     *curvature.__all__,
+    *lann.__all__,
     *margins.__all__,
     *norms.__all__,
     *paths.__all__,

@@ -44,6 +44,7 @@ class ComplexityMetric(Metric, ABC):
         increases_with_complexity: ``True``, ``False``, or ``None`` where there is no such direction.
         cost: The most expensive thing that measuring takes.
         has_layers: Whether the metric has a value for each layer.
+        single_snapshot: Why several batches cannot be accumulated, for a metric that takes one only.
         formula: The formula in LaTeX.
         reference: Where the measure comes from.
     """
@@ -53,6 +54,7 @@ class ComplexityMetric(Metric, ABC):
     increases_with_complexity: ClassVar[bool | None] = True
     cost: Cost = "weights"
     has_layers: ClassVar[bool] = False
+    single_snapshot: ClassVar[str | None] = None
     formula: ClassVar[str]
     reference: ClassVar[str]
 
@@ -68,6 +70,7 @@ class ComplexityMetric(Metric, ABC):
                 "and has no value for a layer. Leave per_layer out."
             )
         self.per_layer = per_layer
+        self._has_measured = False
         self._prepare_state()
 
     value: Tensor
@@ -102,13 +105,37 @@ class ComplexityMetric(Metric, ABC):
 
         Raises:
             MissingInputError: If something that the metric needs is missing.
+            ValueError: At a second batch, if the metric takes only one.
         """
+        if self.single_snapshot and self._has_measured:
+            raise ValueError(
+                f"{type(self).__name__} takes all samples in one update: {self.single_snapshot}. "
+                "Call reset() to measure anew."
+            )
         snapshot = (
             model if isinstance(model, Snapshot) else Snapshot(model, inputs, targets, loss=loss, initial=initial)
         )
         self.check(snapshot)
         with torch.inference_mode(False):
             self._accumulate(snapshot)
+        self._has_measured = True
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        super().reset()
+        self._has_measured = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Measure and return the value of this batch, as ``update`` and ``compute`` do."""
+        if self.single_snapshot is None:
+            return super().forward(*args, **kwargs)
+        return self._update_and_compute(*args, **kwargs)
+
+    def _update_and_compute(self, *args: Any, **kwargs: Any) -> Any:
+        self.update(*args, **kwargs)
+        value: Any = self.compute()
+        self._forward_cache = value
+        return value
 
     def check(self, snapshot: Snapshot) -> None:
         """Raise an error if the snapshot lacks what this metric needs."""
@@ -159,10 +186,7 @@ class LayerMetric(ComplexityMetric):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Measure and return the value, as ``update`` and ``compute`` do."""
         # torchmetrics would stack the old state and the new one, which may have another number of layers.
-        self.update(*args, **kwargs)
-        value: Any = self.compute()
-        self._forward_cache = value
-        return value
+        return self._update_and_compute(*args, **kwargs)
 
     def _accumulate(self, snapshot: Snapshot) -> None:
         layers = self.layers(snapshot)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from lightning_complexity.metrics import curvature, margins, norms, paths, sensitivity, size, spectra
+from lightning_complexity.metrics import curvature, lann, margins, norms, paths, sensitivity, size, spectra
 from lightning_complexity.metrics.base import ComplexityMetric, Cost, Need
 
-_FAMILIES = (size, norms, spectra, paths, margins, sensitivity, curvature)
+_FAMILIES = (size, norms, spectra, paths, margins, sensitivity, lann, curvature)
 
 SUITES: dict[str, tuple[str, ...]] = {
     "fast": (
@@ -38,6 +38,7 @@ SUITES["full"] = (
     "LogVolume",
     "OrthogonalityDefect",
     "HeavyTailAlpha",
+    "LANNComplexity",
     "HessianTrace",
 )
 

@@ -46,6 +46,10 @@ def _forward(inputs: Any, model: nn.Module) -> Any:
     return model(inputs)
 
 
+def _called_with(function: Callable[[nn.Module, Any], Result], inputs: Any, model: nn.Module) -> Result:
+    return function(model, inputs)
+
+
 def _at_least_single(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
 
@@ -217,6 +221,11 @@ class Snapshot:
                 _Call(self.model), {f"model.{n}": t for n, t in tensors.items()}, (function,)
             )
             return result
+
+    def run_chunks(self, function: Callable[[nn.Module, Any], Result]) -> Iterator[Result]:
+        """Call ``function(model, inputs)`` on each chunk of the batch, see :meth:`run`."""
+        for (x,) in self._chunks(self.inputs):
+            yield self.run(partial(_called_with, function, x))
 
     def _chunks(self, *data: Any) -> Iterator[Any]:
         size = self.num_samples if self._outputs is not None else self.chunk_size
