@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
+from lightning_complexity import regularizers
 from lightning_complexity.functional import (
     CURVES,
     TangentApproximation,
@@ -18,7 +19,7 @@ from lightning_complexity.functional import (
     mean_absolute_jacobians,
     propagated_error,
 )
-from lightning_complexity.metrics import LANNComplexity
+from lightning_complexity.metrics import CustomizedL1, LANNComplexity
 from lightning_complexity.network import Snapshot, UnsupportedOperationError
 
 LOCAL = pytest.mark.parametrize("name", CURVES)
@@ -396,3 +397,54 @@ class TestLANNComplexity:
     def test_degree_must_be_positive(self) -> None:
         with pytest.raises(ValueError, match=r"degree must be above 0, got 0\."):
             LANNComplexity(0.0)
+
+
+def customized(model: nn.Module, x: Tensor, *args: object, **options: object) -> float:
+    metric = CustomizedL1(*args, **options)
+    metric.update(model, x)
+    return metric.compute().item()
+
+
+class TestCustomizedL1:
+    def test_of_a_tanh_network_by_hand(self) -> None:
+        model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(20, 3)
+        z, rows = model[0](x), model[0].weight.abs().sum(1)
+        slope = 1 - z.tanh().square()
+        assert customized(model, x) == pytest.approx((slope.mean(0) @ rows).item())
+        curvature = (2 * z.tanh() * slope).abs().mean(0)
+        assert customized(model, x, "curvature") == pytest.approx((curvature @ rows).item())
+        assert customized(model, x, "uniform") == pytest.approx(rows.sum().item())
+        pieces = LANNComplexity(0.01).histograms(Snapshot(model, x))["pieces/1"]
+        assert pieces.min() < pieces.max()
+        assert customized(model, x, "pieces", degree=0.01) == pytest.approx((pieces @ rows).item())
+
+    def test_positions_of_a_convolution_are_averaged(self) -> None:
+        model, x = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)), torch.randn(5, 2, 4, 4)
+        share_active = (model[0](x) > 0).double().mean((0, 2, 3))
+        expected = share_active @ model[0].weight.abs().sum((1, 2, 3))
+        assert customized(model, x) == pytest.approx(expected.item())
+        pieces = LANNComplexity().histograms(Snapshot(model, x))["pieces/1"]
+        assert customized(model, x, "pieces") == pytest.approx(2 * model[0].weight.abs().sum().item())
+        assert len(pieces) == 12
+
+    def test_chunks_do_not_matter(self) -> None:
+        model, x = network(), torch.randn(10, 2)
+        for coefficient in ("slope", "curvature", "pieces"):
+            metric = CustomizedL1(coefficient)
+            metric.update(Snapshot(model, x, chunk_size=3))
+            assert metric.compute().item() == pytest.approx(customized(model, x, coefficient))
+
+    def test_gradient_is_that_of_l1_with_constant_coefficients(self) -> None:
+        model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(20, 3)
+        slope = (1 - model[0](x).tanh().square()).mean(0).detach()
+        regularizers.CustomizedL1(0.5)(model, x).backward()
+        torch.testing.assert_close(model[0].weight.grad, 0.5 * slope[:, None] * model[0].weight.sign())
+        assert all(p.grad is None for p in (model[0].bias, model[2].weight, model[2].bias))
+
+    def test_options_are_checked(self) -> None:
+        with pytest.raises(ValueError, match=r"coefficient must be one of 'slope', 'curvature', .* got 'slopes'"):
+            CustomizedL1("slopes")
+        with pytest.raises(ValueError, match="degree must be above 0"):
+            regularizers.CustomizedL1(1.0, "pieces", degree=-1.0)
+        with pytest.raises(ValueError, match="a linear layer or convolution reaches"):
+            customized(nn.Sequential(nn.Linear(2, 2)), torch.ones(1, 2))

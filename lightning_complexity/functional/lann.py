@@ -20,6 +20,7 @@ __all__ = [
     "Curve",
     "TangentApproximation",
     "approximate_by_tangents",
+    "customized_l1",
     "lann_complexity",
     "mean_absolute_jacobians",
     "propagated_error",
@@ -323,3 +324,25 @@ def lann_complexity(pieces: Sequence[Tensor], dim: int) -> Tensor:
     """
     regions = [(k - 1).sum().double() + 1 for k in pieces]
     return dim * torch.stack(regions).log().sum()
+
+
+def customized_l1(weight: Tensor, coefficients: Tensor) -> Tensor:
+    r"""Sum over units of the absolute weights that lead to them, each times the unit's own coefficient.
+
+    .. math:: \sum_j a_j \|V_j\|_1
+
+    Args:
+        weight: Shape ``(units, ...)``.
+        coefficients: Shape ``(units,)``.
+
+    Returns:
+        0-d.
+
+    References:
+        After Hu et al., KDD 2020.
+
+    Example:
+        >>> customized_l1(torch.tensor([[1.0, -2.0], [4.0, 0.0]]), torch.tensor([1.0, 0.5]))  # 3 + 4 / 2
+        tensor(5.)
+    """
+    return (coefficients.to(weight.dtype) * weight.flatten(1).abs().sum(1)).sum()

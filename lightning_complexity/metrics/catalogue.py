@@ -39,6 +39,7 @@ SUITES["full"] = (
     "OrthogonalityDefect",
     "HeavyTailAlpha",
     "LANNComplexity",
+    "CustomizedL1",
     "HessianTrace",
 )
 

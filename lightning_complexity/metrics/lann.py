@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,18 @@ from lightning_complexity.functional.lann import (
     Curve,
     TangentApproximation,
     approximate_by_tangents,
+    customized_l1,
     lann_complexity,
     mean_absolute_jacobians,
     propagated_error,
 )
 from lightning_complexity.metrics.base import LayerMetric
-from lightning_complexity.network import Activation, Snapshot, UnsupportedOperationError
+from lightning_complexity.network import Activation, FedActivation, Snapshot, UnsupportedOperationError, follow_weights
 from lightning_complexity.network.activations import run_capturing
 
-__all__ = ["LANNComplexity"]
+__all__ = ["CustomizedL1", "LANNComplexity"]
+
+Coefficient = Literal["slope", "curvature", "pieces", "uniform"]
 
 _VARIANTS = {"gelu": ("gelu", "gelu_tanh")}
 
@@ -220,3 +223,107 @@ class LANNComplexity(LayerMetric):
         """Number of pieces of the units of each layer."""
         pieces = self._pieces or linear_pieces(snapshot, self.degree, type(self).__name__).pieces
         return {f"pieces/{name}": values.double() for name, values in pieces.items()}
+
+
+def _over_units(values: Tensor, unit_dim: int) -> Tensor:
+    """Mean over all dimensions but that of the units."""
+    return values.movedim(unit_dim, 0).flatten(1).mean(1)
+
+
+def _absolute_derivative(fed: FedActivation, order: int) -> Tensor:
+    """Absolute first or second derivative of the nonlinearity at its preactivations."""
+    with torch.enable_grad():
+        leaf = fed.activation.inputs.detach().requires_grad_()
+        derivative = fed.function(leaf)
+        for _ in range(order):
+            if not derivative.requires_grad:
+                return torch.zeros_like(leaf)
+            (derivative,) = torch.autograd.grad(derivative.sum(), leaf, create_graph=True, materialize_grads=True)
+    return derivative.detach().abs()
+
+
+class CustomizedL1(LayerMetric):
+    r"""Sum of the absolute weights of each unit times a coefficient that says how nonlinear the unit is on the data.
+
+    .. math:: \sum_{ij} a_{ij} \|V_{ij}\|_1
+
+    :math:`V_{ij}` are the weights that lead to unit ``j`` of the nonlinearity ``i``, found by following the data from
+    linear layers and convolutions through normalization, pooling and addition. A layer counts once, by the first
+    nonlinearity that it reaches; layers that reach none, such as the last one, do not count. Written after the
+    paper; as we could not verify which coefficient it takes, it is a choice here.
+
+    The coefficient is a constant when this is differentiated, as in reweighted L1 penalties: its own gradient would
+    push units into saturation, where slopes are small. The gradient of an absolute weight at 0 is 0.
+
+    Args:
+        coefficient: ``"slope"``, the mean of :math:`|\phi'(z)|`; ``"curvature"``, the mean of :math:`|\phi''(z)|`, 0
+            for rectifiers; ``"pieces"``, the number of linear pieces that :class:`LANNComplexity` gives the unit;
+            ``"uniform"``, 1. Means are over samples and positions.
+        degree: Of the linear pieces, where they are the coefficient.
+        per_layer: Whether ``compute`` returns the sum of each nonlinearity by name.
+
+    Raises:
+        ValueError: If ``coefficient`` is something else; in ``update``, for a network in which no layer reaches a
+            nonlinearity, and for a second batch.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
+        >>> _ = net[0].weight.data.copy_(torch.tensor([[3.0], [-5.0]]))
+        >>> metric = CustomizedL1()
+        >>> metric.update(net, torch.tensor([[1.0], [2.0], [-1.0], [4.0]]))
+        >>> metric.compute()  # slope 1 in three samples of four, and in one
+        tensor(3.5000)
+    """
+
+    name = "customized_l1"
+    needs = frozenset({"inputs"})
+    cost = "forward"
+    single_snapshot = "its coefficients are means over all samples together"
+    formula = r"\sum_{ij} a_{ij} \lVert V_{ij} \rVert_1"
+    reference = "After Hu et al., KDD 2020"
+
+    def __init__(
+        self, coefficient: Coefficient = "slope", *, degree: float = 0.1, per_layer: bool = False, **kwargs: Any
+    ) -> None:
+        if coefficient not in get_args(Coefficient):
+            raise ValueError(
+                f"coefficient must be one of {', '.join(map(repr, get_args(Coefficient)))}, got {coefficient!r}."
+            )
+        if not degree > 0:
+            raise ValueError(f"degree must be above 0, got {degree!r}.")
+        super().__init__(per_layer=per_layer, **kwargs)
+        self.coefficient, self.degree = coefficient, degree
+
+    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+        """The sum of each nonlinearity that a layer leads to."""
+        coefficients: dict[str, Tensor] = {}
+        pieces = (
+            linear_pieces(snapshot, self.degree, type(self).__name__).pieces if self.coefficient == "pieces" else {}
+        )
+        for network in snapshot.run_chunks(follow_weights):
+            fed = {f.activation.name: f for f in network if f.feeds}
+            for name, f in fed.items():
+                share = len(f.activation.inputs) / snapshot.num_samples
+                part = share * self._coefficients(f, pieces)
+                coefficients[name] = coefficients[name] + part if name in coefficients else part
+        if not coefficients:
+            raise ValueError("needs a network in which a linear layer or convolution reaches an activation function.")
+        return {
+            name: torch.stack([customized_l1(feed.weight, coefficients[name]) for feed in f.feeds]).sum()
+            for name, f in fed.items()
+        }
+
+    def _coefficients(self, fed: FedActivation, pieces: dict[str, Tensor]) -> Tensor:
+        activation = fed.activation
+        if self.coefficient == "uniform":
+            # Not 1 where there is nothing to measure.
+            return _over_units(activation.inputs.detach() * 0 + 1, activation.unit_dim)
+        if self.coefficient == "pieces":
+            each = pieces[activation.name].reshape(1, *activation.inputs.shape[1:])
+            return _over_units(each.to(activation.inputs.dtype), activation.unit_dim)
+        order = 1 if self.coefficient == "slope" else 2
+        return _over_units(_absolute_derivative(fed, order), activation.unit_dim)
+
+    def combine(self, values: Tensor) -> Tensor:
+        """Sum over layers."""
+        return values.sum()

@@ -2,6 +2,7 @@
 
 from lightning_complexity.network.activations import Activation, capture_activations
 from lightning_complexity.network.batches import map_tensors, num_samples, split_batch
+from lightning_complexity.network.dataflow import FedActivation, Feed, follow_weights
 from lightning_complexity.network.errors import MissingInputError, UnsupportedOperationError
 from lightning_complexity.network.folding import fold_batch_norm
 from lightning_complexity.network.observe import observe
@@ -13,6 +14,8 @@ from lightning_complexity.network.weights import Weight, read_weights
 __all__ = [
     "Activation",
     "ConvolutionNorm",
+    "FedActivation",
+    "Feed",
     "LossFunction",
     "MissingInputError",
     "Snapshot",
@@ -20,6 +23,7 @@ __all__ = [
     "Weight",
     "capture_activations",
     "fold_batch_norm",
+    "follow_weights",
     "initial_parameters",
     "map_tensors",
     "num_samples",
