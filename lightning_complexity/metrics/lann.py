@@ -66,12 +66,15 @@ class LinearPieces:
     """A network whose curved activations were replaced by tangents.
 
     Attributes:
-        pieces: Number of linear pieces of every unit, by activation; 1 more than the kinks of a piecewise linear one.
+        pieces: Number of linear pieces of every entry of each activation, by name; for a piecewise linear one 1 more
+            than its kinks.
+        unit_dims: Of each activation, along which dimension of a batch units differ.
         approximations: Of the curved activations, by name.
         estimate: Propagated error.
     """
 
     pieces: dict[str, Tensor]
+    unit_dims: dict[str, int]
     approximations: dict[str, TangentApproximation]
     estimate: Tensor
 
@@ -105,13 +108,13 @@ def linear_pieces(snapshot: Snapshot, degree: float, measure: str) -> LinearPiec
     """Replace the curved activations of a network by tangents up to a propagated error of ``degree``."""
     curved = _Curved()
     pieces: dict[str, Tensor] = {}
+    unit_dims: dict[str, int] = {}
     for found, jacobians in snapshot.run_chunks(_captured):
         for activation in found:
-            if activation.piecewise_linear:
-                unit = activation.inputs[0].flatten()
-                pieces[activation.name] = torch.full_like(unit, len(activation.kinks) + 1, dtype=torch.long)
-            else:
-                pieces[activation.name] = torch.zeros(0, dtype=torch.long)  # keeps the order of the calls
+            sample = activation.inputs[0].detach()
+            pieces[activation.name] = torch.full_like(sample, len(activation.kinks) + 1, dtype=torch.long)
+            unit_dims[activation.name] = activation.unit_dim
+            if not activation.piecewise_linear:
                 share = len(activation.inputs) / snapshot.num_samples
                 curved.add(activation, jacobians[activation.name] * share, measure)
     if not pieces:
@@ -120,9 +123,20 @@ def linear_pieces(snapshot: Snapshot, degree: float, measure: str) -> LinearPiec
     weights = list(curved.weights.values())
     built = approximate_by_tangents(list(curved.curves.values()), preactivations, weights, degree)
     approximations = dict(zip(curved.curves, built, strict=True))
-    pieces |= {name: approximation.pieces for name, approximation in approximations.items()}
+    pieces |= {name: built.pieces.reshape(pieces[name].shape) for name, built in approximations.items()}
     estimate = propagated_error(built, preactivations, weights)
-    return LinearPieces(pieces, approximations, torch.as_tensor(estimate, dtype=torch.float64))
+    return LinearPieces(pieces, unit_dims, approximations, torch.as_tensor(estimate, dtype=torch.float64))
+
+
+def _over_units(values: Tensor, unit_dim: int) -> Tensor:
+    """Mean over all dimensions but that of the units."""
+    return values.movedim(unit_dim, 0).flatten(1).mean(1)
+
+
+def pieces_by_unit(snapshot: Snapshot, degree: float, measure: str) -> dict[str, Tensor]:
+    """Number of linear pieces of each unit of each activation, the mean over its positions."""
+    built = linear_pieces(snapshot, degree, measure)
+    return {name: _over_units(k[None].double(), built.unit_dims[name]) for name, k in built.pieces.items()}
 
 
 class LANNComplexity(LayerMetric):
@@ -222,12 +236,7 @@ class LANNComplexity(LayerMetric):
     def histograms(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Number of pieces of the units of each layer."""
         pieces = self._pieces or linear_pieces(snapshot, self.degree, type(self).__name__).pieces
-        return {f"pieces/{name}": values.double() for name, values in pieces.items()}
-
-
-def _over_units(values: Tensor, unit_dim: int) -> Tensor:
-    """Mean over all dimensions but that of the units."""
-    return values.movedim(unit_dim, 0).flatten(1).mean(1)
+        return {f"pieces/{name}": values.double().flatten() for name, values in pieces.items()}
 
 
 def _absolute_derivative(fed: FedActivation, order: int) -> Tensor:
@@ -297,9 +306,8 @@ class CustomizedL1(LayerMetric):
     def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """The sum of each nonlinearity that a layer leads to."""
         coefficients: dict[str, Tensor] = {}
-        pieces = (
-            linear_pieces(snapshot, self.degree, type(self).__name__).pieces if self.coefficient == "pieces" else {}
-        )
+        by_pieces = self.coefficient == "pieces"
+        pieces = pieces_by_unit(snapshot, self.degree, type(self).__name__) if by_pieces else {}
         for network in snapshot.run_chunks(follow_weights):
             fed = {f.activation.name: f for f in network if f.feeds}
             for name, f in fed.items():
@@ -319,8 +327,7 @@ class CustomizedL1(LayerMetric):
             # Not 1 where there is nothing to measure.
             return _over_units(activation.inputs.detach() * 0 + 1, activation.unit_dim)
         if self.coefficient == "pieces":
-            each = pieces[activation.name].reshape(1, *activation.inputs.shape[1:])
-            return _over_units(each.to(activation.inputs.dtype), activation.unit_dim)
+            return pieces[activation.name]
         order = 1 if self.coefficient == "slope" else 2
         return _over_units(_absolute_derivative(fed, order), activation.unit_dim)
 

@@ -83,7 +83,6 @@ class _Following(ActivationCapture):
             # The larger of two tensors is a nonlinearity of their difference, which no layer gives.
             reached = self._first_reached(feeds) if len(tensors) == 1 else []
             self.fed.append((reached, _as_function_of_input(function, args, kwargs)))
-            self._feeds.pop(id(result), None)
         else:
             self._feeds[id(result)] = self._after(name, feeds, args, kwargs)
         return result
