@@ -8,6 +8,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -197,6 +198,24 @@ def test_tensorboard_gets_scalars_and_histograms(model: Classifier, tmp_path: Pa
         "complexity/margin",
     ]
     assert events.Histograms("complexity/margin")[0].histogram_value.num == 24
+
+
+def test_tensorboard_gets_figures(model: Classifier, tmp_path: Path) -> None:
+    backend = matplotlib.get_backend()
+    monitor = ComplexityMonitor([metrics.LinearRegions(along="plane")], on_error="raise")
+    logger = TensorBoardLogger(tmp_path)
+    trainer(callbacks=[monitor], logger=logger, log_every_n_steps=100).fit(model, data(), data(8))
+    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
+    assert events.Tags()["images"] == ["complexity/linear_regions"]
+    images = events.Images("complexity/linear_regions")
+    assert [image.step for image in images] == steps(monitor)
+    assert min(images[0].width, images[0].height) > 300
+    assert matplotlib.get_backend() == backend
+
+
+def test_nothing_is_drawn_without_a_place_for_it(model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics.LinearRegions, "figures", lambda *_: pytest.fail("drawn"))
+    trainer(callbacks=[ComplexityMonitor([metrics.LinearRegions(along="plane")], on_error="raise")]).fit(model, data())
 
 
 def test_every_logger_gets_one_call_a_measurement(model: Classifier, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -14,16 +14,20 @@ from torch import Tensor
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.network import Snapshot
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 OnError = Literal["warn", "raise"]
 Quantity = Callable[[], dict[str, Tensor]]
 
 
 @dataclass
 class Measured:
-    """Values and distributions by log key, and the seconds that each quantity took."""
+    """Values, distributions and pictures by log key, and the seconds that each quantity took."""
 
     values: dict[str, Tensor] = field(default_factory=dict)
     histograms: dict[str, Tensor] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def floats(self) -> dict[str, float]:
@@ -79,8 +83,10 @@ def _log_key(key: str) -> str:
     return f"complexity/{key.replace('_orig_mod.', '')}"
 
 
-def measure_metrics(metrics: list[ComplexityMetric], snapshot: Snapshot, failures: FailureReport) -> Measured:
-    """Measure each metric on a snapshot that they share."""
+def measure_metrics(
+    metrics: list[ComplexityMetric], snapshot: Snapshot, failures: FailureReport, *, figures: bool = False
+) -> Measured:
+    """Measure each metric on a snapshot that they share, and draw its figures if wanted."""
     measured = Measured()
 
     def quantity(metric: ComplexityMetric) -> dict[str, Tensor]:
@@ -89,9 +95,15 @@ def measure_metrics(metrics: list[ComplexityMetric], snapshot: Snapshot, failure
         measured.histograms |= {_log_key(key): values for key, values in metric.histograms(snapshot).items()}
         return {_log_key(key): value for key, value in metric.report().items()}
 
+    def drawn(metric: ComplexityMetric) -> dict[str, Tensor]:
+        measured.figures |= {_log_key(key): figure for key, figure in metric.figures(snapshot).items()}
+        return {}
+
     for metric in metrics:
         started = time.perf_counter()
         measured.values |= failures.attempt(metric.name, lambda metric=metric: quantity(metric))  # type: ignore[misc]
+        if figures and metric.name not in failures.left_out:
+            failures.attempt(f"the figures of {metric.name}", lambda metric=metric: drawn(metric))  # type: ignore[misc]
         measured.seconds[metric.name] = time.perf_counter() - started
     return measured
 

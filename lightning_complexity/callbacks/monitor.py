@@ -18,7 +18,13 @@ from lightning_complexity.callbacks.base import (
     completed_batches,
     validating,
 )
-from lightning_complexity.callbacks.loggers import log_directory, log_histograms, log_scalars
+from lightning_complexity.callbacks.loggers import (
+    log_directory,
+    log_figures,
+    log_histograms,
+    log_scalars,
+    shows_figures,
+)
 from lightning_complexity.callbacks.measuring import (
     FailureReport,
     Measured,
@@ -64,7 +70,8 @@ class ComplexityMonitor(Callback):
       ``probe/accuracy_gap`` (training minus validation accuracy);
     - ``complexity/overhead``, the time that all monitors of the ``Trainer`` spent measuring, divided by the rest of
       the time since training started;
-    - for TensorBoard, histograms of singular values and margins.
+    - for TensorBoard, histograms of singular values and margins, and the pictures of metrics that have some, such as
+      ``LinearRegions(along="plane")``.
 
     Beside the logger's files it appends to ``complexity.jsonl``, see
     :func:`lightning_complexity.callbacks.read_record`. A metric that cannot be computed on this network
@@ -225,11 +232,12 @@ class ComplexityMonitor(Callback):
         if self.history and self.history[-1].step == self._steps:
             return
         started = time.perf_counter()
-        measured = self._measured(pl_module)
+        measured = self._measured(pl_module, figures=trainer.is_global_zero and shows_figures(trainer))
         values = measured.floats()
         self._failures.announce(silent=not trainer.is_global_zero)
         if trainer.is_global_zero:
             log_histograms(trainer, measured.histograms, self._steps)
+            log_figures(trainer, measured.figures, self._steps)
         self._seconds_measuring += time.perf_counter() - started
         if self.history:
             monitors = [c for c in trainer.callbacks if isinstance(c, ComplexityMonitor)]
@@ -247,13 +255,13 @@ class ComplexityMonitor(Callback):
             append(directory / RECORD_NAME, measurement)
         return {}
 
-    def _measured(self, pl_module: LightningModule) -> Measured:
+    def _measured(self, pl_module: LightningModule, *, figures: bool) -> Measured:
         measured = Measured()
 
         def measure_training_probe() -> dict[str, Tensor]:
             nonlocal measured
             snapshot = self._snapshot(pl_module, self._train_probe)
-            measured = measure_metrics(self.metrics, snapshot, self._failures)
+            measured = measure_metrics(self.metrics, snapshot, self._failures, figures=figures)
             return measure_fit(snapshot, "train", self._failures)
 
         def measure_validation_probe() -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 __all__ = [
     "activation_codes",
     "boundary_distances",
+    "cut_depths",
     "cut_units",
     "dead_units",
     "ellipse_through",
@@ -178,6 +179,31 @@ def cut_units(codes: Tensor) -> Tensor:
         tensor([1])
     """
     return (codes != codes[:, :1]).any(1).sum(1)
+
+
+def cut_depths(preactivations: Tensor, kinks: Sequence[float] = (0.0,)) -> Tensor:
+    r"""How deeply kinks cut a neighbourhood, summed over units: a smooth form of :func:`cut_units`.
+
+    .. math:: \sum_j 2 \min(\max_v z_{jv} - b, \; b - \min_v z_{jv})_+ / (\max_v z_{jv} - \min_v z_{jv})
+
+    A kink that halves the range of the unit counts 1, one outside of it 0. Scaling a unit
+    with its kinks changes nothing.
+
+    Args:
+        preactivations: Shape ``(n, vertices, units)``.
+        kinks: Inputs at which the slope jumps.
+
+    Returns:
+        Shape ``(n,)``. A unit that is constant on the neighbourhood counts 0, with gradient 0.
+
+    Example:
+        >>> cut_depths(torch.tensor([[[-1.0, 1.0], [3.0, 2.0]]]))  # 2 * 1 / 4, and a unit that is not cut
+        tensor([0.5000])
+    """
+    low, high = preactivations.amin(1), preactivations.amax(1)
+    extent = torch.where(high > low, high - low, torch.ones_like(low))
+    depths = [2 * torch.minimum(high - kink, kink - low).relu() / extent for kink in kinks]
+    return torch.stack(depths).sum((0, 2))
 
 
 def boundary_distances(

@@ -1,6 +1,18 @@
 """Metrics: each reads one number off a network, without changing it. No Lightning needed."""
 
-from lightning_complexity.metrics import curvature, lann, margins, norms, paths, sensitivity, size, spectra
+from lightning_complexity.metrics import (
+    curvature,
+    lann,
+    margins,
+    norms,
+    paths,
+    regions,
+    sensitivity,
+    size,
+    spectra,
+    trajectories,
+    units,
+)
 from lightning_complexity.metrics.base import ComplexityMetric
 from lightning_complexity.metrics.catalogue import SUITES, CatalogueEntry, catalogue, resolve
 from lightning_complexity.metrics.curvature import *
@@ -8,9 +20,12 @@ from lightning_complexity.metrics.lann import *
 from lightning_complexity.metrics.margins import *
 from lightning_complexity.metrics.norms import *
 from lightning_complexity.metrics.paths import *
+from lightning_complexity.metrics.regions import *
 from lightning_complexity.metrics.sensitivity import *
 from lightning_complexity.metrics.size import *
 from lightning_complexity.metrics.spectra import *
+from lightning_complexity.metrics.trajectories import *
+from lightning_complexity.metrics.units import *
 
 __all__ = [
     "SUITES",
@@ -23,7 +38,10 @@ __all__ = [
     *margins.__all__,
     *norms.__all__,
     *paths.__all__,
+    *regions.__all__,
     *sensitivity.__all__,
     *size.__all__,
     *spectra.__all__,
+    *trajectories.__all__,
+    *units.__all__,
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torchmetrics import Metric
 
 from lightning_complexity.functional.curvature import standard_error
 from lightning_complexity.network import LossFunction, MissingInputError, Snapshot, Weight
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Need = Literal["inputs", "targets", "loss", "initial"]
 Cost = Literal["weights", "forward", "backward", "hessian", "sampling"]
@@ -44,7 +47,8 @@ class ComplexityMetric(Metric, ABC):
         increases_with_complexity: ``True``, ``False``, or ``None`` where there is no such direction.
         cost: The most expensive thing that measuring takes.
         has_layers: Whether the metric has a value for each layer.
-        single_snapshot: Why several batches cannot be accumulated, for a metric that takes one only.
+        takes_one_snapshot: Why the values of several batches say nothing about that of all of them, for a metric
+            that therefore refuses a second ``update`` before ``reset``; ``None`` for all others.
         formula: The formula in LaTeX.
         reference: Where the measure comes from.
     """
@@ -54,7 +58,7 @@ class ComplexityMetric(Metric, ABC):
     increases_with_complexity: ClassVar[bool | None] = True
     cost: Cost = "weights"
     has_layers: ClassVar[bool] = False
-    single_snapshot: ClassVar[str | None] = None
+    takes_one_snapshot: ClassVar[str | None] = None
     formula: ClassVar[str]
     reference: ClassVar[str]
 
@@ -105,12 +109,12 @@ class ComplexityMetric(Metric, ABC):
 
         Raises:
             MissingInputError: If something that the metric needs is missing.
-            ValueError: At a second batch, if the metric takes only one.
+            ValueError: At a second call, if the metric takes one snapshot.
         """
-        if self.single_snapshot and self._has_measured:
+        if self.takes_one_snapshot is not None and self._has_measured:
             raise ValueError(
-                f"{type(self).__name__} takes all samples in one update: {self.single_snapshot}. "
-                "Call reset() to measure anew."
+                f"{type(self).__name__} takes one snapshot, since {self.takes_one_snapshot}. "
+                "Give it all samples at once, or call reset() before the next."
             )
         snapshot = (
             model if isinstance(model, Snapshot) else Snapshot(model, inputs, targets, loss=loss, initial=initial)
@@ -126,12 +130,9 @@ class ComplexityMetric(Metric, ABC):
         self._has_measured = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Measure and return the value of this batch, as ``update`` and ``compute`` do."""
-        if self.single_snapshot is None:
+        """Update, and return the value of this batch alone."""
+        if self.takes_one_snapshot is None:
             return super().forward(*args, **kwargs)
-        return self._update_and_compute(*args, **kwargs)
-
-    def _update_and_compute(self, *args: Any, **kwargs: Any) -> Any:
         self.update(*args, **kwargs)
         value: Any = self.compute()
         self._forward_cache = value
@@ -155,6 +156,10 @@ class ComplexityMetric(Metric, ABC):
 
     def histograms(self, snapshot: Snapshot) -> dict[str, Tensor]:  # noqa: ARG002
         """Distributions behind the value, for loggers that can draw them; cheap after ``update``."""
+        return {}
+
+    def figures(self, snapshot: Snapshot) -> dict[str, Figure]:  # noqa: ARG002
+        """Pictures of what was measured, for loggers that can show them; needs matplotlib, cheap after ``update``."""
         return {}
 
 
@@ -186,7 +191,10 @@ class LayerMetric(ComplexityMetric):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Measure and return the value, as ``update`` and ``compute`` do."""
         # torchmetrics would stack the old state and the new one, which may have another number of layers.
-        return self._update_and_compute(*args, **kwargs)
+        self.update(*args, **kwargs)
+        value: Any = self.compute()
+        self._forward_cache = value
+        return value
 
     def _accumulate(self, snapshot: Snapshot) -> None:
         layers = self.layers(snapshot)

@@ -7,10 +7,22 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from lightning_complexity.metrics import curvature, lann, margins, norms, paths, sensitivity, size, spectra
+from lightning_complexity.metrics import (
+    curvature,
+    lann,
+    margins,
+    norms,
+    paths,
+    regions,
+    sensitivity,
+    size,
+    spectra,
+    trajectories,
+    units,
+)
 from lightning_complexity.metrics.base import ComplexityMetric, Cost, Need
 
-_FAMILIES = (size, norms, spectra, paths, margins, sensitivity, lann, curvature)
+_FAMILIES = (size, norms, spectra, paths, margins, sensitivity, regions, trajectories, units, lann, curvature)
 
 SUITES: dict[str, tuple[str, ...]] = {
     "fast": (
@@ -38,6 +50,15 @@ SUITES["full"] = (
     "LogVolume",
     "OrthogonalityDefect",
     "HeavyTailAlpha",
+    "LinearRegions",
+    "BoundaryDistance",
+    "LocalComplexity",
+    "SmoothLocalComplexity",
+    "Transitions",
+    "TrajectoryLength",
+    "DeadUnits",
+    "ActivationEntropy",
+    "PatternEntropy",
     "LANNComplexity",
     "CustomizedL1",
     "HessianTrace",

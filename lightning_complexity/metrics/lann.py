@@ -183,7 +183,7 @@ class LANNComplexity(LayerMetric):
     name = "lann_complexity"
     needs = frozenset({"inputs"})
     cost = "backward"
-    single_snapshot = "its tangents are chosen for all samples together"
+    takes_one_snapshot = "its tangents are chosen for all samples together"
     formula = r"d \sum_i \ln \big( \sum_j k_{ij} - m_i + 1 \big)"
     reference = "After Hu et al., KDD 2020"
 
@@ -287,7 +287,7 @@ class CustomizedL1(LayerMetric):
     name = "customized_l1"
     needs = frozenset({"inputs"})
     cost = "forward"
-    single_snapshot = "its coefficients are means over all samples together"
+    takes_one_snapshot = "its coefficients are means over all samples together"
     formula = r"\sum_{ij} a_{ij} \lVert V_{ij} \rVert_1"
     reference = "After Hu et al., KDD 2020"
 

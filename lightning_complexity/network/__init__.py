@@ -8,6 +8,8 @@ from lightning_complexity.network.folding import fold_batch_norm
 from lightning_complexity.network.observe import observe
 from lightning_complexity.network.operators import operator_norm
 from lightning_complexity.network.paths import path_sums
+from lightning_complexity.network.planes import PlaneRegions, decision_boundary, plane_regions, rectangle_around
+from lightning_complexity.network.segments import NotFiniteError, Restriction, SegmentPieces, segment_pieces
 from lightning_complexity.network.snapshot import ConvolutionNorm, LossFunction, Snapshot, initial_parameters
 from lightning_complexity.network.weights import Weight, read_weights
 
@@ -18,10 +20,15 @@ __all__ = [
     "Feed",
     "LossFunction",
     "MissingInputError",
+    "NotFiniteError",
+    "PlaneRegions",
+    "Restriction",
+    "SegmentPieces",
     "Snapshot",
     "UnsupportedOperationError",
     "Weight",
     "capture_activations",
+    "decision_boundary",
     "fold_batch_norm",
     "follow_weights",
     "initial_parameters",
@@ -30,6 +37,9 @@ __all__ = [
     "observe",
     "operator_norm",
     "path_sums",
+    "plane_regions",
     "read_weights",
+    "rectangle_around",
+    "segment_pieces",
     "split_batch",
 ]

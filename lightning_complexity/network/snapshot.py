@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from lightning_complexity.functional.margins import check_classification, signed_margins
 from lightning_complexity.functional.paths import Scaled
 from lightning_complexity.functional.spectra import singular_values, spectral_norm
+from lightning_complexity.network.activations import Activation, capture_activations
 from lightning_complexity.network.batches import chunks, map_tensors, num_samples
 from lightning_complexity.network.costs import Costs, count_costs
 from lightning_complexity.network.errors import MissingInputError
@@ -23,6 +24,8 @@ from lightning_complexity.network.folding import fold_batch_norm
 from lightning_complexity.network.observe import observe
 from lightning_complexity.network.operators import input_shapes, operator_norm
 from lightning_complexity.network.paths import path_sums
+from lightning_complexity.network.planes import PlaneRegions, plane_regions, rectangle_around
+from lightning_complexity.network.segments import Restriction
 from lightning_complexity.network.weights import Weight, read_weights
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -125,6 +128,7 @@ class Snapshot:
         self._initial, self._outputs = initial, outputs
         self.loss_function: LossFunction = F.cross_entropy if loss is None else loss
         self._path_sums: dict[float, Scaled] = {}
+        self._plane_regions: dict[float, PlaneRegions] = {}
 
     # What was given ------------------------------------------------------------------------------
 
@@ -294,6 +298,31 @@ class Snapshot:
             x = self.float_inputs
             self._path_sums[q] = self.run(lambda model: path_sums(model, tuple(x.shape[1:]), x, q, measure="PathNorm"))
         return self._path_sums[q]
+
+    # Regions -------------------------------------------------------------------------------------
+
+    def activations(self, inputs: Any) -> Iterator[list[Activation]]:
+        """The nonlinearities that inputs go through, chunk by chunk; see :func:`capture_activations`."""
+        for chunk in chunks(inputs, self.chunk_size):
+            yield self.run(lambda model, chunk=chunk: capture_activations(model, chunk))  # type: ignore[misc]
+
+    def restriction(self, origin: Tensor, directions: Tensor, *, measure: str) -> Restriction:
+        """The network on a segment or a plane, in double precision; see :class:`Restriction`."""
+        call = partial(self.run, dtype=torch.float64)
+        return Restriction(call, origin, directions, measure=measure, chunk_size=self.chunk_size)
+
+    def plane_regions(self, margin: float, *, measure: str) -> PlaneRegions:
+        """Linear regions in the rectangle around the first three samples; see :func:`rectangle_around`.
+
+        Raises:
+            ValueError: If there are fewer than three samples, or they are on a line.
+        """
+        if margin not in self._plane_regions:
+            if self.num_samples < 3:
+                raise ValueError(f"{measure} in a plane needs three samples, got {self.num_samples}.")
+            origin, directions, _, corners = rectangle_around(self.float_inputs[:3].detach(), margin)
+            self._plane_regions[margin] = plane_regions(self.restriction(origin, directions, measure=measure), corners)
+        return self._plane_regions[margin]
 
     # Outputs -------------------------------------------------------------------------------------
 

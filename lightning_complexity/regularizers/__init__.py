@@ -1,11 +1,20 @@
 """Regularizers: each penalises what the metric of the same name measures. No Lightning needed."""
 
-from lightning_complexity.regularizers import lann, norms, paths, sensitivity, spectra
+from lightning_complexity.regularizers import lann, norms, paths, regions, sensitivity, spectra
 from lightning_complexity.regularizers.base import Regularizer
 from lightning_complexity.regularizers.lann import *
 from lightning_complexity.regularizers.norms import *
 from lightning_complexity.regularizers.paths import *
+from lightning_complexity.regularizers.regions import *
 from lightning_complexity.regularizers.sensitivity import *
 from lightning_complexity.regularizers.spectra import *
 
-__all__ = ["Regularizer", *lann.__all__, *norms.__all__, *paths.__all__, *sensitivity.__all__, *spectra.__all__]
+__all__ = [
+    "Regularizer",
+    *lann.__all__,
+    *norms.__all__,
+    *paths.__all__,
+    *regions.__all__,
+    *sensitivity.__all__,
+    *spectra.__all__,
+]

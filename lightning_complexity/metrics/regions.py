@@ -1,0 +1,315 @@
+"""How a piecewise linear network divides its inputs: linear regions, and how near their boundaries are."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_complexity.functional.regions import activation_codes, boundary_distances, cut_depths, cut_units
+from lightning_complexity.metrics.base import ComplexityMetric, SampleMeanMetric
+from lightning_complexity.network import NotFiniteError, Snapshot, capture_activations, segment_pieces
+from lightning_complexity.network.codes import checked_activations, has_nan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["BoundaryDistance", "LinearRegions", "LocalComplexity", "SmoothLocalComplexity"]
+
+Line = Literal["segment", "plane"]
+# Small samples go through the network in larger chunks, up to this many numbers: 8 MB in double precision.
+_NUMBERS_AT_ONCE = 2**20
+
+
+class LinearRegions(ComplexityMetric):
+    r"""Number of linear regions along segments between samples, or in a plane through three samples; exact.
+
+    .. math:: \#\{ \text{maximal connected sets on which } f \text{ is one affine map} \}
+
+    Segments join each sample to the next; the value is the mean over them. The plane is cut to the
+    rectangle around its three samples, enlarged by ``margin``. Counted in double precision, by cutting layer by layer
+    where units have kinks and merging neighbours with the same affine map: kinks that coincide or do not
+    reach the outputs are not counted. Max pooling counts too. At initialization the number along a segment is about
+    that of the kinks times how far the segment reaches, whatever the depth; in a plane it grows with its square.
+
+    A single sample, and two equal ones, are a segment with one region. ``nan`` for a network with such values.
+
+    Args:
+        along: ``"segment"`` or ``"plane"``, which takes the first three samples.
+        num_segments: At most how many segments.
+        margin: How far the rectangle in the plane reaches beyond the samples, as a share of their extent.
+        per_layer: Must be ``False``, a region is one of the whole network.
+
+    Raises:
+        UnsupportedOperationError: In ``update``, if the network is not piecewise linear: smooth activations,
+            attention, normalization by the sample's own statistics.
+        ValueError: In ``update``, along a plane for fewer than three samples, or three on a line.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> for p, v in zip(net.parameters(), ([[1.0], [1.0]], [-1.0, -2.0], [[1.0, 1.0]], [0.0])):
+        ...     _ = p.data.copy_(torch.tensor(v))
+        >>> metric = LinearRegions()
+        >>> metric.update(net, torch.tensor([[0.0], [3.0]]))  # bends at 1 and 2
+        >>> metric.compute()
+        tensor(3., dtype=torch.float64)
+    """
+
+    name = "linear_regions"
+    needs = frozenset({"inputs"})
+    cost = "sampling"
+    takes_one_snapshot = "it looks at segments between samples that follow each other"
+    formula = r"\#\{ \text{maximal connected sets on which } f \text{ is one affine map} \}"
+    reference = "Montufar et al., NeurIPS 2014; Hanin and Rolnick, ICML 2019"
+
+    def __init__(
+        self,
+        along: Line = "segment",
+        *,
+        num_segments: int = 8,
+        margin: float = 0.25,
+        per_layer: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if along not in get_args(Line):
+            raise ValueError(f'along must be "segment" or "plane", got {along!r}.')
+        if num_segments < 1:
+            raise ValueError(f"num_segments must be at least 1, got {num_segments!r}.")
+        if margin < 0:
+            raise ValueError(f"margin must not be negative, got {margin!r}.")
+        super().__init__(per_layer=per_layer, **kwargs)
+        self.along, self.num_segments, self.margin = along, num_segments, margin
+
+    def measure(self, snapshot: Snapshot) -> Tensor:
+        """The number of regions."""
+        try:
+            count = self._in_plane(snapshot) if self.along == "plane" else self._along_segments(snapshot)
+        except NotFiniteError:
+            count = torch.nan
+        return torch.tensor(count, dtype=torch.float64)
+
+    def _in_plane(self, snapshot: Snapshot) -> float:
+        return snapshot.plane_regions(self.margin, measure=type(self).__name__).num_linear_regions
+
+    def _along_segments(self, snapshot: Snapshot) -> float:
+        points = snapshot.float_inputs.detach().double()[: self.num_segments + 1]
+        ends = points[1:] if len(points) > 1 else points
+        counts = [
+            segment_pieces(
+                snapshot.restriction(start, (end - start)[None], measure=type(self).__name__)
+            ).num_linear_regions
+            for start, end in zip(points, ends, strict=False)
+        ]
+        return sum(counts) / len(counts)
+
+    def figures(self, snapshot: Snapshot) -> dict[str, Figure]:
+        """Along a plane: the regions in it, and where the decision changes."""
+        if self.along != "plane" or not torch.as_tensor(self.compute()).isfinite():
+            return {}
+        from lightning_complexity.metrics.region_figure import draw_regions
+
+        return {self.name: draw_regions(snapshot, self.margin, measure=type(self).__name__)}
+
+
+class BoundaryDistance(SampleMeanMetric):
+    r"""Mean distance from a sample to the nearest point at which some unit has its kink.
+
+    .. math:: \frac{1}{n} \sum_i \min_j \frac{|z_j(x_i) - b_j|}{\lVert \nabla z_j(x_i) \rVert}
+
+    Exact for piecewise linear networks, up to boundaries of max pooling, which are not looked at. One backward pass for
+    each unit. At initialization it is about inversely proportional to the number of units. Infinite if no
+    unit depends on the input.
+
+    Args:
+        max_units: Networks with more units than this are refused.
+        per_layer: Must be ``False``.
+
+    Raises:
+        UnsupportedOperationError: In ``update``, at a smooth activation.
+        ValueError: In ``update``, if the network has more units, or none.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.ReLU())
+        >>> for p, v in zip(net.parameters(), ([[3.0, 4.0]], [2.0])):
+        ...     _ = p.data.copy_(torch.tensor(v))
+        >>> metric = BoundaryDistance()
+        >>> metric.update(net, torch.tensor([[1.0, 0.0]]))  # 5 / 5
+        >>> metric.compute()
+        tensor(1., dtype=torch.float64)
+    """
+
+    name = "boundary_distance"
+    needs = frozenset({"inputs"})
+    increases_with_complexity = False
+    cost = "backward"
+    formula = r"\frac{1}{n} \sum_i \min_j |z_j(x_i) - b_j| \,/\, \lVert \nabla z_j(x_i) \rVert"
+    reference = "Hanin and Rolnick, ICML 2019"
+
+    def __init__(self, *, max_units: int = 10_000, per_layer: bool = False, **kwargs: Any) -> None:
+        super().__init__(per_layer=per_layer, **kwargs)
+        self.max_units = max_units
+
+    def per_sample(self, snapshot: Snapshot) -> Tensor:
+        """Distance of each sample."""
+        return torch.cat([self._distances(snapshot, x) for x in snapshot.float_inputs.split(snapshot.chunk_size)])
+
+    def _distances(self, snapshot: Snapshot, inputs: Tensor) -> Tensor:
+        def forward(model: torch.nn.Module) -> Tensor:
+            with torch.enable_grad():
+                x = inputs.detach().clone().requires_grad_()
+                activations = checked_activations(capture_activations(model, x), type(self).__name__)
+                self._check_size(sum(a.inputs[0].numel() for a in activations))
+                distances = [
+                    boundary_distances(a.inputs, a.kinks, x, create_graph=snapshot.live)
+                    for a in activations
+                    if a.inputs.requires_grad
+                ]
+                return torch.stack(distances).amin(0)
+
+        return snapshot.run(forward)
+
+    def _check_size(self, num_units: int) -> None:
+        if num_units > self.max_units:
+            raise ValueError(
+                f"{type(self).__name__} takes a backward pass for each of {num_units} units, more than "
+                f"max_units={self.max_units}. Raise max_units if that is meant."
+            )
+
+
+class NeighbourhoodMetric(SampleMeanMetric):
+    """A mean over samples of how units' kinks pass through a small neighbourhood of the sample.
+
+    The neighbourhood has the vertices ``x +- r s_p`` for ``P`` orthonormal directions.
+
+    Args:
+        radius: Distance ``r`` of the vertices from the sample.
+        num_directions: ``P``; default 25, or the number of inputs if that is less.
+        per_layer: Must be ``False``.
+    """
+
+    needs = frozenset({"inputs"})
+    cost = "sampling"
+
+    def __init__(
+        self, radius: float = 0.05, *, num_directions: int | None = None, per_layer: bool = False, **kwargs: Any
+    ) -> None:
+        if not radius > 0:
+            raise ValueError(f"radius must be positive, got {radius!r}.")
+        if num_directions is not None and num_directions < 1:
+            raise ValueError(f"num_directions must be at least 1, got {num_directions!r}.")
+        super().__init__(per_layer=per_layer, **kwargs)
+        self.radius, self.num_directions = radius, num_directions
+
+    @abstractmethod
+    def at_vertices(self, preactivations: Tensor, kinks: tuple[float, ...]) -> Tensor:
+        """The value, shape ``(n,)``, from the preactivations of one layer, shape ``(n, vertices, units)``."""
+
+    def per_sample(self, snapshot: Snapshot) -> Tensor:
+        """The sum over layers for each sample."""
+        x = snapshot.float_inputs.detach()
+        frame = self._frame(snapshot, x)
+        offsets = torch.cat([frame, -frame]) * self.radius
+        rows = max(snapshot.chunk_size, _NUMBERS_AT_ONCE // x[0].numel())
+        at_once = max(1, rows // len(offsets))
+        return torch.cat([self._around(snapshot, part, offsets) for part in x.split(at_once)])
+
+    def _frame(self, snapshot: Snapshot, x: Tensor) -> Tensor:
+        dim = x[0].numel()
+        num_directions = min(25, dim) if self.num_directions is None else self.num_directions
+        if num_directions > dim:
+            raise ValueError(f"num_directions must be at most the number of inputs, {dim}, got {num_directions}.")
+        noise = torch.randn(dim, num_directions, generator=snapshot.generator(), dtype=torch.float64)
+        return torch.linalg.qr(noise)[0].T.to(x).reshape(-1, *x.shape[1:])
+
+    def _around(self, snapshot: Snapshot, x: Tensor, offsets: Tensor) -> Tensor:
+        vertices = (x.unsqueeze(1) + offsets).flatten(0, 1)
+        activations = snapshot.run(lambda model: capture_activations(model, vertices))
+        values = [
+            self.at_vertices(a.inputs.flatten(1).unflatten(0, (len(x), len(offsets))), a.kinks)
+            for a in checked_activations(activations, type(self).__name__)
+        ]
+        total = torch.stack(values).sum(0)
+        return torch.full_like(total, torch.nan) if has_nan(activations) else total
+
+
+class LocalComplexity(NeighbourhoodMetric):
+    r"""Mean number of units whose kink passes through a small neighbourhood of a sample.
+
+    .. math:: \frac{1}{n} \sum_i \#\{ j : z_j - b_j \text{ has both signs among } x_i \pm r s_1, \dots, x_i \pm r s_P \}
+
+    The neighbourhood is spanned by ``P`` orthonormal directions, drawn with the snapshot's seed and the same for all
+    samples. For the first layer this is exactly ``r max_p |w s_p| > |w x + b|``; in deeper layers a kink that
+    comes in and goes out between the vertices is missed. Units of the last layer do not count, nor does max pooling.
+    One forward pass of ``2 P`` rows for each sample, chunked. Choose the radius after the scale of the data.
+
+    Args:
+        radius: Distance ``r`` of the vertices from the sample.
+        num_directions: ``P``; default 25, or the number of inputs if that is less.
+        per_layer: Must be ``False``.
+
+    Raises:
+        UnsupportedOperationError: In ``update``, at a smooth activation.
+        ValueError: In ``update``, if there are more directions than inputs, or no activation.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU())
+        >>> for p, v in zip(net.parameters(), ([[1.0], [1.0]], [0.1, 3.0])):
+        ...     _ = p.data.copy_(torch.tensor(v))
+        >>> metric = LocalComplexity(radius=1.0)
+        >>> metric.update(net, torch.tensor([[0.0], [5.0]]))  # the kink at -0.1 is near the first
+        >>> metric.compute()
+        tensor(0.5000, dtype=torch.float64)
+    """
+
+    name = "local_complexity"
+    formula = (
+        r"\frac{1}{n} \sum_i \#\{ j : z_j - b_j \text{ has both signs among } x_i \pm r s_1, \dots, x_i \pm r s_P \}"
+    )
+    reference = "Humayun, Balestriero and Baraniuk, ICML 2024"
+
+    def at_vertices(self, preactivations: Tensor, kinks: tuple[float, ...]) -> Tensor:
+        """How many units do not have the same code at all vertices."""
+        return cut_units(activation_codes(preactivations, kinks)).double()
+
+
+class SmoothLocalComplexity(NeighbourhoodMetric):
+    r"""Mean over samples of how deeply units' kinks cut a small neighbourhood; what one trains with.
+
+    .. math:: \frac{1}{n} \sum_i \sum_j \frac{2 \min(\max_v z_{jv} - b_j, \; b_j - \min_v z_{jv})_+}
+        {\max_v z_{jv} - \min_v z_{jv}}
+
+    Over the same vertices as :class:`LocalComplexity`. A unit counts 1 if its kink passes through the sample itself, 0
+    if it leaves all vertices on one side, so that this is at most the local complexity. For a unit of the first layer
+    it is ``1 - |w x + b| / (r max_p |w s_p|)`` where that is positive: a hinge on the distance to its kink.
+
+    Args:
+        radius: Distance ``r`` of the vertices from the sample.
+        num_directions: ``P``; default 25, or the number of inputs if that is less.
+        per_layer: Must be ``False``.
+
+    Raises:
+        UnsupportedOperationError: In ``update``, at a smooth activation.
+        ValueError: In ``update``, if there are more directions than inputs, or no activation.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU())
+        >>> for p, v in zip(net.parameters(), ([[1.0], [1.0]], [0.25, 3.0])):
+        ...     _ = p.data.copy_(torch.tensor(v))
+        >>> metric = SmoothLocalComplexity(radius=1.0)
+        >>> metric.update(net, torch.tensor([[0.0]]))  # 1 - 0.25 / 1
+        >>> metric.compute()
+        tensor(0.7500, dtype=torch.float64)
+    """
+
+    name = "smooth_local_complexity"
+    formula = (
+        r"\frac{1}{n} \sum_i \sum_j 2 \min(\max_v z_{jv} - b_j, b_j - \min_v z_{jv})_+ "
+        r"\,/\, (\max_v z_{jv} - \min_v z_{jv})"
+    )
+    reference = "a smooth form of Humayun, Balestriero and Baraniuk, ICML 2024"
+
+    def at_vertices(self, preactivations: Tensor, kinks: tuple[float, ...]) -> Tensor:
+        """Sum over units of how deeply they cut."""
+        return cut_depths(preactivations, kinks)
