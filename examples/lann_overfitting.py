@@ -1,7 +1,7 @@
 """Does overfitting go with complexity? Tanh networks on two noisy moons, watched by the number of linear pieces.
 
 After the experiments of Hu et al. (KDD 2020): complexity rises while a network trains and overfits; L1, L2, customized
-L1 and pruning slow it. Run it with ``python examples/lann_overfitting.py``; ``--quick`` trains one network of each kind.
+L1 and pruning slow it. Run ``python examples/lann_overfitting.py``; ``--quick`` trains one network of each kind.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def show_course(rows: list[Row]) -> None:
         print(f"{row.step:6d}  {row.complexity:10.2f}  {row.train:14.3f}  {row.test:13.3f}  {row.overfitting:11.3f}")
     correlation = np.corrcoef([row.complexity for row in rows], [row.overfitting for row in rows])[0, 1]
     print(
-        f"\nCorrelation of complexity and overfitting in this run: {correlation:.2f}. It is confounded: both rise with\n"
-        "time. The next table therefore compares networks at the same time.\n"
+        f"\nCorrelation of complexity and overfitting in this run: {correlation:.2f}. It is confounded: both rise\n"
+        "with time. The next table therefore compares networks at the same time.\n"
     )
 
 

@@ -170,7 +170,7 @@ def same_class_pairs(targets: Tensor, at_most: int = 10) -> Tensor:
 
 
 def hidden_margins(logits: Tensor, hidden: Tensor, targets: Tensor, *, create_graph: bool = False) -> Tensor:
-    r"""Margin over the norm of its gradient at a layer, :math:`m(x) / (\|\partial m(x) / \partial h\| + 10^{-7})`.
+    r"""Margin over the norm of its gradient at a layer, :math:`m(x) / \|\partial m(x) / \partial h\|`.
 
     To first order, how far the layer's features would have to move for the decision to change.
 
@@ -181,7 +181,7 @@ def hidden_margins(logits: Tensor, hidden: Tensor, targets: Tensor, *, create_gr
         create_graph: Whether the result is to be differentiated.
 
     Returns:
-        Shape ``(n,)``; negative where the network is wrong.
+        Shape ``(n,)``; negative where the network is wrong, infinite where the gradient is zero.
 
     References:
         Elsayed et al., "Large margin deep networks for classification", NeurIPS 2018.
@@ -193,7 +193,7 @@ def hidden_margins(logits: Tensor, hidden: Tensor, targets: Tensor, *, create_gr
     """
     margins = signed_margins(logits, targets)
     (gradient,) = torch.autograd.grad(margins.sum(), hidden, create_graph=create_graph)
-    return margins / (torch.linalg.vector_norm(gradient.flatten(1), dim=1) + 1e-7)
+    return margins / torch.linalg.vector_norm(gradient.flatten(1), dim=1)
 
 
 def trimmed_mean(values: Tensor, share: float = 0.05) -> Tensor:

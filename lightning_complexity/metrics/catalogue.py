@@ -9,8 +9,10 @@ from typing import Any
 
 from lightning_complexity.metrics import (
     curvature,
+    features,
     lann,
     margins,
+    mixup,
     norms,
     paths,
     regions,
@@ -22,7 +24,21 @@ from lightning_complexity.metrics import (
 )
 from lightning_complexity.metrics.base import ComplexityMetric, Cost, Need
 
-_FAMILIES = (size, norms, spectra, paths, margins, sensitivity, regions, trajectories, units, lann, curvature)
+_FAMILIES = (
+    size,
+    norms,
+    spectra,
+    paths,
+    margins,
+    sensitivity,
+    regions,
+    trajectories,
+    units,
+    lann,
+    features,
+    mixup,
+    curvature,
+)
 
 SUITES: dict[str, tuple[str, ...]] = {
     "fast": (
@@ -61,6 +77,12 @@ SUITES["full"] = (
     "PatternEntropy",
     "LANNComplexity",
     "CustomizedL1",
+    "DaviesBouldinIndex",
+    "FeatureEffectiveRank",
+    "FeatureVariation",
+    "IntrinsicDimension",
+    "MixupDaviesBouldin",
+    "MixupMargin",
     "HessianTrace",
 )
 

@@ -20,6 +20,7 @@ from lightning_complexity.network.activations import Activation, capture_activat
 from lightning_complexity.network.batches import chunks, map_tensors, num_samples
 from lightning_complexity.network.costs import Costs, count_costs
 from lightning_complexity.network.errors import MissingInputError
+from lightning_complexity.network.features import Layer, entering, find_layer, running_order
 from lightning_complexity.network.folding import fold_batch_norm
 from lightning_complexity.network.observe import observe
 from lightning_complexity.network.operators import input_shapes, operator_norm
@@ -129,6 +130,7 @@ class Snapshot:
         self.loss_function: LossFunction = F.cross_entropy if loss is None else loss
         self._path_sums: dict[float, Scaled] = {}
         self._plane_regions: dict[float, PlaneRegions] = {}
+        self._features: dict[str, Tensor] = {}
 
     # What was given ------------------------------------------------------------------------------
 
@@ -226,9 +228,9 @@ class Snapshot:
             )
             return result
 
-    def run_chunks(self, function: Callable[[nn.Module, Any], Result]) -> Iterator[Result]:
-        """Call ``function(model, inputs)`` on each chunk of the batch, see :meth:`run`."""
-        for (x,) in self._chunks(self.inputs):
+    def run_chunks(self, function: Callable[[nn.Module, Any], Result], inputs: Any = None) -> Iterator[Result]:
+        """Call ``function(model, inputs)`` on each chunk of the batch, or of other inputs, see :meth:`run`."""
+        for (x,) in self._chunks(self.inputs if inputs is None else inputs):
             yield self.run(partial(_called_with, function, x))
 
     def _chunks(self, *data: Any) -> Iterator[Any]:
@@ -335,6 +337,32 @@ class Snapshot:
         if not all(isinstance(part, Tensor) for part in parts):
             raise ValueError(f"needs a network that returns one tensor, got {type(parts[0]).__name__}.")
         return torch.cat([_at_least_single(part) for part in parts])
+
+    @cached_property
+    def running_order(self) -> list[str]:
+        """Names of the linear and convolution modules in the order in which they run. Needs inputs."""
+        sample = self._one_sample()
+        order = self.run(lambda model: running_order(model, sample))
+        if not order:
+            raise ValueError("needs a network with linear or convolution layers; this one calls none.")
+        return order
+
+    def features(self, *layers: Layer) -> dict[str, Tensor]:
+        """What goes into layers, flattened to shape ``(n, d)``, by their names.
+
+        Args:
+            layers: Names of modules, or places among the linear and convolution modules in the order in which they
+                run: what goes into the last one, at -1, are the penultimate features. All of them by default.
+
+        Raises:
+            ValueError: If there is no such layer.
+        """
+        names = [find_layer(layer, self.running_order, self.model) for layer in layers or self.running_order]
+        new = [name for name in dict.fromkeys(names) if name not in self._features]
+        if new:
+            parts = list(self.run_chunks(lambda model, x: entering(model, x, new)))
+            self._features |= {name: torch.cat([part[name].flatten(1) for part in parts]) for name in new}
+        return {name: self._features[name] for name in names}
 
     @cached_property
     def margins(self) -> Tensor:
