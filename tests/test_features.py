@@ -179,6 +179,12 @@ class TestSnapshotFeatures:
         assert Snapshot(model, x).running_order == ["body", "head"]
         torch.testing.assert_close(Snapshot(model, x).features(-1)["head"], model.body(x).relu())
 
+    def test_a_layer_that_is_called_twice_has_the_features_of_the_first_call(self) -> None:
+        shared, x = nn.Linear(3, 3), torch.randn(5, 3)
+        snapshot = Snapshot(nn.Sequential(shared, nn.Tanh(), shared), x)
+        assert snapshot.running_order == ["0"]
+        torch.testing.assert_close(snapshot.features(0)["0"], x)
+
     def test_an_input_that_is_overwritten_is_kept(self) -> None:
         model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)), torch.randn(5, 3)
         torch.testing.assert_close(Snapshot(model, x).features("1")["1"], model[0](x))
@@ -239,9 +245,13 @@ class TestMetrics:
         assert 0.85 < metric.compute()["2"] < 1.15
 
     def test_mixup_davies_bouldin_by_hand(self) -> None:
-        model, x, y = self.batch()
-        pairs = [(i, j) for i in range(40) for j in range(i) if y[i] == y[j] and max(i, j) < 20]
+        model, x, _ = self.batch()
+        x = 5 * x
+        y = model(x).argmax(1)  # so that all errors are those of mixes
+        first = {i for c in range(4) for i in (y == c).nonzero()[:5, 0].tolist()}
+        pairs = [(i, j) for i in first for j in first if i < j and y[i] == y[j]]
         wrong = [model((x[i] + x[j]) / 2).argmax() != y[i] for i, j in pairs]
+        assert 0 < np.mean(wrong) < 1
         expected = davies_bouldin_score(model[:4](x).detach().numpy(), y.numpy()) * np.mean(wrong)
         assert value(MixupDaviesBouldin(at_most=5), model, x, y, chunk_size=7) == pytest.approx(expected)
 

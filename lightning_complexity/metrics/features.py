@@ -61,7 +61,7 @@ class _FeatureMetric(ComplexityMetric):
 
     def _accumulate(self, snapshot: Snapshot) -> None:
         (self._chosen,) = chosen = snapshot.features(self.layer)
-        layers = {**chosen, **snapshot.features()} if self.per_layer else chosen
+        layers = {**snapshot.features(), **chosen} if self.per_layer else chosen
         self._widths = {name: features.shape[1] for name, features in layers.items()}
         self.features = [*self.features, torch.cat(list(layers.values()), 1).detach()]
 
