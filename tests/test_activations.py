@@ -119,10 +119,10 @@ def test_names_are_unique_paths() -> None:
 def test_a_further_call_does_not_take_a_module_s_name() -> None:
     class Twice(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
-            return F.relu(F.relu(super().forward(x)) - 1)
+            return super().forward(F.relu(F.relu(x) - 1))
 
     names = [a.name for a in capture_activations(nn.Sequential(Twice(nn.Linear(2, 2), nn.ReLU())), torch.ones(1, 2))]
-    assert names == ["0.1", "0", "0.2"]
+    assert names == ["0", "0.2", "0.1"]
 
 
 def test_later_changes_in_place_leave_what_was_noted() -> None:
@@ -131,6 +131,16 @@ def test_later_changes_in_place_leave_what_was_noted() -> None:
     y = model.linear(x).relu()
     y = model.linear(y).relu()
     torch.testing.assert_close(third.inputs, model.linear(y))
+
+
+def test_in_place_forms_without_a_telling_name() -> None:
+    class Dropping(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.relu(x)
+            return F.dropout(y, 0.999, True, True)
+
+    (found,) = capture_activations(Dropping(), torch.ones(50, 3))
+    assert found.outputs.sum() == 150
 
 
 def test_capturing_changes_nothing() -> None:

@@ -162,11 +162,12 @@ def linear_units(counts: Tensor, flat: Sequence[int] = (0,)) -> Tensor:
     return ((counts > 0).sum(1) == 1) & ~dead_units(counts, flat)
 
 
-def cut_units(codes: Tensor) -> Tensor:
+def cut_units(preactivations: Tensor, kinks: Sequence[float] = (0.0,)) -> Tensor:
     """How many units do not have the same code at all vertices of a neighbourhood.
 
     Args:
-        codes: Shape ``(n, vertices, units)``.
+        preactivations: Shape ``(n, vertices, units)``.
+        kinks: Inputs at which the slope jumps.
 
     Returns:
         Integers of shape ``(n,)``.
@@ -175,10 +176,12 @@ def cut_units(codes: Tensor) -> Tensor:
         Humayun, Balestriero and Baraniuk, "Deep networks always grok and here is why", ICML 2024.
 
     Example:
-        >>> cut_units(torch.tensor([[[0, 1, 1], [0, 1, 0]]]))
+        >>> cut_units(torch.tensor([[[-1.0, 1.0, 1.0], [-2.0, 2.0, -1.0]]]))
         tensor([1])
     """
-    return (codes != codes[:, :1]).any(1).sum(1)
+    # Codes grow with the preactivation, so that the extremes tell.
+    low, high = preactivations.amin(1), preactivations.amax(1)
+    return (activation_codes(low, kinks) != activation_codes(high, kinks)).sum(1)
 
 
 def cut_depths(preactivations: Tensor, kinks: Sequence[float] = (0.0,)) -> Tensor:

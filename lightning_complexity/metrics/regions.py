@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_complexity.functional.regions import activation_codes, boundary_distances, cut_depths, cut_units
+from lightning_complexity.functional.regions import boundary_distances, cut_depths, cut_units
 from lightning_complexity.metrics.base import ComplexityMetric, SampleMeanMetric
 from lightning_complexity.network import NotFiniteError, Snapshot, capture_activations, segment_pieces
 from lightning_complexity.network.codes import checked_activations, has_nan
@@ -271,7 +271,7 @@ class LocalComplexity(NeighbourhoodMetric):
 
     def at_vertices(self, preactivations: Tensor, kinks: tuple[float, ...]) -> Tensor:
         """How many units do not have the same code at all vertices."""
-        return cut_units(activation_codes(preactivations, kinks)).double()
+        return cut_units(preactivations, kinks).double()
 
 
 class SmoothLocalComplexity(NeighbourhoodMetric):

@@ -178,14 +178,13 @@ def _plain(name: str) -> str:
     return {"log_sigmoid": "logsigmoid", "_threshold": "threshold"}.get(name, name)
 
 
-def _overwrites(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _overwrites(name: str, kwargs: dict[str, Any]) -> bool:
     """Whether an operation may write into its first argument; a wrong yes costs a copy."""
     operator = name.startswith("__")
     return (
         (name.endswith("_") and not operator)
         or (operator and (name.startswith("__i") or name == "__setitem__"))
         or kwargs.get("inplace", False) is True
-        or any(a is True for a in args)
     )
 
 
@@ -236,7 +235,7 @@ class ActivationCapture(TensorFlow):
             return self._max_pooling(function, plain, args, kwargs)
         if self.measure is not None and self._is_curved(plain, args):
             raise self.refuse(plain)
-        if args and isinstance(args[0], Tensor) and _overwrites(name, args, kwargs):
+        if args and isinstance(args[0], Tensor) and _overwrites(name, kwargs):
             self._rescue(args[0])
         return function(*args, **kwargs)
 
@@ -278,7 +277,7 @@ class ActivationCapture(TensorFlow):
                 raise self.refuse(f"{plain} with {rest or kwargs}") from None
         if self.measure is not None:
             raise self.refuse(plain)
-        inplace = kwargs.get("inplace", False) or any(a is True for a in rest)
+        inplace = bool(kwargs.get("inplace", False))
         alpha = kwargs.get("alpha", rest[0] if rest else 1.0)
         kinks = (0.0,) if plain == "elu" and alpha != 1 else CURVED[plain]
         return _Shape(kinks, inplace=inplace, piecewise_linear=False)

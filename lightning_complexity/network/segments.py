@@ -127,7 +127,7 @@ class Restriction:
 
 def _above_kinks(activation: Activation) -> Tensor:
     flat = activation.inputs.flatten(1)
-    return torch.cat([flat - kink for kink in activation.kinks], 1) if activation.kinks else flat[:, :0]
+    return torch.cat([flat - kink for kink in activation.kinks], 1)
 
 
 def _joined(parts: list[AffineParts]) -> AffineParts:
