@@ -17,8 +17,10 @@ from tests.networks import mlp
 
 # Chosen so that each measure falls clearly; in three seeds accuracy fell by 1.2 points at most.
 STRENGTHS = {
+    "CustomizedL1": 3e-4,
     "DistanceFromInitialization": 0.05,
     "EffectiveRank": 0.03,
+    "FeatureEffectiveRank": 0.02,
     "GeometricComplexity": 1e-3,
     "InputGradientNorm": 0.1,
     "JacobianNorm": 0.1,

@@ -3,6 +3,15 @@
 from lightning_complexity.callbacks.monitor import ComplexityMonitor
 from lightning_complexity.callbacks.penalty import ComplexityPenalty
 from lightning_complexity.callbacks.plotting import plot_histories
+from lightning_complexity.callbacks.pruning import NeuronPruning
 from lightning_complexity.callbacks.record import Measurement, curve, read_record
 
-__all__ = ["ComplexityMonitor", "ComplexityPenalty", "Measurement", "curve", "plot_histories", "read_record"]
+__all__ = [
+    "ComplexityMonitor",
+    "ComplexityPenalty",
+    "Measurement",
+    "NeuronPruning",
+    "curve",
+    "plot_histories",
+    "read_record",
+]

@@ -16,7 +16,6 @@ from lightning_complexity.callbacks.base import (
     LightningModule,
     Trainer,
     completed_batches,
-    move_batch,
     validating,
 )
 from lightning_complexity.callbacks.loggers import (
@@ -42,11 +41,11 @@ from lightning_complexity.callbacks.probe import (
     copied,
     draw,
     first_loader,
-    first_samples,
+    training_probe,
 )
 from lightning_complexity.callbacks.record import RECORD_NAME, Measurement, append, curve
 from lightning_complexity.metrics import ComplexityMetric, resolve
-from lightning_complexity.network import LossFunction, Snapshot, initial_state, num_samples, observe, split_batch
+from lightning_complexity.network import LossFunction, Snapshot, initial_state, num_samples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -280,7 +279,7 @@ class ComplexityMonitor(Callback):
     def _draw_probes(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, Tensor]:
         """Draw the probes where a checkpoint did not bring them. Returns nothing: there is no value to log."""
         if self._train_probe is None:
-            self._train_probe = self._training_probe(trainer, pl_module, batch)
+            self._train_probe = training_probe(self.probe, trainer, pl_module, batch)
         self._train_probe = copied(self._train_probe, pl_module.device)
         loader = first_loader(trainer.val_dataloaders)
         if self._validation_probe is None and loader is not None and can_be_indexed(loader):
@@ -293,19 +292,6 @@ class ComplexityMonitor(Callback):
     @property
     def _train_probe_size(self) -> int:
         return self.probe if isinstance(self.probe, int) else num_samples(self._train_probe.inputs)  # type: ignore[union-attr]
-
-    def _training_probe(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Probe:
-        if isinstance(self.probe, tuple):
-            return Probe(*self.probe)
-        if isinstance(self.probe, int):
-            loader = first_loader(trainer.train_dataloader)
-            if loader is not None and can_be_indexed(loader):
-                return draw(loader, self.probe, trainer, pl_module)
-            return first_samples(batch, self.probe)
-        if can_be_indexed(self.probe):
-            return draw(self.probe, len(self.probe.dataset), trainer, pl_module)  # type: ignore[arg-type]
-        with observe(pl_module):
-            return Probe(*split_batch(move_batch(trainer, next(iter(self.probe)))))
 
     @property
     def overhead(self) -> float:

@@ -96,6 +96,28 @@ def first_samples(batch: Any, count: int) -> Probe:
     return copied(Probe(*(map_tensors(lambda t: t[:count] if t.ndim else t, part) for part in (inputs, targets))))
 
 
+def training_probe(source: ProbeSource, trainer: Trainer, module: LightningModule, batch: Any) -> Probe:
+    """The probe that ``source`` asks for, once training has started.
+
+    Args:
+        source: As a callback was given it, see :func:`check_probe`.
+        trainer: Whose training data are taken, where a number of samples is asked for.
+        module: Whose transfer hooks are run.
+        batch: The first batch, for a dataset that cannot be indexed.
+    """
+    if isinstance(source, tuple):
+        return Probe(*source)
+    if isinstance(source, int):
+        loader = first_loader(trainer.train_dataloader)
+        if loader is not None and can_be_indexed(loader):
+            return draw(loader, source, trainer, module)
+        return first_samples(batch, source)
+    if can_be_indexed(source):
+        return draw(source, len(source.dataset), trainer, module)  # type: ignore[arg-type]
+    with observe(module):
+        return Probe(*split_batch(move_batch(trainer, next(iter(source)))))
+
+
 def copied(probe: Probe, device: torch.device | str | None = None) -> Probe:
     """Copy of a probe, on a device."""
     return Probe(*(map_tensors(lambda t: t.detach().to(device or t.device, copy=True), part) for part in probe))

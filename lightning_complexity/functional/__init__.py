@@ -3,6 +3,8 @@
 from lightning_complexity.functional import (
     bounds,
     curvature,
+    features,
+    lann,
     margins,
     norms,
     paths,
@@ -15,6 +17,8 @@ from lightning_complexity.functional import (
 )
 from lightning_complexity.functional.bounds import *
 from lightning_complexity.functional.curvature import *
+from lightning_complexity.functional.features import *
+from lightning_complexity.functional.lann import *
 from lightning_complexity.functional.margins import *
 from lightning_complexity.functional.norms import *
 from lightning_complexity.functional.paths import *
@@ -28,6 +32,8 @@ from lightning_complexity.functional.spectra import *
 __all__ = [
     *bounds.__all__,
     *curvature.__all__,
+    *features.__all__,
+    *lann.__all__,
     *margins.__all__,
     *norms.__all__,
     *paths.__all__,

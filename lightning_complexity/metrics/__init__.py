@@ -3,7 +3,10 @@
 from lightning_complexity.metrics import (
     bounds,
     curvature,
+    features,
+    lann,
     margins,
+    mixup,
     norms,
     paths,
     regions,
@@ -18,7 +21,10 @@ from lightning_complexity.metrics.base import ComplexityMetric
 from lightning_complexity.metrics.bounds import *
 from lightning_complexity.metrics.catalogue import SUITES, CatalogueEntry, catalogue, resolve
 from lightning_complexity.metrics.curvature import *
+from lightning_complexity.metrics.features import *
+from lightning_complexity.metrics.lann import *
 from lightning_complexity.metrics.margins import *
+from lightning_complexity.metrics.mixup import *
 from lightning_complexity.metrics.norms import *
 from lightning_complexity.metrics.paths import *
 from lightning_complexity.metrics.regions import *
@@ -37,7 +43,10 @@ __all__ = [
     "resolve",
     *bounds.__all__,
     *curvature.__all__,
+    *features.__all__,
+    *lann.__all__,
     *margins.__all__,
+    *mixup.__all__,
     *norms.__all__,
     *paths.__all__,
     *regions.__all__,

@@ -76,6 +76,7 @@ class ComplexityMetric(Metric, ABC):
                 "and has no value for a layer. Leave per_layer out."
             )
         self.per_layer = per_layer
+        self._has_measured = False
         self._prepare_state()
 
     value: Tensor
@@ -112,7 +113,7 @@ class ComplexityMetric(Metric, ABC):
             MissingInputError: If something that the metric needs is missing.
             ValueError: At a second call, if the metric takes one snapshot.
         """
-        if self.takes_one_snapshot is not None and self._update_count > 1:
+        if self.takes_one_snapshot is not None and self._has_measured:
             raise ValueError(
                 f"{type(self).__name__} takes one snapshot, since {self.takes_one_snapshot}. "
                 "Give it all samples at once, or call reset() before the next."
@@ -123,6 +124,12 @@ class ComplexityMetric(Metric, ABC):
         self.check(snapshot)
         with torch.inference_mode(False):
             self._accumulate(snapshot)
+        self._has_measured = True
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        super().reset()
+        self._has_measured = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Update, and return the value of this batch alone."""

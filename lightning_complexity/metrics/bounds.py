@@ -462,7 +462,8 @@ class TwoLayerBound(_NormBound):
 
     def _hidden(self, snapshot: Snapshot) -> Tensor:
         _, second = _two_layers(snapshot)
-        return snapshot.start.entering(second.module).flatten(1).double().square().sum(1)
+        (entering,) = snapshot.start.features(second.name.removesuffix(".weight")).values()
+        return entering.double().square().sum(1)
 
     def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
         """Logarithm of ``R``."""

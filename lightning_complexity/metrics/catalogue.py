@@ -10,7 +10,10 @@ from typing import Any
 from lightning_complexity.metrics import (
     bounds,
     curvature,
+    features,
+    lann,
     margins,
+    mixup,
     norms,
     paths,
     regions,
@@ -35,6 +38,9 @@ _FAMILIES = (
     regions,
     trajectories,
     units,
+    lann,
+    features,
+    mixup,
     curvature,
 )
 
@@ -92,6 +98,14 @@ SUITES["full"] = (
     "DeadUnits",
     "ActivationEntropy",
     "PatternEntropy",
+    "LANNComplexity",
+    "CustomizedL1",
+    "DaviesBouldinIndex",
+    "FeatureEffectiveRank",
+    "FeatureVariation",
+    "IntrinsicDimension",
+    "MixupDaviesBouldin",
+    "MixupMargin",
     "HessianTrace",
 )
 

@@ -84,6 +84,7 @@ class DistanceFromInitialization(_ParameterLpMetric):
         >>> import torch
         >>> from lightning_complexity.network import initial_state
         >>> net = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.zeros_(net.weight)
         >>> start = initial_state(net)
         >>> _ = net.weight.data.add_(2.0)
         >>> metric = DistanceFromInitialization()

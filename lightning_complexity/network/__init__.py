@@ -2,6 +2,7 @@
 
 from lightning_complexity.network.activations import Activation, capture_activations
 from lightning_complexity.network.batches import map_tensors, num_samples, split_batch
+from lightning_complexity.network.dataflow import FedActivation, Feed, follow_weights
 from lightning_complexity.network.errors import MissingInputError, UnsupportedOperationError
 from lightning_complexity.network.folding import fold_batch_norm
 from lightning_complexity.network.norms import ConvolutionNorm, LayerNorm, check_convolution, norm_name
@@ -15,6 +16,8 @@ from lightning_complexity.network.weights import Weight, read_weights
 __all__ = [
     "Activation",
     "ConvolutionNorm",
+    "FedActivation",
+    "Feed",
     "LayerNorm",
     "LossFunction",
     "MissingInputError",
@@ -29,6 +32,7 @@ __all__ = [
     "check_convolution",
     "decision_boundary",
     "fold_batch_norm",
+    "follow_weights",
     "initial_state",
     "map_tensors",
     "norm_name",

@@ -16,7 +16,7 @@ from lightning_complexity.network.batches import tensors_in
 
 @contextmanager
 def hooks_on_all_modules(
-    entering: Callable[[nn.Module, Any], None], leaving: Callable[..., None] | None = None
+    entering: Callable[[nn.Module, Any], None], leaving: Callable[..., Any] | None = None
 ) -> Iterator[None]:
     """Call a function before, and one after, every module's ``forward`` inside the block.
 

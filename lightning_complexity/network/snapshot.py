@@ -22,8 +22,8 @@ from lightning_complexity.network.activations import Activation, capture_activat
 from lightning_complexity.network.batches import chunks, map_tensors, num_samples
 from lightning_complexity.network.costs import Costs, count_costs
 from lightning_complexity.network.errors import MissingInputError
+from lightning_complexity.network.features import Layer, entering, find_layer, running_order
 from lightning_complexity.network.folding import fold_batch_norm
-from lightning_complexity.network.interpreter import hooks_on_all_modules
 from lightning_complexity.network.norms import (
     ConvolutionNorm,
     LayerNorm,
@@ -61,18 +61,8 @@ def _forward(inputs: Any, model: nn.Module) -> Any:
     return model(inputs)
 
 
-def _entering(inputs: Any, module: nn.Module, model: nn.Module) -> Tensor:
-    seen: list[Tensor] = []
-
-    def note(entered: nn.Module, args: tuple[Any, ...]) -> None:
-        if entered is module:
-            seen.extend(args)
-
-    with hooks_on_all_modules(note):
-        model(inputs)
-    if len(seen) != 1:
-        raise ValueError(f"needs a {type(module).__name__} that is called once with one tensor, got {len(seen)}.")
-    return seen[0]
+def _called_with(function: Callable[[nn.Module, Any], Result], inputs: Any, model: nn.Module) -> Result:
+    return function(model, inputs)
 
 
 def _at_least_single(tensor: Tensor) -> Tensor:
@@ -159,6 +149,7 @@ class Snapshot:
         self._vectors = vectors
         self._replaced: Mapping[str, Tensor] = {}
         self._plane_regions: dict[float, PlaneRegions] = {}
+        self._features: dict[str, Tensor] = {}
 
     # What was given ------------------------------------------------------------------------------
 
@@ -282,6 +273,11 @@ class Snapshot:
                 f"the initial state does not fit the network: {unlike[0]!r} was not there, or had another shape. "
                 "Take it with network.initial_state(model) before training."
             )
+
+    def run_chunks(self, function: Callable[[nn.Module, Any], Result], inputs: Any = None) -> Iterator[Result]:
+        """Call ``function(model, inputs)`` on each chunk of the batch, or of other inputs, see :meth:`run`."""
+        for (x,) in self._chunks(self.inputs if inputs is None else inputs):
+            yield self.run(partial(_called_with, function, x))
 
     def _chunks(self, *data: Any) -> Iterator[Any]:
         size = self.num_samples if self._outputs is not None else self.chunk_size
@@ -420,14 +416,31 @@ class Snapshot:
             raise ValueError(f"needs a network that returns one tensor, got {type(parts[0]).__name__}.")
         return torch.cat([_at_least_single(part) for part in parts])
 
-    def entering(self, module: nn.Module) -> Tensor:
-        """What the module gets as its input when the network runs on the batch.
+    @cached_property
+    def running_order(self) -> list[str]:
+        """Names of the linear and convolution modules in the order in which they run. Needs inputs."""
+        sample = self._one_sample()
+        order = self.run(lambda model: running_order(model, sample))
+        if not order:
+            raise ValueError("needs a network with linear or convolution layers; this one calls none.")
+        return order
+
+    def features(self, *layers: Layer) -> dict[str, Tensor]:
+        """What goes into layers, flattened to shape ``(n, d)``, by their names.
+
+        Args:
+            layers: Names of modules, or places among the linear and convolution modules in the order in which they
+                run: what goes into the last one, at -1, are the penultimate features. All of them by default.
 
         Raises:
-            ValueError: If it is not called, or not once with one tensor.
+            ValueError: If there is no such layer.
         """
-        parts = [self.run(partial(_entering, x, module)) for (x,) in self._chunks(self.inputs)]
-        return torch.cat(parts)
+        names = [find_layer(layer, self.running_order, self.model) for layer in layers or self.running_order]
+        new = [name for name in dict.fromkeys(names) if name not in self._features]
+        if new:
+            parts = list(self.run_chunks(lambda model, x: entering(model, x, new)))
+            self._features |= {name: torch.cat([part[name].flatten(1) for part in parts]) for name in new}
+        return {name: self._features[name] for name in names}
 
     @cached_property
     def margins(self) -> Tensor:

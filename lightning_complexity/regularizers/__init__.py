@@ -1,7 +1,9 @@
 """Regularizers: each penalises what the metric of the same name measures. No Lightning needed."""
 
-from lightning_complexity.regularizers import margins, norms, paths, regions, sensitivity, spectra
+from lightning_complexity.regularizers import features, lann, margins, norms, paths, regions, sensitivity, spectra
 from lightning_complexity.regularizers.base import Regularizer
+from lightning_complexity.regularizers.features import *
+from lightning_complexity.regularizers.lann import *
 from lightning_complexity.regularizers.margins import *
 from lightning_complexity.regularizers.norms import *
 from lightning_complexity.regularizers.paths import *
@@ -11,6 +13,8 @@ from lightning_complexity.regularizers.spectra import *
 
 __all__ = [
     "Regularizer",
+    *features.__all__,
+    *lann.__all__,
     *margins.__all__,
     *norms.__all__,
     *paths.__all__,

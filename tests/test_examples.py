@@ -1,0 +1,28 @@
+"""The examples run, and what they print bears out what they say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def printed(name: str, *arguments: str) -> str:
+    command = [sys.executable, "-W", "ignore", str(EXAMPLES / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_lann_overfitting() -> None:
+    text = printed("lann_overfitting.py", "--quick")
+    rows = re.findall(r"^ *(\S.*?) +([\d.]+) +([\d.]+) +([\d.]+) +(-?[\d.]+)$", text, re.MULTILINE)
+    course = [float(complexity) for name, complexity, *_ in rows if name.isdigit()]
+    assert course[-1] > course[0] + 3
+    complexity = {name: float(value) for name, value, *_ in rows if not name.isdigit()}
+    overfitting = {name: float(value) for name, _, _, _, value in rows if not name.isdigit()}
+    assert set(complexity) == {"nothing", "L2", "L1", "customized L1", "pruning"}
+    for values in (complexity, overfitting):
+        assert all(values[name] < values["nothing"] for name in complexity.keys() - {"nothing"})
+    assert "confounded" in text
