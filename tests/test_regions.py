@@ -502,7 +502,7 @@ def test_bad_options() -> None:
         LinearRegions("plane").update(mlp(3, 4, 2), torch.arange(9.0).reshape(3, 3))
     with pytest.raises(ValueError, match="must be at most the number of inputs, 3, got 4"):
         LocalComplexity(num_directions=4).update(mlp(3, 4, 2), torch.randn(2, 3))
-    with pytest.raises(ValueError, match="backward pass for each of 9 units, more than max_units=8"):
+    with pytest.raises(ValueError, match="BoundaryDistance looks at each of 9 units, more than max_units=8"):
         BoundaryDistance(max_units=8).update(mlp(3, 9, 2), torch.randn(2, 3))
 
 
@@ -633,3 +633,8 @@ def test_transitions_on_a_segment_are_the_sign_changes() -> None:
     changes = (codes[0] != codes[-1]).sum()
     assert transitions(codes, closed=False) == changes
     assert transitions(codes, closed=True) == 2 * changes
+
+
+def test_large_networks_are_refused_before_their_regions_take_hours() -> None:
+    with pytest.raises(ValueError, match="LinearRegions looks at each of 9 units, more than max_units=8"):
+        LinearRegions(max_units=8).update(mlp(3, 9, 2), torch.randn(2, 3))

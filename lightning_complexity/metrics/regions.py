@@ -43,12 +43,14 @@ class LinearRegions(ComplexityMetric):
         along: ``"segment"`` or ``"plane"``, which takes the first three samples.
         num_segments: At most how many segments.
         margin: How far the rectangle in the plane reaches beyond the samples, as a share of their extent.
+        max_units: Networks with more units than this are refused: their regions would take hours.
         per_layer: Must be ``False``, a region is one of the whole network.
 
     Raises:
         UnsupportedOperationError: In ``update``, if the network is not piecewise linear: smooth activations,
             attention, normalization by the sample's own statistics.
-        ValueError: In ``update``, along a plane for fewer than three samples, or three on a line.
+        ValueError: In ``update``, if the network has more units; along a plane for fewer than three samples, or three
+            on a line.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
@@ -73,6 +75,7 @@ class LinearRegions(ComplexityMetric):
         *,
         num_segments: int = 8,
         margin: float = 0.25,
+        max_units: int = 4096,
         per_layer: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -83,10 +86,13 @@ class LinearRegions(ComplexityMetric):
         if margin < 0:
             raise ValueError(f"margin must not be negative, got {margin!r}.")
         super().__init__(per_layer=per_layer, **kwargs)
-        self.along, self.num_segments, self.margin = along, num_segments, margin
+        self.along, self.num_segments, self.margin, self.max_units = along, num_segments, margin, max_units
 
     def measure(self, snapshot: Snapshot) -> Tensor:
         """The number of regions."""
+        sample = snapshot.float_inputs[:1].double()
+        activations = snapshot.run(lambda model: capture_activations(model, sample), dtype=torch.float64)
+        _check_size(self, sum(a.inputs.numel() for a in activations), self.max_units)
         try:
             count = self._in_plane(snapshot) if self.along == "plane" else self._along_segments(snapshot)
         except NotFiniteError:
@@ -151,7 +157,7 @@ class BoundaryDistance(SampleMeanMetric):
     formula = r"\frac{1}{n} \sum_i \min_j |z_j(x_i) - b_j| \,/\, \lVert \nabla z_j(x_i) \rVert"
     reference = "Hanin and Rolnick, ICML 2019"
 
-    def __init__(self, *, max_units: int = 10_000, per_layer: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, max_units: int = 4096, per_layer: bool = False, **kwargs: Any) -> None:
         super().__init__(per_layer=per_layer, **kwargs)
         self.max_units = max_units
 
@@ -164,7 +170,7 @@ class BoundaryDistance(SampleMeanMetric):
             with torch.enable_grad():
                 x = inputs.detach().clone().requires_grad_()
                 activations = checked_activations(capture_activations(model, x), type(self).__name__)
-                self._check_size(sum(a.inputs[0].numel() for a in activations))
+                _check_size(self, sum(a.inputs[0].numel() for a in activations), self.max_units)
                 distances = [
                     boundary_distances(a.inputs, a.kinks, x, create_graph=snapshot.live)
                     for a in activations
@@ -174,12 +180,13 @@ class BoundaryDistance(SampleMeanMetric):
 
         return snapshot.run(forward)
 
-    def _check_size(self, num_units: int) -> None:
-        if num_units > self.max_units:
-            raise ValueError(
-                f"{type(self).__name__} takes a backward pass for each of {num_units} units, more than "
-                f"max_units={self.max_units}. Raise max_units if that is meant."
-            )
+
+def _check_size(metric: ComplexityMetric, num_units: int, max_units: int) -> None:
+    if num_units > max_units:
+        raise ValueError(
+            f"{type(metric).__name__} looks at each of {num_units} units, more than max_units={max_units}. "
+            "Raise max_units if that is meant."
+        )
 
 
 Bound = Literal["any", "serra", "montufar"]

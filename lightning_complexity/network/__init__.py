@@ -9,8 +9,9 @@ from lightning_complexity.network.norms import ConvolutionNorm, LayerNorm, check
 from lightning_complexity.network.observe import observe
 from lightning_complexity.network.paths import path_sums
 from lightning_complexity.network.planes import PlaneRegions, decision_boundary, plane_regions, rectangle_around
+from lightning_complexity.network.running import LossFunction, initial_state
 from lightning_complexity.network.segments import NotFiniteError, Restriction, SegmentPieces, segment_pieces
-from lightning_complexity.network.snapshot import LossFunction, Snapshot, initial_state
+from lightning_complexity.network.snapshot import Snapshot
 from lightning_complexity.network.weights import Weight, read_weights
 
 __all__ = [
