@@ -41,20 +41,24 @@ def watched(
     return monitor.history[-1].values, monitor._failures.left_out, messages
 
 
-def of_families(*families: str) -> set[str]:
-    return {entry.name for entry in metrics.catalogue() if entry.family in families}
-
-
-OF_PIECEWISE_LINEAR_NETWORKS = of_families("regions", "trajectories", "units")
-OF_FLOATING_POINT_INPUTS = {"log_path_norm", "jacobian_norm"}
-OF_CLASSES = {"margin_percentile", "davies_bouldin_index", *of_families("mixup")}
+NEED_ONE_TENSOR = {
+    *("jacobian_norm", "linear_regions", "log_region_bound", "boundary_distance", "local_complexity"),
+    *("smooth_local_complexity", "transitions", "trajectory_length"),
+}
+NEED_KINKS = {"dead_units", "activation_entropy", "pattern_entropy"}
+MIX_INPUTS = {"feature_variation", "mixup_davies_bouldin", "mixup_margin"}
+NEED_ONE_TENSOR_ALSO_IF_SMOOTH = {"lann_complexity", *MIX_INPUTS}
+NEED_CLASSES = {"margin_percentile", "davies_bouldin_index", *MIX_INPUTS}
 
 
 def test_unknown_operation_is_named_once_and_the_rest_goes_on() -> None:
     values, left_out, messages = watched(Classifier(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))))
-    expected = {"log_path_norm", "vc_dimension_bound"}
-    assert expected <= left_out.keys() <= expected | OF_PIECEWISE_LINEAR_NETWORKS
-    assert len(messages) == len(set(left_out.values()))
+    smooth = {"log_path_norm", "vc_dimension_bound", *NEED_ONE_TENSOR, *NEED_KINKS} - {
+        "jacobian_norm",
+        "trajectory_length",
+    }
+    assert left_out.keys() == smooth
+    assert len(messages) == len(smooth)  # each reason names its measure
     (message,) = (m for m in messages if "leaves out log_path_norm for the rest of this run" in m)
     assert "operation 'tanh', called in module 'net.1'" in message
     assert values["complexity/hessian_trace"] != 0
@@ -67,16 +71,14 @@ def test_token_inputs() -> None:
             self.embedding, self.head = nn.Embedding(9, 5), nn.Linear(5, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.embedding(x).mean(1).relu())
+            return self.head(F.relu(self.embedding(x).mean(1)))
 
     dataset = TensorDataset(torch.randint(0, 9, (24, 6)), Y)
     values, left_out, messages = watched(Classifier(Tokens()), dataset)
-    assert left_out.keys() >= OF_FLOATING_POINT_INPUTS
-    reasons = {
-        name: reason for name, reason in left_out.items() if "floating-point tensor, got torch.int64" not in reason
-    }
-    assert not reasons.keys() - {"customized_l1"}  # no layer leads to the activation
-    assert len(messages) == len(set(left_out.values()))
+    # No layer leads to the activation, so that there are no weights to penalise.
+    assert left_out.keys() == NEED_ONE_TENSOR | NEED_ONE_TENSOR_ALSO_IF_SMOOTH | {"log_path_norm", "customized_l1"}
+    assert len(messages) == 2
+    assert "one floating-point tensor, got torch.int64" in messages[0]
     assert math.isfinite(values["complexity/hessian_trace"])
 
 
@@ -98,8 +100,7 @@ class FromMapping(Classifier):
 
 def test_forward_that_takes_a_mapping() -> None:
     values, left_out, messages = watched(FromMapping(mlp(4, 6, 3)), Pairs())
-    assert left_out.keys() >= OF_FLOATING_POINT_INPUTS
-    assert all("got dict" in reason for reason in left_out.values())
+    assert left_out.keys() == NEED_ONE_TENSOR | NEED_ONE_TENSOR_ALSO_IF_SMOOTH | {"log_path_norm"}
     assert "got dict" in messages[0]
     assert {"complexity/margin_percentile", "complexity/hessian_trace", "probe/train_accuracy"} <= values.keys()
 
@@ -111,11 +112,11 @@ def test_regression_targets_with_the_classification_loss() -> None:
 
     dataset = TensorDataset(X, X[:, :1])
     values, left_out, messages = watched(Regression(mlp(4, 6, 1)), dataset)
-    assert {"hessian_trace", "probe/train_loss", *OF_CLASSES} == left_out.keys()
+    assert {"hessian_trace", "probe/train_loss", *NEED_CLASSES} == left_out.keys()
     assert any("pass your loss, as in ComplexityMonitor(loss=torch.nn.functional.mse_loss)" in m for m in messages)
     assert "complexity/jacobian_norm" in values
     values, left_out, _ = watched(Regression(mlp(4, 6, 1)), dataset, loss=F.mse_loss)
-    assert left_out.keys() == OF_CLASSES
+    assert left_out.keys() == NEED_CLASSES
     assert "probe/train_accuracy" not in values
     assert values["probe/train_loss"] > 0
 
@@ -142,7 +143,8 @@ def test_nan_weights_are_logged_as_such() -> None:
     values, left_out, messages = watched(module)
     assert not left_out
     assert not messages
-    names = [entry.name for entry in metrics.catalogue() if entry.family != "size"]
+    shapes = {"log_region_bound", *(entry.name for entry in metrics.catalogue() if entry.family == "size")}
+    names = {entry.name for entry in metrics.catalogue()} - shapes
     assert all(math.isnan(values[f"complexity/{name}"]) for name in names)
 
 

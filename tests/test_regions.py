@@ -25,6 +25,7 @@ from lightning_complexity.metrics import (
     BoundaryDistance,
     LinearRegions,
     LocalComplexity,
+    RegionBound,
     SmoothLocalComplexity,
 )
 from lightning_complexity.network import (
@@ -36,6 +37,7 @@ from lightning_complexity.network import (
     rectangle_around,
     segment_pieces,
 )
+from lightning_complexity.network.planes import _Cell, _halves
 from tests.networks import conv_net, mlp
 
 Map = Callable[[Tensor], Tensor]
@@ -362,14 +364,37 @@ def test_equal_maps_apart_are_two_regions() -> None:
     assert found.num_linear_regions == 4
 
 
-@pytest.mark.parametrize("used", [0, 1, 2])
+@pytest.mark.parametrize("used", range(7))
 def test_lines_through_one_point(used: int) -> None:
-    model = mlp(2, 3, 1, bias=False)
+    model = mlp(2, 7, 1, bias=False)
     with torch.no_grad():
-        model[2].weight[:, [i for i in range(3) if i != used]] = 0
+        model[2].weight[:, [i for i in range(7) if i != used]] = 0
     found = regions(model, torch.tensor([[-3.0, -2.0], [3.0, -2.0], [-3.0, 4.0]]))
-    assert found.num_activation_regions == 6
+    assert found.num_activation_regions == 14
     assert found.num_linear_regions == 2
+
+
+def test_a_cut_through_corners_is_known_as_one_edge_of_each_half() -> None:
+    square = _Cell(np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), (0, 1, 2, 3))
+    for line, ends in (
+        ((1, -1, 0), {(0, 0), (1, 1)}),
+        ((-1, 2, 0), {(0, 0), (1, 0.5)}),
+        ((2, 1, -1), {(0.5, 0), (0, 1)}),
+    ):
+        normal = np.array(line[:2]) / np.linalg.norm(line[:2])
+        distances = square.vertices @ normal + line[2] / np.linalg.norm(line[:2])
+        for half in _halves(square, distances.tolist(), 1e-10, number=7):
+            following = np.roll(half.vertices, -1, 0)
+            (cut,) = (i for i, number in enumerate(half.cuts) if number == 7)
+            assert {tuple(half.vertices[cut]), tuple(following[cut])} == ends
+            sides = [square.vertices[n] for n in half.cuts if n != 7]
+            directions = [np.roll(square.vertices, -1, 0)[n] - square.vertices[n] for n in half.cuts if n != 7]
+            kept = [i for i, n in enumerate(half.cuts) if n != 7]
+            for i, corner, direction in zip(
+                kept, sides, directions, strict=True
+            ):  # each lies on the side it is said to
+                for point in (half.vertices[i], following[i]):
+                    assert np.linalg.det(np.stack([point - corner, direction])) == pytest.approx(0)
 
 
 def test_regions_that_share_a_line_but_no_part_of_it_are_two() -> None:
@@ -493,6 +518,37 @@ def test_the_figure_shows_every_cell_and_belongs_to_no_window() -> None:
     assert len(samples.get_offsets()) == 3
     assert plt.get_fignums() == []
     assert LinearRegions().figures(snapshot) == {}
+
+
+def test_bounds_of_networks() -> None:
+    x = torch.randn(3, 2)
+    for of in ("any", "serra", "montufar"):
+        assert value(RegionBound(of), mlp(2, 4, 4, 3), x) == pytest.approx(math.log(121), rel=1e-12)
+    assert value(RegionBound("serra"), mlp(10, 4, 4, 4, 1), torch.randn(1, 10)) == pytest.approx(math.log(1634))
+    assert value(RegionBound("montufar"), mlp(10, 4, 4, 4, 1), torch.randn(1, 10)) == pytest.approx(math.log(4096))
+    hardtanh = nn.Sequential(nn.Linear(2, 4), nn.Hardtanh(), nn.Linear(4, 1))
+    assert value(RegionBound(), hardtanh, x) == pytest.approx(math.log(hyperplane_regions(2, 8)))
+    assert value(RegionBound(), nn.Linear(2, 1), x) == value(RegionBound("serra"), nn.Linear(2, 1), x) == 0
+    images = torch.randn(1, 2, 8, 8)
+    # Two layers of 256 units, and 4 times 16 windows with 6 comparisons each.
+    layers = [hyperplane_regions(128, n) for n in (256, 256, 4 * 16 * 6)]
+    assert value(RegionBound(), conv_net().eval(), images) == pytest.approx(sum(map(math.log, layers)), rel=1e-9)
+
+
+def test_sharp_bounds_are_refused_where_they_do_not_hold() -> None:
+    for model, x, operation in (
+        (conv_net().eval(), torch.randn(1, 2, 8, 8), "add"),
+        (Transformed(), torch.randn(1, 3, 4), "add"),
+        (nn.Sequential(nn.Linear(2, 4), nn.Hardtanh(), nn.Linear(4, 1)), torch.randn(1, 2), "hardtanh"),
+        (nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)), torch.randn(1, 2), "tanh"),
+        (nn.Sequential(nn.MaxPool1d(2), nn.ReLU()), torch.randn(1, 1, 4), "max_pool1d"),
+    ):
+        with pytest.raises(
+            UnsupportedOperationError, match=f"RegionBound has no meaning for the operation .*{operation}"
+        ):
+            RegionBound("serra").update(model, x)
+    with pytest.raises(ValueError, match="of must be"):
+        RegionBound("best")
 
 
 # Distances and neighbourhoods -------------------------------------------------------------------

@@ -67,6 +67,7 @@ SUITES["full"] = (
     "OrthogonalityDefect",
     "HeavyTailAlpha",
     "LinearRegions",
+    "RegionBound",
     "BoundaryDistance",
     "LocalComplexity",
     "SmoothLocalComplexity",

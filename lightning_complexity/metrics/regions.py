@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from lightning_complexity.functional.region_bounds import log_region_bound, montufar_upper_bound, serra_upper_bound
 from lightning_complexity.functional.regions import boundary_distances, cut_depths, cut_units
 from lightning_complexity.metrics.base import ComplexityMetric, SampleMeanMetric
 from lightning_complexity.network import NotFiniteError, Snapshot, capture_activations, segment_pieces
+from lightning_complexity.network.chains import chain_widths
 from lightning_complexity.network.codes import checked_activations, has_nan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["BoundaryDistance", "LinearRegions", "LocalComplexity", "SmoothLocalComplexity"]
+__all__ = ["BoundaryDistance", "LinearRegions", "LocalComplexity", "RegionBound", "SmoothLocalComplexity"]
 
 Line = Literal["segment", "plane"]
 # Small samples go through the network in larger chunks, up to this many numbers: 8 MB in double precision.
@@ -176,6 +179,60 @@ class BoundaryDistance(SampleMeanMetric):
                 f"{type(self).__name__} takes a backward pass for each of {num_units} units, more than "
                 f"max_units={self.max_units}. Raise max_units if that is meant."
             )
+
+
+Bound = Literal["any", "serra", "montufar"]
+
+
+class RegionBound(ComplexityMetric):
+    r"""Logarithm of an upper bound on the number of linear regions, from the number of units and kinks alone.
+
+    .. math:: \ln \prod_l \sum_{j \le n_0} \binom{N_l}{j}
+
+    Does not change while a network is trained; it is what :class:`LinearRegions` and the like are far below of. The
+    bound for ``"any"`` network holds with skip connections, convolutions, max pooling and several kinks a unit.
+    Those of Serra et al. and Montufar are sharper, and hold for units with one kink whose layers follow each other in a
+    chain. A network without activations has one region, with the value 0.
+
+    Args:
+        of: ``"any"``, ``"serra"`` or ``"montufar"`` (2017).
+        per_layer: Must be ``False``.
+
+    Raises:
+        UnsupportedOperationError: In ``update``, if the network is not piecewise linear, or not a chain where one is
+            needed.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 12), torch.nn.ReLU(), torch.nn.Linear(12, 3))
+        >>> metric = RegionBound()
+        >>> metric.update(net, torch.zeros(1, 2))
+        >>> metric.compute().exp()
+        tensor(79.0000, dtype=torch.float64)
+    """
+
+    name = "log_region_bound"
+    needs = frozenset({"inputs"})
+    increases_with_complexity = None
+    cost = "forward"
+    formula = r"\ln \prod_l \sum_{j \le n_0} \binom{N_l}{j}"
+    reference = "Zaslavsky, 1975; Montufar, 2017; Serra et al., ICML 2018"
+
+    def __init__(self, of: Bound = "any", *, per_layer: bool = False, **kwargs: Any) -> None:
+        if of not in get_args(Bound):
+            raise ValueError(f'of must be "any", "serra" or "montufar", got {of!r}.')
+        super().__init__(per_layer=per_layer, **kwargs)
+        self.of = of
+
+    def measure(self, snapshot: Snapshot) -> Tensor:
+        """The logarithm of the bound."""
+        sample, measure = snapshot.float_inputs[:1].detach(), type(self).__name__
+        if self.of == "any":
+            found = snapshot.run(lambda model: capture_activations(model, sample, pooling=True, measure=measure))
+            bound = log_region_bound(sample.numel(), [a.inputs.numel() * len(a.kinks) for a in found])
+            return torch.tensor(bound, dtype=torch.float64)
+        widths = snapshot.run(lambda model: chain_widths(model, sample, measure=measure))
+        exact = serra_upper_bound if self.of == "serra" else montufar_upper_bound
+        return torch.tensor(math.log(exact(sample.numel(), widths)) if widths else 0.0, dtype=torch.float64)
 
 
 class NeighbourhoodMetric(SampleMeanMetric):

@@ -172,7 +172,7 @@ _UNITS_BEHIND = {
 }
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """The name without the marks of in-place and operator forms."""
     name = name.strip("_") if name.startswith("__") else name.removesuffix("_")
     return {"log_sigmoid": "logsigmoid", "_threshold": "threshold"}.get(name, name)
@@ -225,7 +225,7 @@ class ActivationCapture(TensorFlow):
     def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do the operation; note it if it is a nonlinearity."""
         name = operation_name(function)
-        plain = _plain(name)
+        plain = plain_name(name)
         self._unit_dim = _UNITS_BEHIND.get(plain, self._unit_dim)
         if plain in PIECEWISE_LINEAR or plain in CURVED:
             return self._nonlinearity(function, name, plain, args, kwargs)
