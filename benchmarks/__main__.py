@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from benchmarks.actions import (
     group_actions,
     metric_actions,
     penalized_steps,
+    region_actions,
     suite_actions,
     training_step,
 )
@@ -24,7 +26,7 @@ from benchmarks.timing import Limits, Spread, exponent, interleaved
 
 RESULTS = Path(__file__).with_name("results.md")
 QUICK = Limits(rounds=2, rounds_at_most=20, seconds=4.0, seconds_at_most=1.0)
-SUITES = ("standard", "full")
+SUITES = ("fast", "standard")
 STEP = "training step"
 
 
@@ -62,10 +64,16 @@ def sharing(workload: Workload, left_out: Collection[str], limits: Limits) -> st
     return table(header, [row(suite) for suite in SUITES])
 
 
-def growth(build: Callable[[float], Workload], sizes: Sequence[float], of: str, limits: Limits) -> str:
-    """A table of how times grow with the width or depth of a network."""
+def growth(
+    build: Callable[[float], Workload],
+    sizes: Sequence[float],
+    of: str,
+    limits: Limits,
+    actions: Callable[[Workload], Mapping[str, Action]] | None = None,
+) -> str:
+    """A table of how times grow with the width or depth of a network, by default those of all metrics."""
     workloads = [build(size) for size in sizes]
-    by_size = [{STEP: training_step(w), **metric_actions(w)} for w in workloads]
+    by_size = [{STEP: training_step(w), **(actions or metric_actions)(replace(w, small=False))} for w in workloads]
     works, _ = first_runs(by_size[0])
 
     def group(name: str) -> list[Action]:
@@ -95,11 +103,12 @@ def sections(quick: bool) -> Iterator[str]:
         yield costs(workload, "step with penalty", penalized_steps(workload), limits)[0]
         if peers := peer_actions(workload):
             yield costs(workload, "peer", peers, limits)[0]
-    yield "## Growth with width"
-    yield growth(lambda width: mlp(int(width)), (256, 512, 1024), "width", limits)
     if quick:
         return
+    yield "## Growth with width"
+    yield growth(lambda width: mlp(int(width)), (256, 512, 1024), "width", limits)
     yield growth(lambda width: resnet18(width, batch=16), (0.25, 0.5, 1.0), "width", limits)
+    yield growth(lambda width: mlp(int(width)), (32, 64, 128), "width", limits, region_actions)
     yield "## Growth with depth"
     yield growth(lambda depth: mlp(256, depth=int(depth)), (2, 4, 8), "depth", limits)
     yield growth(lambda blocks: resnet18(0.25, batch=16, blocks=int(blocks)), (1, 2, 4), "depth", limits)

@@ -38,8 +38,15 @@ GROUPS: dict[str, tuple[ComplexityMetric, ...]] = {
 }
 """Metrics that share what is expensive, measured on one snapshot."""
 
+ON_SMALL_NETWORKS = frozenset(
+    {"BoundaryDistance", "LANNComplexity", "LinearRegions", "LocalComplexity", "SmoothLocalComplexity"}
+    | {"TrajectoryLength", "Transitions"}
+)
+"""Metrics that look at each unit or at many points, and are therefore timed on the MLP alone."""
+
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "JacobianNorm": ({"num_projections": 1},),
+    "GeometricComplexity": ({"num_projections": 1},),
     "LogSpectralProduct": ({"fold_batch_norm": True},),
 }
 """Options by class name that are measured beside the defaults, since they change the cost.
@@ -48,20 +55,24 @@ The true operator norm of convolutions, ``convolution="operator"``, is not among
 """
 
 
-def training_step(workload: Workload, penalty: Regularizer | None = None) -> Action:
+def training_step(workload: Workload, penalty: Regularizer | None = None, *, reuse_outputs: bool = False) -> Action:
     """Forward, backward and SGD step on the workload's batch.
 
     Args:
         workload: What is trained.
         penalty: What is added to the loss.
+        reuse_outputs: Whether the penalty gets the outputs that the loss is computed from.
     """
-    model, inputs, targets = workload.model, workload.inputs, workload.targets
+    model, targets = workload.model, workload.targets
+    inputs = workload.inputs.clone().requires_grad_(reuse_outputs)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
     def step() -> None:
-        loss = F.cross_entropy(model(inputs), targets)
+        outputs = model(inputs)
+        loss = F.cross_entropy(outputs, targets)
         if penalty is not None:
-            loss = loss + penalty(model, inputs, targets)
+            loss = loss + penalty(model, inputs, targets, outputs=outputs if reuse_outputs else None)
+        inputs.grad = None
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()  # at the end, so that a step allocates and frees its own gradients
@@ -71,7 +82,10 @@ def training_step(workload: Workload, penalty: Regularizer | None = None) -> Act
 
 def metric_actions(workload: Workload) -> dict[str, Action]:
     """By name, what measures each metric of the catalogue on a snapshot of its own."""
-    named = [pair for entry in catalogue() for pair in _with_variants(entry.metric)]
+    classes = [entry.metric for entry in catalogue()]
+    if not workload.small:
+        classes = [cls for cls in classes if cls.__name__ not in ON_SMALL_NETWORKS]
+    named = [pair for cls in classes for pair in _with_variants(cls)]
     return {name: measurement(workload, [metric]) for name, metric in named}
 
 
@@ -93,13 +107,25 @@ def group_actions(workload: Workload) -> dict[str, Action]:
     return {"forward pass": forward, **groups, "spectral norms, followed from the step before": followed}
 
 
+def region_actions(workload: Workload) -> dict[str, Action]:
+    """By name, what counts linear regions."""
+    counted = {along: metrics.LinearRegions(along) for along in ("segment", "plane")}
+    return {f"LinearRegions({along!r})": measurement(workload, [metric]) for along, metric in counted.items()}
+
+
 def penalized_steps(workload: Workload) -> dict[str, Action]:
     """By name, a training step with each regularizer's penalty in the loss."""
-    classes = [getattr(regularizers, name) for name in regularizers.__all__ if name != "Regularizer"]
+    left_out = {"Regularizer"} | (set() if workload.small else ON_SMALL_NETWORKS)
+    classes = [getattr(regularizers, name) for name in regularizers.__all__ if name not in left_out]
     penalties = [named for cls in classes for named in _with_variants(cls)]
     for _, penalty in penalties:
         penalty.initial = initial_state(workload.model)  # or the first step would copy them, and only the first
-    return {name: training_step(workload, penalty) for name, penalty in penalties}
+    reusing = {
+        f"{name}, of the step's own outputs": training_step(workload, penalty, reuse_outputs=True)
+        for name, penalty in penalties
+        if "num_projections=1" in name
+    }
+    return {name: training_step(workload, penalty) for name, penalty in penalties} | reusing
 
 
 def _with_variants(cls: Callable[..., Any]) -> Iterator[tuple[str, Any]]:

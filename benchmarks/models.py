@@ -13,12 +13,13 @@ NUM_CLASSES = 10
 
 @dataclass(frozen=True)
 class Workload:
-    """A network and the batch that it is trained and measured on."""
+    """A network and the batch that it is trained and measured on; ``small`` if all its units can be looked at."""
 
     name: str
     model: nn.Module
     inputs: Tensor
     targets: Tensor
+    small: bool = False
 
 
 def mlp(width: int = 512, batch: int = 256, depth: int = 2) -> Workload:
@@ -35,7 +36,7 @@ def mlp(width: int = 512, batch: int = 256, depth: int = 2) -> Workload:
         layers += [nn.Linear(fan_in, width), nn.ReLU()]
     model = nn.Sequential(*layers, nn.Linear(width, NUM_CLASSES))
     hidden = "-".join([str(width)] * depth)
-    return _workload(f"MLP 784-{hidden}-{NUM_CLASSES}", model, batch, 784)
+    return _workload(f"MLP 784-{hidden}-{NUM_CLASSES}", model, batch, 784, small=True)
 
 
 def resnet18(width: float = 1.0, batch: int = 32, blocks: int = 2) -> Workload:
@@ -62,9 +63,9 @@ def transformer(dim: int = 128, batch: int = 16) -> Workload:
     return _workload(f"Transformer, 4 layers, d={dim}", Transformer(dim), batch, 64, dim)
 
 
-def _workload(name: str, model: nn.Module, batch: int, *shape: int) -> Workload:
+def _workload(name: str, model: nn.Module, batch: int, *shape: int, small: bool = False) -> Workload:
     inputs, targets = torch.randn(batch, *shape), torch.randint(NUM_CLASSES, (batch,))
-    return Workload(f"{name}, batch {batch}", model, inputs, targets)
+    return Workload(f"{name}, batch {batch}", model, inputs, targets, small)
 
 
 class ResidualBlock(nn.Module):
