@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.actions import Action
@@ -38,23 +36,6 @@ def _pyhessian(workload: Workload) -> Action:
     return trace
 
 
-def _jacobian_regularizer(workload: Workload) -> Action:
-    inputs = workload.inputs.clone().requires_grad_()
-    optimizer = torch.optim.SGD(workload.model.parameters(), lr=1e-3)
-
-    def step() -> None:
-        from jacobian import JacobianReg
-
-        outputs = workload.model(inputs)
-        loss = F.cross_entropy(outputs, workload.targets) + JacobianReg(n=1)(inputs, outputs)
-        loss.backward()
-        inputs.grad = None
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
 def _weightwatcher(workload: Workload) -> Action:
     def analyze() -> None:
         from weightwatcher import WeightWatcher
@@ -64,27 +45,20 @@ def _weightwatcher(workload: Workload) -> Action:
     return analyze
 
 
-HESSIAN_TRACES: dict[str, Callable[[Workload], Action]] = {"curvlinops": _curvlinops, "pyhessian": _pyhessian}
-"""What estimates the trace of the Hessian from as many probes as ``HessianTrace`` does by default."""
-
-
-OTHERS: dict[str, tuple[str, Callable[[Workload], Action]]] = {
-    "jacobian": ("step with the Jacobian penalty of jacobian_regularizer, one projection", _jacobian_regularizer),
+PEERS: dict[str, tuple[str, Callable[[Workload], Action]]] = {
+    "curvlinops": ("Hessian trace by curvlinops", _curvlinops),
+    "pyhessian": ("Hessian trace by pyhessian", _pyhessian),
     "weightwatcher": ("spectra and power laws by weightwatcher", _weightwatcher),
 }
-"""By package, what it does."""
+"""By package, what it does; traces take as many probes as ``HessianTrace`` does by default."""
 
 
 def missing_packages() -> list[str]:
     """Those that would be compared if they were installed."""
-    return [package for package in (*HESSIAN_TRACES, *OTHERS) if find_spec(package) is None]
+    return [package for package in PEERS if find_spec(package) is None]
 
 
 def peer_actions(workload: Workload) -> dict[str, Action]:
     """By name, what the installed packages do."""
     missing = missing_packages()
-    traces = {
-        f"Hessian trace by {package}": build for package, build in HESSIAN_TRACES.items() if package not in missing
-    }
-    others = {title: build for package, (title, build) in OTHERS.items() if package not in missing}
-    return {name: build(workload) for name, build in (traces | others).items()}
+    return {title: build(workload) for package, (title, build) in PEERS.items() if package not in missing}
