@@ -26,3 +26,15 @@ def test_lann_overfitting() -> None:
     for values in (complexity, overfitting):
         assert all(values[name] < values["nothing"] for name in complexity.keys() - {"nothing"})
     assert "confounded" in text
+
+
+def test_function_on_digits(tmp_path: Path) -> None:
+    text = printed("function_on_digits.py", "--quick", "--output", str(tmp_path))
+    start, end = ({} for _ in range(2))
+    for name, before, after in re.findall(r"^([a-z_]+) +(-?[\d.e+-]+) +(-?[\d.e+-]+)$", text, re.MULTILINE):
+        start.setdefault(name, float(before))
+        end.setdefault(name, float(after))
+    assert end["jacobian_norm"] > start["jacobian_norm"]
+    assert end["linear_regions"] > 50
+    assert end["davies_bouldin_index"] < start["davies_bouldin_index"]
+    assert {run.name for run in tmp_path.iterdir()} == {"relu", "tanh"}
