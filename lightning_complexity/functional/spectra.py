@@ -27,8 +27,9 @@ __all__ = [
     "stable_rank",
 ]
 
-_CANDIDATES_AT_ONCE = 256
+_CANDIDATES_AT_ONCE = 64
 _FREQUENCIES_AT_ONCE = 64
+_COLUMNS_AT_ONCE = 256  # in double precision
 FOLLOWED = 4  # singular vectors, so that the largest is not lost when another overtakes it
 _EQUAL_UP_TO = 1e-6  # relative; eigenvalues of an orthogonal matrix differ by rounding alone
 
@@ -39,8 +40,13 @@ def _nan_if_not_finite(values: Tensor, matrix: Tensor) -> Tensor:
 
 def _gram(matrix: Tensor) -> Tensor:
     """The smaller of ``A A^T`` and ``A^T A``, in double precision; zero if ``A`` is not finite."""
-    a = matrix.detach().to(torch.float64, copy=True).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-    return a @ a.mT if a.shape[-2] <= a.shape[-1] else a.mT @ a
+    wide = matrix.detach() if matrix.shape[-2] <= matrix.shape[-1] else matrix.detach().mT
+    wide = wide.reshape(-1, *wide.shape[-2:])
+    gram = torch.zeros(len(wide), wide.shape[1], wide.shape[1], dtype=torch.float64, device=wide.device)
+    for columns in wide.split(_COLUMNS_AT_ONCE, dim=-1):
+        a = columns.to(torch.float64, copy=True).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        gram.baddbmm_(a, a.mT)
+    return gram.reshape(*matrix.shape[:-2], *gram.shape[1:])
 
 
 def singular_values(matrix: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from lightning_complexity.network.batches import chunks, map_tensors, num_sample
 from lightning_complexity.network.outputs import OutputsOfNetwork
 from lightning_complexity.network.running import at_least_single, forward
 
-_JACOBIAN_ENTRIES = 2**19  # of the Jacobians that are held at once
+_JACOBIAN_ENTRIES = 3 * 2**17  # of the Jacobians that are held at once
 
 
 class DerivativesOfNetwork(OutputsOfNetwork):
