@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_complexity import callbacks, functional, metrics, network, regularizers
-    from lightning_complexity.callbacks import ComplexityMonitor, ComplexityPenalty
+    from lightning_complexity.callbacks import ComplexityConstraint, ComplexityMonitor, ComplexityPenalty
 
 __version__ = "0.1.0"
 
 _SUBPACKAGES = ("callbacks", "functional", "metrics", "network", "regularizers")
 
 __all__ = [
+    "ComplexityConstraint",
     "ComplexityMonitor",
     "ComplexityPenalty",
     "callbacks",

@@ -1,5 +1,6 @@
 """Callbacks for Lightning: measure during training, or hold complexity down."""
 
+from lightning_complexity.callbacks.constraint import ComplexityConstraint
 from lightning_complexity.callbacks.monitor import ComplexityMonitor
 from lightning_complexity.callbacks.penalty import ComplexityPenalty
 from lightning_complexity.callbacks.plotting import plot_histories
@@ -7,6 +8,7 @@ from lightning_complexity.callbacks.pruning import NeuronPruning
 from lightning_complexity.callbacks.record import Measurement, curve, read_record
 
 __all__ = [
+    "ComplexityConstraint",
     "ComplexityMonitor",
     "ComplexityPenalty",
     "Measurement",
