@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_complexity import ComplexityMonitor, ComplexityPenalty, regularizers
+from lightning_complexity.callbacks import Anneal, Warmup
 from lightning_complexity.regularizers import Regularizer
 from tests.networks import mlp
 from tests.test_contract import REGULARIZERS, assert_same
@@ -223,3 +224,32 @@ def test_in_a_plain_loop() -> None:
         (F.cross_entropy(model(X), Y) + penalty(model, X)).backward()
         optimizer.step()
     assert penalty(model, X).item() < before - 0.1
+
+
+# Schedules -----------------------------------------------------------------------------------------
+
+
+class Scheduled(ByHand):
+    def training_step(self, batch: Any) -> Tensor:
+        factor = [0.0, 0.0, 0.5, 1.0, 1.0, 1.0][self.trainer.global_step]
+        loss = Classifier.training_step(self, batch)
+        return loss + factor * self.penalty(self.net, batch[0]) if factor else loss
+
+
+def test_a_schedule_multiplies_the_strength() -> None:
+    callback = ComplexityPenalty(regularizers.PathNorm(0.1), schedule=Warmup(2, after=1))
+    assert_same(fitted(Classifier(network()), callback), fitted(Scheduled(network(), regularizers.PathNorm(0.1))))
+
+
+def test_a_schedule_of_zeros_is_bit_identical_to_none() -> None:
+    callback = ComplexityPenalty(regularizers.JacobianNorm(0.1), schedule=lambda step: 0)
+    assert_same(fitted(Classifier(network()), callback), fitted(Classifier(network())))
+
+
+def test_a_schedule_must_be_one() -> None:
+    with pytest.raises(TypeError, match=r"schedule must be a function of the step, .* got 0.5"):
+        ComplexityPenalty(regularizers.PathNorm(0.1), schedule=0.5)
+    with pytest.raises(ValueError, match="finite factors, got nan"):
+        fitted(Classifier(network()), ComplexityPenalty(regularizers.PathNorm(0.1), schedule=lambda step: float("nan")))
+    with pytest.raises(ValueError, match="num_steps must be at least 1"):
+        Anneal(0)(1)

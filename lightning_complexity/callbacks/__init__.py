@@ -6,13 +6,16 @@ from lightning_complexity.callbacks.penalty import ComplexityPenalty
 from lightning_complexity.callbacks.plotting import plot_histories
 from lightning_complexity.callbacks.pruning import NeuronPruning
 from lightning_complexity.callbacks.record import Measurement, curve, read_record
+from lightning_complexity.callbacks.schedules import Anneal, Warmup
 
 __all__ = [
+    "Anneal",
     "ComplexityConstraint",
     "ComplexityMonitor",
     "ComplexityPenalty",
     "Measurement",
     "NeuronPruning",
+    "Warmup",
     "curve",
     "plot_histories",
     "read_record",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -25,6 +27,8 @@ class ComplexityPenalty(LossCallback):
 
     Args:
         regularizers: One or more; those of the same measure must differ in ``name``.
+        schedule: Factor of all strengths by the number of optimizer steps done, such as
+            ``callbacks.Warmup(1000)``; with the factor 0 nothing is computed.
         loss: Mean loss from outputs and targets, for penalties that need one.
 
     Raises:
@@ -37,11 +41,26 @@ class ComplexityPenalty(LossCallback):
         >>> # Trainer(callbacks=[penalty]).fit(model)
     """
 
-    def __init__(self, *regularizers: Regularizer, loss: LossFunction | None = None) -> None:
+    def __init__(
+        self,
+        *regularizers: Regularizer,
+        schedule: Callable[[int], float] | None = None,
+        loss: LossFunction | None = None,
+    ) -> None:
         if not regularizers:
             raise ValueError("ComplexityPenalty needs a regularizer, such as regularizers.PathNorm(1e-4).")
         super().__init__(regularizers, loss)
+        if schedule is not None and not callable(schedule):
+            raise TypeError(
+                f"schedule must be a function of the step, such as callbacks.Warmup(1000), got {schedule!r}."
+            )
+        self.schedule = schedule
 
     def terms(self, pl_module: LightningModule, batch: Any) -> dict[str, Tensor]:
         """Each penalty by log key."""
-        return {f"penalty/{r.name}": self.penalty(r, pl_module, batch) for r in self.regularizers}
+        factor = 1.0 if self.schedule is None else float(self.schedule(pl_module.trainer.global_step))
+        if not math.isfinite(factor):
+            raise ValueError(f"the schedule must give finite factors, got {factor!r}.")
+        if factor == 0:
+            return {}
+        return {f"penalty/{r.name}": factor * self.penalty(r, pl_module, batch) for r in self.regularizers}
