@@ -62,7 +62,7 @@ class ParameterNorm(_ParameterLpMetric):
 
     def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Norm of each parameter."""
-        return {name: lp_norm(p, self.p) for name, p in snapshot.parameters.items()}
+        return {name: lp_norm(p, self.p) for name, p in snapshot.chosen_parameters.items()}
 
 
 class DistanceFromInitialization(_ParameterLpMetric):
@@ -101,7 +101,7 @@ class DistanceFromInitialization(_ParameterLpMetric):
     def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Distance of each parameter."""
         start = snapshot.start.parameters
-        return {name: lp_norm(p - start[name].detach(), self.p) for name, p in snapshot.parameters.items()}
+        return {name: lp_norm(p - start[name].detach(), self.p) for name, p in snapshot.chosen_parameters.items()}
 
 
 class WeightDistance(WeightMetric):

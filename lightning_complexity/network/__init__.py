@@ -11,6 +11,7 @@ from lightning_complexity.network.paths import path_sums
 from lightning_complexity.network.planes import PlaneRegions, decision_boundary, plane_regions, rectangle_around
 from lightning_complexity.network.running import LossFunction, initial_state
 from lightning_complexity.network.segments import NotFiniteError, Restriction, SegmentPieces, segment_pieces
+from lightning_complexity.network.selection import LayerChoice
 from lightning_complexity.network.snapshot import Snapshot
 from lightning_complexity.network.weights import Weight, read_weights
 
@@ -19,6 +20,7 @@ __all__ = [
     "ConvolutionNorm",
     "FedActivation",
     "Feed",
+    "LayerChoice",
     "LayerNorm",
     "LossFunction",
     "MissingInputError",

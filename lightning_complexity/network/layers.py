@@ -51,11 +51,15 @@ class LayersOfNetwork(RunningNetwork):
         sample = self._one_sample()
         return self._any(self.run(lambda model: fold_batch_norm(model, sample, read_weights(model))))
 
-    @staticmethod
-    def _any(weights: list[Weight]) -> list[Weight]:
+    def _any(self, weights: list[Weight]) -> list[Weight]:
         if not weights:
             raise ValueError("needs a network with weight matrices; this one has none that are known.")
-        return weights
+        if self.layers is None:
+            return weights
+        chosen = [w for w in weights if self.layers(w.name, w.module)]
+        if not chosen:
+            raise ValueError(f"no weight matrix is chosen by {self.layers}.")
+        return chosen
 
     @cached_property
     def spectra(self) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from typing_extensions import Self
 from lightning_complexity.network.batches import chunks, map_tensors, num_samples
 from lightning_complexity.network.errors import MissingInputError
 from lightning_complexity.network.observe import observe
+from lightning_complexity.network.selection import LayerChoice, owners
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 Result = TypeVar("Result")
@@ -83,6 +84,7 @@ class RunningNetwork:
         chunk_size: int = 256,
         seed: int = 0,
         vectors: dict[str, Tensor] | None = None,
+        layers: LayerChoice | None = None,
     ) -> None:
         for name, parameter in model.named_parameters():
             if isinstance(parameter, UninitializedParameter):
@@ -93,7 +95,7 @@ class RunningNetwork:
         self._inputs, self._targets = map_tensors(_recordable, inputs), map_tensors(_recordable, targets)
         self._initial, self._outputs = initial, outputs
         self.loss_function: LossFunction = F.cross_entropy if loss is None else loss
-        self._vectors = vectors
+        self._vectors, self.layers = vectors, layers
         self._replaced: Mapping[str, Tensor] = {}
 
     # What was given ------------------------------------------------------------------------------
@@ -161,6 +163,14 @@ class RunningNetwork:
             return {n: at_least_single(p.detach()).requires_grad_(p.requires_grad) for n, p in named.items()}
 
     @cached_property
+    def chosen_parameters(self) -> dict[str, Tensor]:
+        """The parameters of the chosen layers by name; all where none were chosen."""
+        if self.layers is None:
+            return self.parameters
+        modules = owners(self.model)
+        return {n: p for n, p in self.parameters.items() if self.layers(n, modules[n])}
+
+    @cached_property
     def _constants(self) -> dict[str, Tensor]:
         return {n: p.detach() for n, p in self.parameters.items()}
 
@@ -206,7 +216,13 @@ class RunningNetwork:
         """
         self._check_start(dict(self.model.named_parameters()))
         start = type(self)(
-            self.model, self._inputs, self._targets, loss=self.loss_function, chunk_size=self.chunk_size, seed=self.seed
+            self.model,
+            self._inputs,
+            self._targets,
+            loss=self.loss_function,
+            chunk_size=self.chunk_size,
+            seed=self.seed,
+            layers=self.layers,
         )
         start._replaced = self.initial
         return start

@@ -29,6 +29,9 @@ class Snapshot(LayersOfNetwork, DerivativesOfNetwork):
         vectors: Singular vectors that spectral norms start from and bring up to date, so that those of the next
             training step cost less, see :func:`lightning_complexity.functional.follow_spectral_norm`.
 
+        layers: Which layers count, for measures that have a value for each; see
+            :class:`lightning_complexity.network.LayerChoice`.
+
     Raises:
         ValueError: If the inputs are empty, or the model has parameters without a shape yet.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from lightning_complexity.metrics.base import ComplexityMetric
-from lightning_complexity.network import LossFunction, Snapshot, initial_state
+from lightning_complexity.metrics.base import ComplexityMetric, LayerMetric
+from lightning_complexity.network import LayerChoice, LossFunction, Snapshot, initial_state
+from lightning_complexity.network.selection import owners
 
 
 class Regularizer(nn.Module):
@@ -26,6 +29,7 @@ class Regularizer(nn.Module):
         metric: What is penalised.
 
     Attributes:
+        layers: Which layers are penalised, see :meth:`on`; ``None`` for all.
         initial: Parameters that distances are measured from, where the metric needs them: those of the first
             call, unless set before (see :func:`lightning_complexity.network.initial_state`).
 
@@ -45,13 +49,51 @@ class Regularizer(nn.Module):
         self.strength = strength
         self.metric = metric
         self.initial: Mapping[str, Tensor] | None = None
-        self._calls = 0
+        self.layers: LayerChoice | None = None
+        self._warned, self._calls = False, 0
         self._vectors: dict[str, Tensor] = {}  # of the last call, so that the next need not start anew
 
     @property
     def name(self) -> str:
         """The log key, ``penalty/<name>``."""
         return self.metric.name
+
+    def on(self, *layers: str | type[nn.Module]) -> Self:
+        """Penalise some layers only.
+
+        Args:
+            layers: Module types, or patterns with ``*`` of the names of modules or parameters. A layer counts that
+                fits any of them.
+
+        Returns:
+            This regularizer.
+
+        Raises:
+            TypeError: If a layer is given as something else.
+            ValueError: Without layers, or if the measure has no value for a layer.
+
+        Example:
+            >>> from lightning_complexity import regularizers
+            >>> penalty = regularizers.ParameterNorm(0.1).on("encoder.*", nn.Conv2d)
+        """
+        if not isinstance(self.metric, LayerMetric):
+            raise ValueError(f"{type(self).__name__} belongs to the network as a whole and has no layers to choose.")
+        if not layers:
+            raise ValueError('needs layers, such as "encoder.*" or torch.nn.Conv2d.')
+        for layer in layers:
+            if not isinstance(layer, str) and not (isinstance(layer, type) and issubclass(layer, nn.Module)):
+                raise TypeError(f"a layer is chosen by a name pattern or a module type, got {layer!r}.")
+        patterns = tuple(layer for layer in layers if isinstance(layer, str))
+        self.layers = LayerChoice(patterns, tuple(layer for layer in layers if not isinstance(layer, str)))
+        return self
+
+    def _nothing_chosen(self, model: nn.Module) -> bool:
+        if self.layers is None or any(self.layers(name, module) for name, module in owners(model).items()):
+            return False
+        if not self._warned:
+            warnings.warn(f"{type(self).__name__} penalises nothing: no layer fits {self.layers}.", stacklevel=3)
+            self._warned = True
+        return True
 
     def forward(
         self,
@@ -78,7 +120,7 @@ class Regularizer(nn.Module):
         Raises:
             MissingInputError: If something that the metric needs is missing.
         """
-        if self.strength == 0:
+        if self.strength == 0 or self._nothing_chosen(model):
             return next((p.new_zeros(()) for p in model.parameters()), torch.zeros(()))
         if "initial" in self.metric.needs and self.initial is None:
             self.initial = initial_state(model)
@@ -92,6 +134,7 @@ class Regularizer(nn.Module):
             outputs=outputs,
             seed=self._calls,
             vectors=self._vectors,
+            layers=self.layers,
         )
         self.metric.check(snapshot)
         with torch.inference_mode(False), torch.autocast(_device_type(model), enabled=False):
