@@ -103,7 +103,7 @@ class ComplexityConstraint(LossCallback):
             self._probe = training_probe(self.probe, trainer, pl_module, batch)
         self._probe, self._probe_is_ready = copied(self._probe, pl_module.device), True
         if self.limit is None:
-            initially = self._measured(pl_module)
+            initially = self._measured(trainer, pl_module)
             ratio: float = self.at_most_relative_to_init  # type: ignore[assignment]
             self.limit = initially + math.log(ratio) if self._regularizer.metric.is_logarithm else ratio * initially
 
@@ -121,7 +121,7 @@ class ComplexityConstraint(LossCallback):
             return
         self._global_step = trainer.global_step
         if self._global_step % self.every_n_steps == 0:
-            value = self._measured(pl_module)
+            value = self._measured(trainer, pl_module)
             self._judge(value)
             name = f"constraint/{self._regularizer.name}"
             parts = {"value": value, "violation": max(self.violation, 0.0), "multiplier": self.multiplier}
@@ -183,12 +183,14 @@ class ComplexityConstraint(LossCallback):
             warnings.warn(f"ComplexityConstraint of {self._regularizer.name}: {what}. Training goes on.", stacklevel=3)
             self._warned = True
 
-    def _measured(self, pl_module: LightningModule) -> float:
+    def _measured(self, trainer: Trainer, pl_module: LightningModule) -> float:
         inputs, targets = self._probe or (None, None)
         metric = self._regularizer.metric
         metric.reset()
         metric.update(Snapshot(pl_module, inputs, targets, loss=self.loss, initial=self._regularizer.initial))
-        return float(torch.as_tensor(metric.compute()))
+        # Running statistics differ between ranks, which must all decide alike.
+        value: float = trainer.strategy.broadcast(float(torch.as_tensor(metric.compute())))
+        return value
 
 
 def _check_limits(at_most: float | None, relative: float | None) -> None:

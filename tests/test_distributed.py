@@ -1,0 +1,53 @@
+"""Penalties, constraints and the monitor on two processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.distributed import STRATEGIES
+from tests.test_contract import assert_same
+
+ROOT = Path(__file__).parents[1]
+Results = dict[str, dict[str, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
+    output = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "tests.distributed", str(output)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=environment, timeout=240)
+    return [torch.load(output / f"{rank}.pt") for rank in range(2)]
+
+
+def test_replicas_stay_equal(ranks: list[Results]) -> None:
+    first, second = ranks
+    statistics = ("running_mean", "running_var")  # each rank's own, without synchronized BatchNorm
+    for run in first:
+        if run != "monitor":
+            for name, tensor in first[run].items():
+                assert name.endswith(statistics) or torch.equal(tensor, second[run][name]), (run, name)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_training_is_that_with_the_sum_by_hand(ranks: list[Results], strategy: str) -> None:
+    for results in ranks:
+        assert_same(results[f"callback {strategy}"], results[f"by hand {strategy}"])
+        assert not torch.equal(results[f"callback {strategy}"]["spare"], torch.ones(3))
+
+
+def test_strength_0_is_bit_identical_to_no_callback(ranks: list[Results]) -> None:
+    for results in ranks:
+        assert_same(results["strength 0"], results["without"])
+
+
+def test_the_controller_decides_alike_on_all_ranks(ranks: list[Results]) -> None:
+    multipliers = [results["controller"]["multiplier"] for results in ranks]
+    assert multipliers[0] == multipliers[1] > 0
