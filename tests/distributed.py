@@ -82,7 +82,7 @@ def main() -> None:
         results[f"by hand {strategy}"] = fitted(Module(True, penalties()), strategy)
     results["strength 0"] = fitted(Module(False), "default", ComplexityPenalty(JacobianNorm(0.0), PathNorm(0.0)))
     results["without"] = fitted(Module(False), "default")
-    constraint, monitor = ComplexityConstraint(PathNorm(), at_most=-1.0, every_n_steps=2), ComplexityMonitor()
+    constraint, monitor = ComplexityConstraint(PathNorm(), at_most=-2.0, every_n_steps=2), ComplexityMonitor()
     results["constraint"] = fitted(Module(False), "default", constraint, monitor)
     results["controller"] = {"multiplier": torch.tensor(constraint.multiplier)}
     results["monitor"] = {k: torch.tensor(v) for k, v in monitor.history[-1].values.items() if "overhead" not in k}

@@ -144,7 +144,9 @@ class ComplexityConstraint(LossCallback):
     # The controller ------------------------------------------------------------------------------
 
     def terms(self, pl_module: LightningModule, batch: Any) -> dict[str, Tensor]:
-        """The augmented Lagrangian's term for a batch; nothing where the measure is not finite."""
+        """The augmented Lagrangian's term for a batch; nothing without a limit yet, or a measure that is not finite."""
+        if self.limit is None:
+            return {}
         value = self.penalty(self._regularizer, pl_module, batch)
         excess = (value - self._known_limit) / self._scale
         if not excess.isfinite():

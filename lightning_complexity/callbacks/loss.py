@@ -49,21 +49,23 @@ class LossCallback(Callback):
         return self._generate_state_key(penalties=[regularizer.name for regularizer in self.regularizers])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what cannot be penalised."""
-        if stage == "fit" and not pl_module.automatic_optimization:
+        """Refuse what cannot be penalised; wrap ``training_step``, before a learning rate finder uses it."""
+        if stage != "fit":
+            return
+        if not pl_module.automatic_optimization:
             raise ValueError(
                 f"{type(self).__name__} needs automatic optimization: with manual optimization the loss that "
                 "training_step returns is ignored. Add the regularizer to the loss yourself: "
                 "loss + penalty(self.net, x)."
             )
+        _wrap(pl_module, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Wrap ``training_step``, and remember the initial state where a penalty needs it."""
+        """Remember the initial state where a penalty needs it."""
         for regularizer in self.regularizers:
             regularizer.to(pl_module.device)
             if "initial" in regularizer.metric.needs and regularizer.initial is None:
                 regularizer.initial = initial_state(pl_module)
-        _wrap(pl_module, self)
 
     def on_train_batch_end(
         self,
