@@ -22,7 +22,9 @@ class Regularizer(nn.Module):
     The network is seen as the metric sees it: in evaluation mode, without dropout, with running statistics.
     Calling it changes nothing but the gradients of what is computed from the result: not the network's
     buffers, modes or random state. It has no parameters and no buffers, so that a checkpoint of a module that holds
-    one loads without it. It is computed in at least single precision, also under autocast.
+    one loads without it. It is computed in at least single precision, also under autocast. Spectral norms after the
+    first call start from the singular vectors of the call before, see
+    :func:`lightning_complexity.functional.follow_spectral_norm`; a resumed run computes them anew.
 
     Args:
         strength: Factor, finite; may be changed between calls. With 0 nothing is computed.
