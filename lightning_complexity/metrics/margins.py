@@ -190,6 +190,7 @@ class SmoothMarginLoss(SampleMeanMetric):
 class _CapacityAndMargins(WeightsAndSamplesMetric):
     """Margins measured in units of a capacity of the weights."""
 
+    needs = frozenset({"inputs", "targets"})
     cost = "forward"
 
     def __init__(

@@ -191,6 +191,7 @@ class RobustMeasure(WeightsAndSamplesMetric):
     """
 
     name = "robust_log_prod_of_spec_over_margin"
+    needs = frozenset({"inputs", "targets"})
     cost = "forward"
     formula = rf"\text{{by default }} \ln ({_SPEC} / \gamma^2)"
     reference = "Dziugaite et al., NeurIPS 2020; Jiang et al., ICLR 2020"
