@@ -38,3 +38,9 @@ def test_function_on_digits(tmp_path: Path) -> None:
     assert end["linear_regions"] > 50
     assert end["davies_bouldin_index"] < start["davies_bouldin_index"]
     assert {run.name for run in tmp_path.iterdir()} == {"relu", "tanh"}
+
+
+def test_model_choice() -> None:
+    rows = re.findall(r"^(last|kept) +(\d+) +([\d.]+) +([\d.]+)$", printed("model_choice.py"), re.MULTILINE)
+    (_, last, *_), (_, kept, *_) = rows
+    assert int(kept) < int(last) < 60
