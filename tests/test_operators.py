@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_complexity.functional.eigen import top_eigenvectors
 from lightning_complexity.metrics import LogNormProduct, LogSpectralProduct
 from lightning_complexity.network import Snapshot, read_weights
 from lightning_complexity.network.norms import circular_norms
@@ -199,3 +200,13 @@ def test_another_singular_value_may_overtake() -> None:
             layer.weight.copy_(torch.diag(torch.cat([rest, last.reshape(1)])))
         (norm,) = Snapshot(layer, live=True, vectors=vectors).layer_norms().values()
         assert norm.item() == pytest.approx(max(last.item(), 1), rel=5e-3)
+
+
+def test_a_start_that_is_far_off_is_not_used() -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(60, 60)
+    gram, like = matrix @ matrix.T, torch.zeros(60)
+    start = torch.linalg.qr(torch.randn(60, 4)).Q
+    torch.testing.assert_close(
+        top_eigenvectors(lambda v: gram @ v, like, 4, start=start), top_eigenvectors(lambda v: gram @ v, like, 4)
+    )

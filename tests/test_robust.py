@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -121,3 +122,15 @@ def test_the_image_is_what_the_first_convolution_gets() -> None:
     metric.update(NetworkInNetwork(1.0), images)
     flat.update(nn.Sequential(nn.Unflatten(1, (2, 8, 8)), NetworkInNetwork(1.0)), images.flatten(1))
     assert flat.compute() == metric.compute()
+
+
+def test_every_kernel_is_transformed_at_the_size_of_the_image() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1), nn.Flatten())
+    metric = RobustMeasure("log_prod_of_spec_fft")
+    metric.update(net, torch.zeros(1, 1, 8, 8))
+    norms = []
+    for layer in (net[0], net[2]):
+        at_frequency = np.fft.fft2(layer.weight.detach().numpy(), (8, 8)).transpose(2, 3, 0, 1)
+        norms.append(np.linalg.svd(at_frequency, compute_uv=False).max())
+    assert metric.compute().item() == pytest.approx(2 * np.log(norms).sum(), rel=1e-10)

@@ -219,3 +219,11 @@ def test_exact_measures_share_their_backward_passes() -> None:
         for metric in (JacobianNorm(), JacobianNorm("logits"), GeometricComplexity(), LocalLipschitzConstant()):
             metric.update(snapshot)
     assert len(passes) == 3
+
+
+def test_shifts_go_both_ways() -> None:
+    first = nn.Sequential(nn.Flatten(), nn.Linear(3, 1, bias=False))
+    first[1].weight.data.copy_(torch.tensor([[1.0, 0.0, 0.0]]))
+    metric = ShiftSensitivity("logits")
+    metric.update(first, torch.tensor([[[0.0, 1.0, 3.0]]]))  # 3 enters from the left, or 1 from the right
+    assert metric.compute() == 2
