@@ -18,7 +18,7 @@ _DENSE_UP_TO = 32
 _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
 _RESIDUAL, _TOO_FAR = 3e-3, 0.1  # of the first vector, relative to its eigenvalue
 _STEPS = 30
-_SCOUTED = 0.1
+_LEAST_STEPS = 4
 
 
 def top_eigenvectors(product: Product, like: Tensor, count: int = 1, *, start: Tensor | None = None) -> Tensor:
@@ -26,10 +26,12 @@ def top_eigenvectors(product: Product, like: Tensor, count: int = 1, *, start: T
 
     Without a start they come from ARPACK's Lanczos iteration, small matrices from a dense solver. With one, from
     block power iteration: a step multiplies all vectors and turns them to the eigenvectors of the
-    matrix within their span, until the residual :math:`\|A v - \lambda v\|` of the first is below 0.3 % of
-    :math:`\lambda` before the last multiplication. The last vector is turned a little out of the span each time, so
+    matrix within their span, at least 4 times and until the residual :math:`\|A v - \lambda v\|` of the first is below
+    0.3 % of :math:`\lambda` before the last multiplication. Half of the vectors are first turned out of the span, so
     that an eigenvalue growing in a subspace that the others do not reach is found before it becomes the largest. A
-    start with a residual above 10 %, or one that takes more than 30 steps, is not used.
+    start with a residual above 10 %, or one that takes more than 30 steps, is not used. A small residual shows that
+    the vector belongs to an eigenvalue, not that this is the largest: where several change places at once, the
+    largest can be missed by a little for a call.
 
     Args:
         product: Multiplies the columns of a tensor of shape ``(size, columns)`` with a symmetric positive
@@ -65,7 +67,7 @@ def _power_iteration(product: Product, basis: Tensor) -> Tensor | None:
         image, top = image @ rotation, basis @ rotation[:, -1]
         residual = torch.linalg.vector_norm(image[:, -1] - values[-1] * top)
         basis = torch.linalg.qr(image.flip(1)).Q
-        if residual <= _RESIDUAL * values[-1]:
+        if step + 1 >= _LEAST_STEPS and residual <= _RESIDUAL * values[-1]:
             return basis
         if step == 0 and residual > _TOO_FAR * values[-1]:
             return None
@@ -73,9 +75,10 @@ def _power_iteration(product: Product, basis: Tensor) -> Tensor | None:
 
 
 def _scouting(basis: Tensor) -> Tensor:
-    noise = torch.randn(len(basis), generator=torch.Generator().manual_seed(0)).to(basis)
-    scout = basis[:, -1:] + _SCOUTED * (noise / torch.linalg.vector_norm(noise)).unsqueeze(1)
-    return torch.linalg.qr(torch.cat([basis[:, :-1], scout], dim=1)).Q
+    scouts = basis.shape[1] // 2
+    noise = torch.randn(len(basis), scouts, generator=torch.Generator().manual_seed(0)).to(basis)
+    turned = basis[:, -scouts:] + noise / torch.linalg.vector_norm(noise, dim=0)
+    return torch.linalg.qr(torch.cat([basis[:, :-scouts], turned], dim=1)).Q if scouts else basis
 
 
 def _lanczos(product: Product, like: Tensor, count: int) -> Tensor:
