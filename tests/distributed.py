@@ -84,7 +84,7 @@ def main() -> None:
     results["without"] = fitted(Module(False), "default")
     constraint, monitor = ComplexityConstraint(PathNorm(), at_most=-2.0, every_n_steps=2), ComplexityMonitor()
     results["constraint"] = fitted(Module(False), "default", constraint, monitor)
-    results["controller"] = {"multiplier": torch.tensor(constraint.multiplier)}
+    results["controller"] = {"multiplier": torch.tensor(constraint.lagrangians["log_path_norm"].multiplier)}
     results["monitor"] = {k: torch.tensor(v) for k, v in monitor.history[-1].values.items() if "overhead" not in k}
     rank = torch.distributed.get_rank()
     torch.save(results, output / f"{rank}.pt")

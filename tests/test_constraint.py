@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_complexity import ComplexityConstraint, ComplexityMonitor, regularizers
+from lightning_complexity.callbacks.lagrangian import AugmentedLagrangian
 from tests.networks import mlp
 from tests.test_contract import assert_same
 from tests.training import Classifier, trainer
@@ -57,13 +58,14 @@ def unconstrained(name: str) -> float:
 @pytest.mark.parametrize("name", ["PathNorm", "LogSpectralProduct", "GeometricComplexity"])
 def test_the_measure_ends_at_a_limit_of_half_of_what_it_was(name: str) -> None:
     free = unconstrained(name)
-    constraint = ComplexityConstraint(getattr(regularizers, name)(), at_most=0.0)
-    is_logarithm = constraint.regularizers[0].metric.is_logarithm
-    constraint.limit = free - math.log(2.2) if is_logarithm else free / 2.2
+    regularizer = getattr(regularizers, name)()
+    is_logarithm = regularizer.metric.is_logarithm
+    limit = free - math.log(2.2) if is_logarithm else free / 2.2
+    constraint = ComplexityConstraint(regularizer, at_most=limit)
     monitor = ComplexityMonitor([name], every_n_epochs=None)
     digits(constraint, monitor)
     end = monitor.curve(monitor.metrics[0].name)[1][-1]
-    excess = math.exp(end - constraint.limit) if is_logarithm else end / constraint.limit
+    excess = math.exp(end - limit) if is_logarithm else end / limit
     assert 0.8 < excess < 1.05
     assert monitor.history[-1].values["probe/train_accuracy"] > 0.95
 
@@ -76,34 +78,34 @@ def known(**options: Any) -> ComplexityConstraint:
 
 
 def test_the_multiplier_rises_while_the_limit_is_exceeded_and_falls_while_there_is_slack() -> None:
-    constraint = known()
+    lagrangian = AugmentedLagrangian(limit=2.0)
     multipliers = []
     for value in (4.0, 3.0, 3.0, 1.0, 0.0):  # violations 1, 0.5, 0.5, -0.5, -1
-        constraint._judge(value)
-        multipliers.append(constraint.multiplier)
+        lagrangian.judge(value)
+        multipliers.append(lagrangian.multiplier)
     # The curvature grows by half at the third, where the violation did not fall.
     assert multipliers == [1.0, 1.5, 1.5 + 0.75, 2.25 - 0.75, 0.0]
-    assert constraint.curvature == 1.5
+    assert lagrangian.curvature == 1.5
 
 
 def test_the_gradient_is_that_of_the_augmented_lagrangian() -> None:
     constraint = known()
     module = Classifier(nn.Linear(1, 1, bias=False))
     weight = nn.init.constant_(module.net.weight, 3.0)
-    constraint.multiplier, constraint.curvature = 0.5, 4.0
-    (term,) = constraint.terms(module, (X, Y)).values()
+    constraint.lagrangians["parameter_norm"] = AugmentedLagrangian(2.0, multiplier=0.5, curvature=4.0)
+    ((term, _),) = constraint.terms(module, (X, Y)).values()
     assert term.item() == pytest.approx(((0.5 + 4 * 0.5) ** 2 - 0.5**2) / 8)
     (gradient,) = torch.autograd.grad(term, weight)
     assert gradient.item() == pytest.approx((0.5 + 4 * 0.5) / 2)
     nn.init.constant_(weight, 1.0)
-    (term,) = constraint.terms(module, (X, Y)).values()
+    ((term, _),) = constraint.terms(module, (X, Y)).values()
     assert torch.autograd.grad(term, weight)[0] == 0
 
 
 def test_a_limit_that_is_never_reached_changes_nothing() -> None:
     loose = ComplexityConstraint(regularizers.PathNorm(), at_most=100.0, every_n_steps=2)
     assert_same(fitted(loose), fitted())
-    assert loose.multiplier == 0
+    assert loose.lagrangians["log_path_norm"].multiplier == 0
 
 
 @pytest.mark.parametrize(
@@ -113,9 +115,28 @@ def test_a_limit_relative_to_the_start(name: str, expected: Any) -> None:
     constraint = ComplexityConstraint(getattr(regularizers, name)(), at_most_relative_to_init=0.5)
     monitor = ComplexityMonitor([name], probe=(X, Y))
     fitted(constraint, monitor)
-    assert constraint.limit == pytest.approx(
-        expected(monitor.history[0].values[f"complexity/{monitor.metrics[0].name}"])
+    measure = monitor.metrics[0].name
+    expected_limit = expected(monitor.history[0].values[f"complexity/{measure}"])
+    assert constraint.lagrangians[measure].limit == pytest.approx(expected_limit)
+
+
+def test_several_measures_have_their_own_multipliers() -> None:
+    both = ComplexityConstraint(
+        regularizers.ParameterNorm(), regularizers.PathNorm(), at_most=[1.0, 100.0], every_n_steps=2
     )
+    fit = trainer(callbacks=[both], max_epochs=2, log_every_n_steps=1)
+    fit.fit(Classifier(mlp(4, 6, 3)), data())
+    assert both.lagrangians["parameter_norm"].multiplier > 0 == both.lagrangians["log_path_norm"].multiplier
+    assert fit.callback_metrics["constraint/log_path_norm/value"] < 100
+    assert fit.callback_metrics["penalty/log_path_norm"] == 0 != fit.callback_metrics["penalty/parameter_norm"]
+
+
+def test_only_the_chosen_layers_are_judged() -> None:
+    constraint = ComplexityConstraint(regularizers.ParameterNorm().on("net.0"), at_most_relative_to_init=1.0)
+    module = Classifier(mlp(4, 6, 3))
+    expected = math.sqrt(sum(float(p.detach().square().sum()) for p in module.net[0].parameters()))
+    trainer(callbacks=[constraint], max_epochs=1).fit(module, data())
+    assert constraint.lagrangians["parameter_norm"].limit == pytest.approx(expected)
 
 
 def test_a_limit_out_of_reach_saturates_warns_once_and_training_goes_on() -> None:
@@ -123,7 +144,7 @@ def test_a_limit_out_of_reach_saturates_warns_once_and_training_goes_on() -> Non
     with pytest.warns(UserWarning, match="limit 0.001 is not met at the largest multiplier, 2") as caught:
         state = fitted(constraint, max_epochs=6)
     assert len([w for w in caught if "ComplexityConstraint" in str(w.message)]) == 1
-    assert constraint.multiplier == 2
+    assert constraint.lagrangians["parameter_norm"].multiplier == 2
     assert all(t.isfinite().all() for t in state.values())
 
 
@@ -159,14 +180,17 @@ def test_logs_and_continues_from_a_checkpoint(tmp_path: Path) -> None:
     half.save_checkpoint(tmp_path / "half.ckpt")
     trainer(callbacks=[continued], max_epochs=4).fit(second, data(), ckpt_path=tmp_path / "half.ckpt")
     assert_same(second.net.state_dict(), whole.net.state_dict())
-    assert continued.multiplier == fit.callback_metrics["constraint/log_path_norm/multiplier"]
+    assert (
+        continued.lagrangians["log_path_norm"].multiplier == fit.callback_metrics["constraint/log_path_norm/multiplier"]
+    )
 
 
 def test_mistakes_are_named() -> None:
     norm = regularizers.ParameterNorm()
     for options, message in (
-        ({}, "needs one limit"),
-        ({"at_most": 1.0, "at_most_relative_to_init": 1.0}, "needs one limit"),
+        ({}, "needs one kind of limit"),
+        ({"at_most": 1.0, "at_most_relative_to_init": 1.0}, "needs one kind of limit"),
+        ({"at_most": [1.0, 2.0]}, "a limit for each of its 1 measures, got 2"),
         ({"at_most": math.nan}, "at_most must be finite"),
         ({"at_most_relative_to_init": 0.0}, "at_most_relative_to_init must be positive"),
         ({"at_most": 1.0, "every_n_steps": 0}, "every_n_steps must be at least 1"),
@@ -174,6 +198,8 @@ def test_mistakes_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             ComplexityConstraint(norm, **options)
+    with pytest.raises(ValueError, match="needs a regularizer"):
+        ComplexityConstraint(at_most=1.0)
     with pytest.raises(TypeError, match="ComplexityConstraint takes regularizers"):
         ComplexityConstraint("PathNorm", at_most=1.0)
 
@@ -182,7 +208,7 @@ def test_mistakes_are_named() -> None:
             super().__init__(mlp(4, 3))
             self.automatic_optimization = False
 
-    with pytest.raises(ValueError, match="ComplexityConstraint needs automatic optimization"):
+    with pytest.raises(ValueError, match="ComplexityConstraint must know which loss it belongs to"):
         trainer(callbacks=[known()]).fit(Manual(), data())
 
 

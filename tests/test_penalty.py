@@ -155,10 +155,10 @@ def test_a_step_that_was_replaced_before_is_put_back() -> None:
     assert module.__dict__["training_step"] is own
 
 
-def test_manual_optimization_is_refused_before_training() -> None:
+def test_manual_optimization_without_an_index_is_refused_before_training() -> None:
     module = Classifier(network())
     module.automatic_optimization = False
-    with pytest.raises(ValueError, match=r"needs automatic optimization.*Add the regularizer to the loss yourself"):
+    with pytest.raises(ValueError, match=r"which loss it belongs to.*say manual_backward_index=0"):
         fitted(module, ComplexityPenalty(regularizers.PathNorm(0.1)))
 
 

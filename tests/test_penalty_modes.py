@@ -11,12 +11,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.callbacks import LearningRateFinder
+from pytorch_lightning.callbacks import BatchSizeFinder, EMAWeightAveraging, LearningRateFinder
 from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_complexity import ComplexityPenalty, regularizers
+from lightning_complexity import ComplexityConstraint, ComplexityPenalty, regularizers
 from lightning_complexity.regularizers import Regularizer
 from tests.networks import mlp
 from tests.test_contract import assert_same
@@ -100,30 +100,145 @@ MODES: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Any], Call
 }
 
 
-def fitted(module: Module, *callbacks: Any, **options: Any) -> dict[str, Tensor]:
-    loader = DataLoader(TensorDataset(X, Y), batch_size=7)
-    trainer(callbacks=list(callbacks), **options).fit(module, loader)
+def data(batch_size: int = 7) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(X, Y), batch_size=batch_size)
+
+
+def fitted(module: pl.LightningModule, *callbacks: Any, **options: Any) -> dict[str, Tensor]:
+    trainer(callbacks=list(callbacks), **options).fit(module, data())
     return module.net.state_dict()
+
+
+def built(build: Callable[[], nn.Module] = plain) -> nn.Module:
+    torch.manual_seed(3)
+    return build()
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_training_is_that_with_the_sum_by_hand(mode: str) -> None:
     build, optimizer, options = MODES[mode]
-    torch.manual_seed(3)
-    net = build()
-    copies = [copy.deepcopy(net) for _ in range(3)]
-    by_hand = fitted(Module(copies[0], optimizer, *penalties()), **options())
-    with_callback = fitted(Module(copies[1], optimizer), ComplexityPenalty(*penalties()), **options())
-    without = fitted(Module(copies[2], optimizer), **options())
+    by_hand = fitted(Module(built(build), optimizer, *penalties()), **options())
+    with_callback = fitted(Module(built(build), optimizer), ComplexityPenalty(*penalties()), **options())
+    without = fitted(Module(built(build), optimizer), **options())
     assert_same(with_callback, by_hand)
     with pytest.raises(AssertionError):
         assert_same(with_callback, without)
 
 
+# Manual optimization -------------------------------------------------------------------------------
+
+
+class Manual(Module):
+    """Two losses, each with a backward pass and an optimizer of its own; penalties by hand go to one of them."""
+
+    def __init__(self, *by_hand: Regularizer, index: int = 0, toggle: bool = False) -> None:
+        super().__init__(built(), sgd, *by_hand)
+        self.automatic_optimization = False
+        self.index, self.toggle = index, toggle
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        for index, optimizer in enumerate(self.optimizers()):
+            if self.toggle:
+                self.toggle_optimizer(optimizer)
+            loss = F.cross_entropy(self(batch[0]) * (1 + index), batch[1])
+            if index == self.index:
+                loss = sum((penalty(self, *batch) for penalty in self.by_hand), start=loss)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            if self.toggle:
+                self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.net[0].parameters(), lr=0.05), torch.optim.Adam(self.net[2].parameters(), lr=0.01)
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16-mixed"}, "fp16"], ids=str)
+@pytest.mark.parametrize("toggle", [False, True])
+@pytest.mark.parametrize("index", [0, 1])
+def test_manual_training_is_that_with_the_sum_by_hand(index: int, toggle: bool, options: Any) -> None:
+    def configuration() -> dict[str, Any]:
+        return {"plugins": [half_precision_scaled()]} if options == "fp16" else options
+
+    by_hand = fitted(Manual(*penalties(), index=index, toggle=toggle), **configuration())
+    callback = ComplexityPenalty(*penalties(), manual_backward_index=index)
+    module = Manual(toggle=toggle)
+    assert_same(fitted(module, callback, **configuration()), by_hand)
+    assert "manual_backward" not in module.__dict__
+    with pytest.raises(AssertionError):
+        assert_same(by_hand, fitted(Manual(toggle=toggle), **configuration()))
+
+
+def test_a_constraint_on_manual_optimization() -> None:
+    constraint = ComplexityConstraint(regularizers.PathNorm(), at_most=-3.0, every_n_steps=2, manual_backward_index=1)
+    fitted(Manual(), constraint)
+    assert constraint.lagrangians["log_path_norm"].multiplier > 0
+
+
+def test_a_loss_that_is_never_reached_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no training_step called manual_backward 3 times"):
+        fitted(Manual(), ComplexityPenalty(*penalties(), manual_backward_index=2))
+    with pytest.raises(ValueError, match="counts calls from 0, got -1"):
+        ComplexityPenalty(*penalties(), manual_backward_index=-1)
+
+
+# Steps that fetch their batches --------------------------------------------------------------------
+
+
+class Fetching(Module):
+    """A module whose step takes the iterator."""
+
+    def training_step(self, dataloader_iter: Any) -> Tensor:
+        batch, index, _ = next(dataloader_iter)
+        return super().training_step(batch, index)
+
+
+@pytest.mark.filterwarnings("ignore:Found `dataloader_iter`")
+@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter`")
+def test_a_step_that_fetches_its_batches() -> None:
+    norm = regularizers.ParameterNorm(0.1)
+    by_hand = fitted(Fetching(built(), sgd, norm))
+    assert_same(fitted(Fetching(built(), sgd), ComplexityPenalty(norm)), by_hand)
+    assert_same(by_hand, fitted(Module(built(), sgd, norm)))
+    with pytest.raises(ValueError, match="jacobian_norm needs the batch, but training_step takes dataloader_iter"):
+        fitted(Fetching(built(), sgd), ComplexityPenalty(norm, regularizers.JacobianNorm(0.1)))
+
+
+# Once a step ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 5])  # of the three batches of an epoch
+def test_once_a_step_gives_the_same_gradient(accumulate: int) -> None:
+    class Counting(regularizers.ParameterNorm):
+        calls = 0
+
+        def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+            self.calls += 1
+            return super().forward(*args, **kwargs)
+
+    def trained(once: bool) -> tuple[dict[str, Tensor], int, int, dict[str, Tensor]]:
+        norm, jacobian = Counting(0.3), regularizers.JacobianNorm(0.1)
+        callback = ComplexityPenalty(norm, jacobian, once_per_step=once)
+        fit = trainer(callbacks=[callback], max_epochs=2, accumulate_grad_batches=accumulate, log_every_n_steps=1)
+        module = Module(built(), sgd)
+        fit.fit(module, data())
+        return module.net.state_dict(), norm.calls, fit.global_step, fit.callback_metrics
+
+    every, calls, steps, logged_every = trained(False)
+    once, fewer_calls, _, logged_once = trained(True)
+    assert (calls, fewer_calls) == (6, steps)
+    for name, tensor in every.items():
+        torch.testing.assert_close(once[name], tensor)
+    for key in ("penalty/parameter_norm", "loss/total"):
+        torch.testing.assert_close(logged_once[key], logged_every[key])
+
+
+# Lightning's own callbacks -------------------------------------------------------------------------
+
+
 def test_the_learning_rate_finder_sees_the_penalty(tmp_path: Path) -> None:
     def losses(*callbacks: Any) -> list[float]:
-        torch.manual_seed(3)
-        module = Module(plain(), lambda net: torch.optim.SGD(net.parameters(), lr=module.lr))
+        module = Module(built(), lambda net: torch.optim.SGD(net.parameters(), lr=module.lr))
         module.lr = 0.1
         finder = LearningRateFinder(num_training_steps=8, update_attr=False)
         fitted(module, *callbacks, finder, default_root_dir=tmp_path)
@@ -132,13 +247,38 @@ def test_the_learning_rate_finder_sees_the_penalty(tmp_path: Path) -> None:
     assert losses(ComplexityPenalty(regularizers.ParameterNorm(1.0)))[0] > losses()[0] + 0.1
 
 
+def test_the_batch_size_finder_sees_the_penalty(tmp_path: Path) -> None:
+    def trained(by_hand: tuple[Regularizer, ...], *callbacks: Any) -> dict[str, Tensor]:
+        module = Module(built(), sgd, *by_hand)
+        module.batch_size = 2
+        module.train_dataloader = lambda: data(module.batch_size)
+        finder = BatchSizeFinder(max_trials=2, steps_per_trial=1, batch_arg_name="batch_size")
+        trainer(callbacks=[*callbacks, finder], default_root_dir=tmp_path).fit(module)
+        assert module.batch_size == 4
+        return module.net.state_dict()
+
+    with_callback = trained((), ComplexityPenalty(*penalties()))
+    assert_same(with_callback, trained(penalties()))
+    with pytest.raises(AssertionError):
+        assert_same(with_callback, trained(()))
+
+
+@pytest.mark.parametrize("averaging_first", [False, True])
+def test_averaging_of_weights(averaging_first: bool) -> None:
+    def averaging() -> EMAWeightAveraging:
+        return EMAWeightAveraging(decay=0.8)
+
+    callbacks = [ComplexityPenalty(*penalties()), averaging()]
+    with_callback = fitted(Module(built(), sgd), *(callbacks[::-1] if averaging_first else callbacks))
+    assert_same(with_callback, fitted(Module(built(), sgd, *penalties()), averaging()))
+
+
 def test_a_copy_of_the_module_is_independent() -> None:
     class Copying(pl.Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
             self.copy = copy.deepcopy(pl_module)
 
-    torch.manual_seed(3)
     copying = Copying()
-    module = Module(plain(), sgd)
+    module = Module(built(), sgd)
     fitted(module, ComplexityPenalty(*penalties()), copying)
     assert_same(copying.copy.net.state_dict(), module.net.state_dict())

@@ -17,6 +17,8 @@ __all__ = [
     "Callback",
     "LightningModule",
     "Trainer",
+    "accumulated_batches",
+    "accumulating",
     "completed_batches",
     "move_batch",
     "pytorch_lightning",
@@ -42,6 +44,16 @@ LightningModule = Any
 def completed_batches(trainer: Trainer) -> int:
     """Batches after which the optimizers have stepped: the x axis that Lightning logs losses against."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def accumulating(trainer: Trainer) -> bool:
+    """Whether no optimizer step follows the batch that is being trained on."""
+    return bool(trainer.fit_loop.epoch_loop._should_accumulate())
+
+
+def accumulated_batches(trainer: Trainer) -> int:
+    """Batches whose gradients the next optimizer step takes, up to the one that is being trained on."""
+    return int((trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1) % trainer.accumulate_grad_batches + 1)
 
 
 @contextmanager

@@ -1,30 +1,32 @@
-"""Hold complexity under a limit: learn the strength of a penalty."""
+"""Hold complexity under limits: learn the strength of penalties."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lightning_complexity.callbacks.base import LightningModule, Trainer, completed_batches
+from lightning_complexity.callbacks.lagrangian import AugmentedLagrangian
 from lightning_complexity.callbacks.loggers import log_scalars
-from lightning_complexity.callbacks.loss import LossCallback
+from lightning_complexity.callbacks.loss import LossCallback, needs_batch
 from lightning_complexity.callbacks.probe import Probe, ProbeSource, check_probe, copied, training_probe
+from lightning_complexity.callbacks.summing import Term
 from lightning_complexity.network import LossFunction, Snapshot
 from lightning_complexity.regularizers import Regularizer
 
-_GROWTH, _ENOUGH = 1.5, 0.8  # of the curvature, unless the violation has fallen to this share
-_NEGLIGIBLE = 0.01  # violation
-_STIFFEST = 10.0
+Limits = float | Sequence[float]
 
 
 class ComplexityConstraint(LossCallback):
-    r"""Hold a measure under a limit by an augmented Lagrangian; this changes training.
+    r"""Hold measures under limits by an augmented Lagrangian; this changes training.
 
-    .. math:: \text{loss} + \frac{1}{2 \rho} \Big( \max(0, \lambda + \rho\, g)^2 - \lambda^2 \Big), \quad
+    For each measure this is added to the loss:
+
+    .. math:: \frac{1}{2 \rho} \Big( \max(0, \lambda + \rho\, g)^2 - \lambda^2 \Big), \quad
               g = (\text{measure} - \text{limit}) / s
 
     with :math:`s` the limit's size, or 1 for a logarithm. Every ``every_n_steps`` optimizer steps the metric of the
@@ -33,61 +35,64 @@ class ComplexityConstraint(LossCallback):
     and :math:`\rho` grows from 1 to 10 at most while the violation does not fall. At a limit that cannot be met the
     multiplier stops at ``max_multiplier``, with one warning, and training goes on.
 
-    Needs automatic optimization. Logs ``constraint/<name>/value``, ``/violation`` (``g`` where positive) and
-    ``/multiplier`` whenever it judges, and ``loss/task``, ``penalty/<name>`` and ``loss/total`` as
-    :class:`lightning_complexity.ComplexityPenalty`. Multiplier, limit and probe are in checkpoints.
+    Logs ``constraint/<name>/value``, ``/violation`` (``g`` where positive) and ``/multiplier`` whenever it judges, and
+    ``loss/task``, ``penalty/<name>`` and ``loss/total`` as :class:`lightning_complexity.ComplexityPenalty`.
+    Multipliers, limits and probe are in checkpoints.
 
     Args:
-        regularizer: What is limited; its strength does not matter.
-        at_most: The limit, in the measure's units.
-        at_most_relative_to_init: Instead, the limit as a multiple of the measure at initialization; of a logarithm,
-            of what the logarithm is taken of.
+        regularizers: What is limited, one or more measures; their strengths do not matter.
+        at_most: The limit in the measure's units, or one for each measure.
+        at_most_relative_to_init: Instead, the limit as a multiple of the measure at initialization, or one for each;
+            of a logarithm, of what the logarithm is taken of.
         every_n_steps: How often the network is judged.
         probe: What it is judged on, as for :class:`lightning_complexity.ComplexityMonitor`.
         loss: Mean loss from outputs and targets, for measures that need one.
-        max_multiplier: Where the multiplier stops.
+        max_multiplier: Where multipliers stop.
+        manual_backward_index: As for :class:`lightning_complexity.ComplexityPenalty`.
 
     Attributes:
-        limit: The limit, once it is known.
-        multiplier: :math:`\lambda`.
+        lagrangians: Limit and multiplier of each measure by name, once the limits are known.
 
     Raises:
-        ValueError: Unless exactly one limit is given; in ``setup``, with manual optimization.
+        TypeError: If an argument is no regularizer.
+        ValueError: Unless there is one limit for each measure; before training, as for
+            :class:`lightning_complexity.ComplexityPenalty`.
 
     Example:
         >>> from lightning_complexity import regularizers
         >>> constraint = ComplexityConstraint(regularizers.JacobianNorm(), at_most=0.2)
+        >>> both = ComplexityConstraint(regularizers.JacobianNorm(), regularizers.PathNorm(), at_most=[0.2, 3.0])
         >>> # Trainer(callbacks=[constraint]).fit(model)
     """
 
     def __init__(
         self,
-        regularizer: Regularizer,
-        *,
-        at_most: float | None = None,
-        at_most_relative_to_init: float | None = None,
+        *regularizers: Regularizer,
+        at_most: Limits | None = None,
+        at_most_relative_to_init: Limits | None = None,
         every_n_steps: int = 20,
         probe: ProbeSource = 256,
         loss: LossFunction | None = None,
         max_multiplier: float = 1e3,
+        manual_backward_index: int | None = None,
     ) -> None:
-        super().__init__((regularizer,), loss)
-        _check_limits(at_most, at_most_relative_to_init)
+        if not regularizers:
+            raise ValueError("ComplexityConstraint needs a regularizer, such as regularizers.JacobianNorm().")
+        super().__init__(regularizers, loss, manual_backward_index)
+        self._limits = _checked_limits(len(regularizers), at_most, at_most_relative_to_init)
+        self._relative = at_most is None
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps!r}.")
         if not 0 < max_multiplier < math.inf:
             raise ValueError(f"max_multiplier must be positive and finite, got {max_multiplier!r}.")
         check_probe(probe)
-        regularizer.strength = 1.0
-        self.limit, self.at_most_relative_to_init = at_most, at_most_relative_to_init
+        for regularizer in regularizers:
+            regularizer.strength = 1.0
         self.every_n_steps, self.probe, self.max_multiplier = every_n_steps, probe, max_multiplier
-        self.multiplier, self.curvature, self.violation = 0.0, 1.0, math.inf
+        self.lagrangians: dict[str, AugmentedLagrangian] = {}
         self._probe: Probe | None = None
-        self._probe_is_ready, self._warned, self._global_step = False, False, 0
-
-    @property
-    def _regularizer(self) -> Regularizer:
-        return self.regularizers[0]
+        self._probe_is_ready, self._steps, self._global_step = False, 0, 0
+        self._warned: set[str] = set()
 
     # Hooks ---------------------------------------------------------------------------------------
 
@@ -96,16 +101,18 @@ class ComplexityConstraint(LossCallback):
         self._global_step = trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Draw the probe, and know the limit, before the first step."""
-        if self._probe_is_ready:
-            return
-        if self._probe is None:
-            self._probe = training_probe(self.probe, trainer, pl_module, batch)
-        self._probe, self._probe_is_ready = copied(self._probe, pl_module.device), True
-        if self.limit is None:
-            initially = self._measured(trainer, pl_module)
-            ratio: float = self.at_most_relative_to_init  # type: ignore[assignment]
-            self.limit = initially + math.log(ratio) if self._regularizer.metric.is_logarithm else ratio * initially
+        """Draw the probe, and know the limits, before the first step."""
+        if not self._probe_is_ready:
+            if self._probe is None and any(map(needs_batch, self.regularizers)):
+                self._probe = training_probe(self.probe, trainer, pl_module, batch)
+            self._probe = None if self._probe is None else copied(self._probe, pl_module.device)
+            self._probe_is_ready = True
+        if not self.lagrangians:
+            limits = self._limits_from(self._measured(trainer, pl_module)) if self._relative else self._limits
+            self.lagrangians = {
+                r.name: AugmentedLagrangian(limit, not r.metric.is_logarithm, self.max_multiplier)
+                for r, limit in zip(self.regularizers, limits, strict=True)
+            }
 
     def on_train_batch_end(
         self,
@@ -120,85 +127,102 @@ class ComplexityConstraint(LossCallback):
         if trainer.global_step == self._global_step:  # gradients are still accumulating
             return
         self._global_step = trainer.global_step
-        if self._global_step % self.every_n_steps == 0:
-            value = self._measured(trainer, pl_module)
-            self._judge(value)
-            name = f"constraint/{self._regularizer.name}"
-            parts = {"value": value, "violation": max(self.violation, 0.0), "multiplier": self.multiplier}
-            log_scalars(trainer, {f"{name}/{k}": v for k, v in parts.items()}, completed_batches(trainer) + 1)
+        self._steps += 1
+        if self._steps % self.every_n_steps == 0:
+            logged: dict[str, float] = {}
+            for name, value in self._measured(trainer, pl_module).items():
+                self._judge(name, value)
+                logged |= self._report(name, value)
+            log_scalars(trainer, logged, completed_batches(trainer) + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a continued run needs: the controller, the limit, the probe, and the initial state."""
+        """What a continued run needs: the controllers with their limits, the probe, and the initial state."""
         return {
             **super().state_dict(),
-            "controller": (self.limit, self.multiplier, self.curvature, self.violation),
+            "lagrangians": {name: dict(vars(lagrangian)) for name, lagrangian in self.lagrangians.items()},
+            "steps": self._steps,
             "probe": None if self._probe is None else tuple(copied(self._probe, "cpu")),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         super().load_state_dict(state_dict)
-        self.limit, self.multiplier, self.curvature, self.violation = state_dict["controller"]
+        self.lagrangians = {name: AugmentedLagrangian(**kept) for name, kept in state_dict["lagrangians"].items()}
+        self._steps = state_dict["steps"]
         self._probe = None if state_dict["probe"] is None else Probe(*state_dict["probe"])
 
-    # The controller ------------------------------------------------------------------------------
+    # The controllers -----------------------------------------------------------------------------
 
-    def terms(self, pl_module: LightningModule, batch: Any) -> dict[str, Tensor]:
-        """The augmented Lagrangian's term for a batch; nothing without a limit yet, or a measure that is not finite."""
-        if self.limit is None:
-            return {}
-        value = self.penalty(self._regularizer, pl_module, batch)
-        excess = (value - self._known_limit) / self._scale
-        if not excess.isfinite():
-            self._warn(f"the measure is {float(value):g} on a batch, which is left without penalty")
-            return {f"penalty/{self._regularizer.name}": torch.zeros_like(value.detach())}
-        pushed = (self.multiplier + self.curvature * excess).clamp(min=0)
-        return {f"penalty/{self._regularizer.name}": (pushed.square() - self.multiplier**2) / (2 * self.curvature)}
+    def terms(self, pl_module: LightningModule, batch: Any) -> dict[str, Term]:
+        """The augmented Lagrangians' terms for a batch; none before the limits are known."""
+        return {
+            f"penalty/{r.name}": self._term(r, pl_module, batch)
+            for r in self.regularizers
+            if r.name in self.lagrangians
+        }
 
-    @property
-    def _scale(self) -> float:
-        limit = self._known_limit
-        return 1.0 if self._regularizer.metric.is_logarithm or limit == 0 else abs(limit)
+    def _term(self, regularizer: Regularizer, pl_module: LightningModule, batch: Any) -> Term:
+        value = self.penalty(regularizer, pl_module, batch)
+        if value.isfinite():
+            return Term(self.lagrangians[regularizer.name].term(value))
+        self._warn(regularizer.name, f"the measure is {float(value):g} on a batch, which is left without penalty")
+        return Term(torch.zeros_like(value.detach()))
 
-    @property
-    def _known_limit(self) -> float:
-        limit: float = self.limit  # type: ignore[assignment]
-        return limit
-
-    def _judge(self, value: float) -> None:
-        violation = (value - self._known_limit) / self._scale
-        if not math.isfinite(violation):
-            self._warn(f"the measure is {value:g} on the probe, and the multiplier stays as it is")
+    def _judge(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            self._warn(name, f"the measure is {value:g} on the probe, and the multiplier stays as it is")
             return
-        if violation > max(_ENOUGH * self.violation, _NEGLIGIBLE):
-            self.curvature = min(_GROWTH * self.curvature, _STIFFEST)
-        self.violation = violation
-        self.multiplier = min(max(0.0, self.multiplier + self.curvature * violation), self.max_multiplier)
-        if self.multiplier == self.max_multiplier and violation > 0:
+        lagrangian = self.lagrangians[name]
+        lagrangian.judge(value)
+        if lagrangian.is_saturated:
             self._warn(
-                f"the limit {self.limit:g} is not met at the largest multiplier, {self.max_multiplier:g}; it may be "
-                "out of reach. Raise the limit or max_multiplier"
+                name,
+                f"the limit {lagrangian.limit:g} is not met at the largest multiplier, {self.max_multiplier:g}; it "
+                "may be out of reach. Raise the limit or max_multiplier",
             )
 
-    def _warn(self, what: str) -> None:
-        if not self._warned:
-            warnings.warn(f"ComplexityConstraint of {self._regularizer.name}: {what}. Training goes on.", stacklevel=3)
-            self._warned = True
+    def _report(self, name: str, value: float) -> dict[str, float]:
+        lagrangian = self.lagrangians[name]
+        parts = {"value": value, "violation": max(lagrangian.violation, 0.0), "multiplier": lagrangian.multiplier}
+        return {f"constraint/{name}/{part}": number for part, number in parts.items()}
 
-    def _measured(self, trainer: Trainer, pl_module: LightningModule) -> float:
+    def _warn(self, name: str, what: str) -> None:
+        if name not in self._warned:
+            warnings.warn(f"ComplexityConstraint of {name}: {what}. Training goes on.", stacklevel=3)
+            self._warned.add(name)
+
+    def _limits_from(self, initially: dict[str, float]) -> list[float]:
+        return [
+            value + math.log(ratio) if r.metric.is_logarithm else ratio * value
+            for r, ratio, value in zip(self.regularizers, self._limits, initially.values(), strict=True)
+        ]
+
+    def _measured(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        """Every measure on the probe, by name."""
         inputs, targets = self._probe or (None, None)
-        metric = self._regularizer.metric
-        metric.reset()
-        metric.update(Snapshot(pl_module, inputs, targets, loss=self.loss, initial=self._regularizer.initial))
+        values, snapshots = {}, {}
+        for r in self.regularizers:
+            key = id(r.initial), r.layers
+            if key not in snapshots:
+                options: Any = {"loss": self.loss, "initial": r.initial, "layers": r.layers}
+                snapshots[key] = Snapshot(pl_module, inputs, targets, **options)
+            r.metric.reset()
+            r.metric.update(snapshots[key])
+            values[r.name] = float(torch.as_tensor(r.metric.compute()))
         # Running statistics differ between ranks, which must all decide alike.
-        value: float = trainer.strategy.broadcast(float(torch.as_tensor(metric.compute())))
-        return value
+        known: dict[str, float] = trainer.strategy.broadcast(values)
+        return known
 
 
-def _check_limits(at_most: float | None, relative: float | None) -> None:
+def _checked_limits(count: int, at_most: Limits | None, relative: Limits | None) -> list[float]:
     if (at_most is None) == (relative is None):
-        raise ValueError("ComplexityConstraint needs one limit: at_most=... or at_most_relative_to_init=....")
-    if at_most is not None and not math.isfinite(at_most):
+        raise ValueError("ComplexityConstraint needs one kind of limit: at_most=... or at_most_relative_to_init=....")
+    given: Any = relative if at_most is None else at_most
+    limits = list(given) if isinstance(given, Sequence) else [given]
+    if len(limits) != count:
+        raise ValueError(f"ComplexityConstraint needs a limit for each of its {count} measures, got {len(limits)}.")
+    if at_most is not None and not all(map(math.isfinite, limits)):
         raise ValueError(f"at_most must be finite, got {at_most!r}.")
-    if relative is not None and not 0 < relative < math.inf:
+    if relative is not None and not all(0 < ratio < math.inf for ratio in limits):
         raise ValueError(f"at_most_relative_to_init must be positive and finite, got {relative!r}.")
+    return limits

@@ -1,22 +1,26 @@
-"""Add terms to the loss that ``training_step`` returns, whatever else Lightning does with it."""
+"""Add terms to the loss of a training step, whatever else Lightning does with it."""
 
 from __future__ import annotations
 
-import functools
-import itertools
+import inspect
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, completed_batches
+from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, accumulating, completed_batches
 from lightning_complexity.callbacks.loggers import log_scalars
+from lightning_complexity.callbacks.summing import Term, add_terms, remove_terms
 from lightning_complexity.network import LossFunction, initial_state, split_batch
 from lightning_complexity.regularizers import Regularizer
 
 _NEEDS_BATCH = {"inputs", "targets", "loss"}
+
+
+def needs_batch(regularizer: Regularizer) -> bool:
+    """Whether a penalty depends on the batch."""
+    return bool(_NEEDS_BATCH & regularizer.metric.needs)
 
 
 class LossCallback(Callback):
@@ -26,7 +30,12 @@ class LossCallback(Callback):
     is penalised is the ``LightningModule``, whose ``forward`` takes the inputs of a batch ``(inputs, targets)``.
     """
 
-    def __init__(self, regularizers: tuple[Regularizer, ...], loss: LossFunction | None) -> None:
+    def __init__(
+        self,
+        regularizers: tuple[Regularizer, ...],
+        loss: LossFunction | None,
+        manual_backward_index: int | None,
+    ) -> None:
         for regularizer in regularizers:
             if not isinstance(regularizer, Regularizer):
                 raise TypeError(
@@ -36,11 +45,14 @@ class LossCallback(Callback):
         names = [regularizer.name for regularizer in regularizers]
         if len(set(names)) < len(names):
             raise ValueError(f"two penalties would be logged under the same name: {', '.join(names)}.")
-        self.regularizers, self.loss = regularizers, loss
+        if manual_backward_index is not None and manual_backward_index < 0:
+            raise ValueError(f"manual_backward_index counts calls from 0, got {manual_backward_index!r}.")
+        self.regularizers, self.loss, self.manual_backward_index = regularizers, loss, manual_backward_index
         self._latest: dict[str, Tensor] = {}
+        self._was_added = False
 
     @abstractmethod
-    def terms(self, pl_module: LightningModule, batch: Any) -> dict[str, Tensor]:
+    def terms(self, pl_module: LightningModule, batch: Any) -> dict[str, Term]:
         """What is added to the loss of a batch, by log key."""
 
     @property
@@ -52,13 +64,23 @@ class LossCallback(Callback):
         """Refuse what cannot be penalised; wrap ``training_step``, before a learning rate finder uses it."""
         if stage != "fit":
             return
-        if not pl_module.automatic_optimization:
+        if not pl_module.automatic_optimization and self.manual_backward_index is None:
             raise ValueError(
-                f"{type(self).__name__} needs automatic optimization: with manual optimization the loss that "
-                "training_step returns is ignored. Add the regularizer to the loss yourself: "
+                f"{type(self).__name__} must know which loss it belongs to, as this module optimizes manually: say "
+                "manual_backward_index=0 for the first call of manual_backward in training_step, 1 for the second."
+            )
+        self._check_that_batches_are_given(pl_module)
+        add_terms(pl_module, self)
+
+    def _check_that_batches_are_given(self, pl_module: LightningModule) -> None:
+        if "dataloader_iter" not in inspect.signature(pl_module.training_step).parameters:
+            return
+        for regularizer in filter(needs_batch, self.regularizers):
+            raise ValueError(
+                f"{type(self).__name__}: {regularizer.name} needs the batch, but training_step takes dataloader_iter "
+                "and fetches batches itself. Let it take a batch, or add the regularizer to the loss yourself: "
                 "loss + penalty(self.net, x)."
             )
-        _wrap(pl_module, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the initial state where a penalty needs it."""
@@ -76,19 +98,34 @@ class LossCallback(Callback):
         batch_idx: int,
     ) -> None:
         """Log the parts of the loss."""
+        if accumulating(trainer):
+            return
         step = completed_batches(trainer) + 1
         if self._latest and trainer.log_every_n_steps and step % trainer.log_every_n_steps == 0:
             values = torch.stack([value.double() for value in self._latest.values()]).tolist()
             log_scalars(trainer, dict(zip(self._latest, values, strict=True)), step)
             self._latest = {}
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop where no loss was the one that was asked for.
+
+        Raises:
+            ValueError: If ``manual_backward`` was never called so often that the loss at the index was reached.
+        """
+        if not pl_module.automatic_optimization and not self._was_added and trainer.global_step:
+            raise ValueError(
+                f"{type(self).__name__} was never added to a loss: no training_step called manual_backward "
+                f"{self.manual_backward_index + 1} times, as manual_backward_index="  # type: ignore[operator]
+                f"{self.manual_backward_index} needs. The index counts the calls in one training_step from 0."
+            )
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the module its own ``training_step`` back."""
-        _unwrap(pl_module, self)
+        remove_terms(pl_module, self)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the module its own ``training_step`` back."""
-        _unwrap(pl_module, self)
+        remove_terms(pl_module, self)
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the state that distances are measured from."""
@@ -101,65 +138,12 @@ class LossCallback(Callback):
 
     def penalty(self, regularizer: Regularizer, pl_module: LightningModule, batch: Any) -> Tensor:
         """One regularizer's penalty of a batch."""
-        if not _NEEDS_BATCH & regularizer.metric.needs or regularizer.strength == 0:
+        if not needs_batch(regularizer) or regularizer.strength == 0:
             return regularizer(pl_module)
         inputs, targets = split_batch(batch)
         return regularizer(pl_module, inputs, targets, loss=self.loss)
 
     def note(self, parts: dict[str, Tensor]) -> None:
         """Keep the parts of the loss of this step until they are logged."""
+        self._was_added = True
         self._latest = {key: value.detach() for key, value in parts.items()}
-
-
-class _SummedStep:
-    """Stands in for a module's ``training_step`` and adds the terms of all callbacks.
-
-    One stand-in serves all callbacks, so that they can come and go in any order.
-    """
-
-    def __init__(self, pl_module: LightningModule) -> None:
-        self.callbacks: list[LossCallback] = []
-        self._module, self._step = pl_module, pl_module.training_step
-        self._replaced = pl_module.__dict__.get("training_step")
-        functools.update_wrapper(self, self._step)
-        # Lightning looks through one wrapper only to learn the arguments of the step.
-        self.__wrapped__ = getattr(self._step, "__wrapped__", self._step)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        result = self._step(*args, **kwargs)
-        if result is None:
-            return None
-        batch = args[0] if args else kwargs.get("batch")
-        if isinstance(result, Mapping):
-            return {**result, "loss": self._total(result["loss"], batch)}
-        return self._total(result, batch)
-
-    def _total(self, task: Tensor, batch: Any) -> Tensor:
-        terms = [callback.terms(self._module, batch) for callback in self.callbacks]
-        total = task
-        for term in itertools.chain(*(named.values() for named in terms)):
-            total = total + term
-        for callback, named in zip(self.callbacks, terms, strict=True):
-            callback.note({"loss/task": task, **named, "loss/total": total})
-        return total
-
-    def restore(self) -> None:
-        """Give the module back what it had."""
-        if self._replaced is None:
-            del self._module.__dict__["training_step"]
-        else:
-            self._module.training_step = self._replaced
-
-
-def _wrap(pl_module: LightningModule, callback: LossCallback) -> None:
-    if not isinstance(pl_module.training_step, _SummedStep):
-        pl_module.training_step = _SummedStep(pl_module)
-    pl_module.training_step.callbacks.append(callback)
-
-
-def _unwrap(pl_module: LightningModule, callback: LossCallback) -> None:
-    step = pl_module.training_step
-    if isinstance(step, _SummedStep) and callback in step.callbacks:
-        step.callbacks.remove(callback)
-        if not step.callbacks:
-            step.restore()

@@ -6,10 +6,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
-from lightning_complexity.callbacks.base import LightningModule
-from lightning_complexity.callbacks.loss import LossCallback
+from lightning_complexity.callbacks.base import (
+    LightningModule,
+    Trainer,
+    accumulated_batches,
+    accumulating,
+    completed_batches,
+)
+from lightning_complexity.callbacks.loss import LossCallback, needs_batch
+from lightning_complexity.callbacks.summing import Term
 from lightning_complexity.network import LossFunction
 from lightning_complexity.regularizers import Regularizer
 
@@ -19,21 +24,27 @@ class ComplexityPenalty(LossCallback):
 
     ``training_step`` is wrapped while ``fit`` runs, so that gradients are exactly those of the sum, whatever is done
     with the loss afterwards. The network that is penalised is the ``LightningModule``, whose ``forward`` takes the
-    inputs of a batch ``(inputs, targets)``. Needs automatic optimization. With all strengths 0 training is
-    bit-identical to training without the callback.
+    inputs of a batch ``(inputs, targets)``. With all strengths 0 training is bit-identical to training without the
+    callback. With manual optimization the loss is what ``manual_backward`` is called with.
 
     Logs ``loss/task``, ``penalty/<name>`` and ``loss/total`` to all loggers every ``trainer.log_every_n_steps`` and
     to ``trainer.callback_metrics`` at the same steps. What a user's ``training_step`` logs is without penalties.
 
     Args:
         regularizers: One or more; those of the same measure must differ in ``name``.
-        schedule: Factor of all strengths by the number of optimizer steps done, such as
-            ``callbacks.Warmup(1000)``; with the factor 0 nothing is computed.
+        schedule: Factor of all strengths by the number of optimizer steps done (batches after which optimizers
+            stepped), such as ``callbacks.Warmup(1000)``; with the factor 0 nothing is computed.
         loss: Mean loss from outputs and targets, for penalties that need one.
+        once_per_step: Whether penalties that need no batch are computed once for each optimizer step instead of once
+            for each batch whose gradients it accumulates. The gradient is the same, up to rounding.
+        manual_backward_index: With manual optimization, which call of ``manual_backward`` in a ``training_step`` the
+            penalties are added to, from 0.
 
     Raises:
         TypeError: If an argument is no regularizer.
-        ValueError: Without regularizers; in ``setup``, with manual optimization.
+        ValueError: Without regularizers; before training, with manual optimization and no index, or where a penalty
+            needs the batch and ``training_step`` takes ``dataloader_iter``; after an epoch of manual optimization
+            in which no ``training_step`` called ``manual_backward`` often enough.
 
     Example:
         >>> from lightning_complexity import regularizers
@@ -46,21 +57,34 @@ class ComplexityPenalty(LossCallback):
         *regularizers: Regularizer,
         schedule: Callable[[int], float] | None = None,
         loss: LossFunction | None = None,
+        once_per_step: bool = False,
+        manual_backward_index: int | None = None,
     ) -> None:
         if not regularizers:
             raise ValueError("ComplexityPenalty needs a regularizer, such as regularizers.PathNorm(1e-4).")
-        super().__init__(regularizers, loss)
+        super().__init__(regularizers, loss, manual_backward_index)
         if schedule is not None and not callable(schedule):
             raise TypeError(
                 f"schedule must be a function of the step, such as callbacks.Warmup(1000), got {schedule!r}."
             )
-        self.schedule = schedule
+        self.schedule, self.once_per_step = schedule, once_per_step
 
-    def terms(self, pl_module: LightningModule, batch: Any) -> dict[str, Tensor]:
+    def terms(self, pl_module: LightningModule, batch: Any) -> dict[str, Term]:
         """Each penalty by log key."""
-        factor = 1.0 if self.schedule is None else float(self.schedule(pl_module.trainer.global_step))
-        if not math.isfinite(factor):
-            raise ValueError(f"the schedule must give finite factors, got {factor!r}.")
+        factor = self._factor(pl_module.trainer)
         if factor == 0:
             return {}
-        return {f"penalty/{r.name}": factor * self.penalty(r, pl_module, batch) for r in self.regularizers}
+        times = {r: self._times(r, pl_module.trainer) for r in self.regularizers}
+        return {f"penalty/{r.name}": Term(factor * self.penalty(r, pl_module, batch), n) for r, n in times.items() if n}
+
+    def _factor(self, trainer: Trainer) -> float:
+        factor = 1.0 if self.schedule is None else float(self.schedule(completed_batches(trainer)))
+        if not math.isfinite(factor):
+            raise ValueError(f"the schedule must give finite factors, got {factor!r}.")
+        return factor
+
+    def _times(self, regularizer: Regularizer, trainer: Trainer) -> int:
+        """How many of the accumulated batches get their penalty with this one."""
+        if not self.once_per_step or needs_batch(regularizer):
+            return 1
+        return 0 if accumulating(trainer) else accumulated_batches(trainer)

@@ -1,0 +1,66 @@
+"""The augmented Lagrangian that holds one measure under a limit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+_GROWTH, _ENOUGH = 1.5, 0.8  # of the curvature, unless the violation has fallen to this share
+_NEGLIGIBLE = 0.01  # violation
+_STIFFEST = 10.0
+
+
+@dataclass
+class AugmentedLagrangian:
+    r"""A limit, and the multiplier that holds a measure under it.
+
+    .. math:: \frac{1}{2 \rho} \Big( \max(0, \lambda + \rho\, g)^2 - \lambda^2 \Big), \quad
+              g = (\text{measure} - \text{limit}) / s
+
+    Args:
+        limit: In the measure's units.
+        in_units_of_limit: Whether :math:`s` is the limit's size rather than 1; a limit of 0 has 1.
+        max_multiplier: Where the multiplier stops.
+
+    Attributes:
+        multiplier: :math:`\lambda`.
+        curvature: :math:`\rho`.
+        violation: :math:`g` when the measure was last judged; negative where there is slack.
+
+    Example:
+        >>> lagrangian = AugmentedLagrangian(limit=2.0)
+        >>> lagrangian.judge(3.0)  # half of the limit above it
+        >>> lagrangian.multiplier
+        0.5
+    """
+
+    limit: float
+    in_units_of_limit: bool = True
+    max_multiplier: float = math.inf
+    multiplier: float = 0.0
+    curvature: float = 1.0
+    violation: float = math.inf
+
+    def excess(self, value: Tensor | float) -> Tensor | float:
+        """:math:`g` of a value of the measure."""
+        return (value - self.limit) / (abs(self.limit) if self.in_units_of_limit and self.limit else 1.0)
+
+    def term(self, value: Tensor) -> Tensor:
+        """What is added to the loss for a value of the measure."""
+        pushed = (self.multiplier + self.curvature * self.excess(value)).clamp(min=0)  # type: ignore[union-attr]
+        return (pushed.square() - self.multiplier**2) / (2 * self.curvature)
+
+    def judge(self, value: float) -> None:
+        """Raise the multiplier where a value exceeds the limit, lower it where there is slack."""
+        violation = float(self.excess(value))
+        if violation > max(_ENOUGH * self.violation, _NEGLIGIBLE):
+            self.curvature = min(_GROWTH * self.curvature, _STIFFEST)
+        self.violation = violation
+        self.multiplier = min(max(0.0, self.multiplier + self.curvature * violation), self.max_multiplier)
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether the largest multiplier does not hold the measure under the limit."""
+        return self.multiplier == self.max_multiplier and self.violation > 0

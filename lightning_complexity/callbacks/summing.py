@@ -1,0 +1,102 @@
+"""Stand in for a module's ``training_step``, or its ``manual_backward``, and add terms to the loss."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from lightning_complexity.callbacks.base import LightningModule
+
+
+class Term(NamedTuple):
+    """Something that is added to a loss, ``times`` times."""
+
+    value: Tensor
+    times: int = 1
+
+
+class AddsTerms(Protocol):
+    """A callback that adds terms to losses."""
+
+    manual_backward_index: int | None
+
+    def terms(self, pl_module: LightningModule, batch: Any) -> dict[str, Term]:
+        """What is added to the loss of a batch, by log key."""
+
+    def note(self, parts: dict[str, Tensor]) -> None:
+        """Take the parts of the loss."""
+
+
+class SummedLoss:
+    """Stands in for the methods of a module that give or take its loss, and adds the terms of all callbacks.
+
+    One stand-in serves all callbacks, so that they can come and go in any order. With automatic optimization the loss
+    is what ``training_step`` returns; with manual optimization, what ``manual_backward`` is called with.
+    """
+
+    def __init__(self, pl_module: LightningModule) -> None:
+        self.callbacks: list[AddsTerms] = []
+        self._module, self._batch, self._num_backwards = pl_module, None, 0
+        self._step, self._backward = pl_module.training_step, pl_module.manual_backward
+        names = "training_step", "manual_backward"
+        self._own = {name: pl_module.__dict__[name] for name in names if name in pl_module.__dict__}
+        functools.update_wrapper(self, self._step)
+        # Lightning looks through one wrapper only to learn the arguments of the step.
+        self.__wrapped__ = getattr(self._step, "__wrapped__", self._step)
+        pl_module.training_step = self
+        pl_module.manual_backward = self.manual_backward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The training step."""
+        self._batch, self._num_backwards = args[0] if args else kwargs.get("batch"), 0
+        try:
+            result = self._step(*args, **kwargs)
+            if result is None or not self._module.automatic_optimization:
+                return result
+            if isinstance(result, Mapping):
+                return {**result, "loss": self._total(result["loss"], self.callbacks)}
+            return self._total(result, self.callbacks)
+        finally:
+            self._batch = None
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The backward pass of a training step that optimizes by itself."""
+        index, self._num_backwards = self._num_backwards, self._num_backwards + 1
+        callbacks = [c for c in self.callbacks if c.manual_backward_index == index]
+        self._backward(self._total(loss, callbacks), *args, **kwargs)
+
+    def _total(self, task: Tensor, callbacks: list[AddsTerms]) -> Tensor:
+        terms = [callback.terms(self._module, self._batch) for callback in callbacks]
+        total, logged = task, task.detach()
+        for term in (term for named in terms for term in named.values()):
+            total = total + (term.value if term.times == 1 else term.times * term.value)
+            logged = logged + term.value.detach()
+        for callback, named in zip(callbacks, terms, strict=True):
+            values = {key: term.value for key, term in named.items()}
+            callback.note({"loss/task": task, **values, "loss/total": logged})
+        return total
+
+    def remove(self) -> None:
+        """Give the module back what it had."""
+        for name in ("training_step", "manual_backward"):
+            del self._module.__dict__[name]
+        self._module.__dict__.update(self._own)
+
+
+def add_terms(pl_module: LightningModule, callback: AddsTerms) -> None:
+    """Let a callback add its terms."""
+    if not isinstance(pl_module.training_step, SummedLoss):
+        SummedLoss(pl_module)
+    pl_module.training_step.callbacks.append(callback)
+
+
+def remove_terms(pl_module: LightningModule, callback: AddsTerms) -> None:
+    """Let a callback, if it does, not add terms any longer."""
+    summed = pl_module.training_step
+    if isinstance(summed, SummedLoss) and callback in summed.callbacks:
+        summed.callbacks.remove(callback)
+        if not summed.callbacks:
+            summed.remove()
