@@ -10,18 +10,28 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_complexity import ComplexityConstraint, ComplexityMonitor, ComplexityPenalty
-from lightning_complexity.regularizers import JacobianNorm, ParameterNorm, PathNorm, Regularizer
+from lightning_complexity.regularizers import (
+    DistanceFromInitialization,
+    JacobianNorm,
+    LogSpectralProduct,
+    ParameterNorm,
+    PathNorm,
+    Regularizer,
+)
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "default": {},
     "find_unused": {"find_unused_parameters": True},
     "static_graph": {"static_graph": True},
+    "own buffers": {"broadcast_buffers": False},  # as when sharded
 }
+CLIPPED = {"gradient_clip_val": 0.1}
 
 
 class Module(pl.LightningModule):
@@ -30,9 +40,11 @@ class Module(pl.LightningModule):
     def __init__(self, spare: bool, penalties: tuple[Regularizer, ...] = ()) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
+        self.net = nn.Sequential(
+            nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3)
+        ).double()
         if spare:
-            self.spare = nn.Parameter(torch.ones(3))
+            self.spare = nn.Parameter(torch.ones(3).double())
         self.penalties = penalties
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,27 +59,89 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class Manual(Module):
+    """The same, which optimizes by itself."""
+
+    def __init__(self, penalties: tuple[Regularizer, ...] = ()) -> None:
+        super().__init__(True, penalties)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:  # type: ignore[override]
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer.step()
+
+
+class Sharded(Module):
+    """The same, with its parameters spread over processes: layers together, kept gathered, and in the root."""
+
+    def configure_model(self) -> None:
+        mesh = self.device_mesh["data_parallel"]
+        fully_shard([self.net[0], self.net[1]], mesh=mesh)
+        fully_shard(self.net[4], mesh=mesh, reshard_after_forward=False)
+        fully_shard(self, mesh=mesh)
+
+
+class Halved(Sharded):
+    """The same, gathered in half precision, which writes down its norm before and after a forward pass."""
+
+    norms: tuple[Tensor, Tensor]
+
+    def configure_model(self) -> None:
+        self.net[1] = nn.Identity()  # running statistics would be of another precision
+        fully_shard(self, mesh=self.device_mesh["data_parallel"], mp_policy=MixedPrecisionPolicy(torch.bfloat16))
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        before = ParameterNorm(1.0)(self)
+        loss = super().training_step(batch, batch_idx).float()
+        after = ParameterNorm(1.0)(self)
+        self.norms = before.detach(), after.detach()
+        return loss + 0.01 * (before + after)
+
+
+class FromOutputs(Sharded):
+    """The same, with a penalty from the outputs of its own forward pass."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        x = batch[0].requires_grad_()
+        return JacobianNorm(0.1)(self, x, outputs=self(x))
+
+
 def penalties() -> tuple[Regularizer, ...]:
     return ParameterNorm(0.05), PathNorm(0.02), JacobianNorm(0.05, num_projections=1)
 
 
-def fitted(module: Module, strategy: str, *callbacks: Any) -> dict[str, Tensor]:
-    data = torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
+def more_penalties() -> tuple[Regularizer, ...]:
+    return *penalties(), LogSpectralProduct(0.02), DistanceFromInitialization(0.1)
+
+
+def strategy_named(name: str) -> Strategy:
+    if name == "fsdp2":
+        return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo")
+    return DDPStrategy(process_group_backend="gloo", **STRATEGIES[name])
+
+
+def fitted(module: Module, strategy: str, *callbacks: Any, **options: Any) -> dict[str, Tensor]:
+    data = torch.randn(32, 4, generator=torch.Generator().manual_seed(1)).double()
     loader = DataLoader(TensorDataset(data, torch.arange(32) % 3), batch_size=4)
     torch.manual_seed(2)
     trainer = pl.Trainer(
         max_epochs=2,
         accelerator="cpu",
         devices=2,
-        strategy=DDPStrategy(process_group_backend="gloo", **STRATEGIES[strategy]),
+        strategy=strategy_named(strategy),
         callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **options,
     )
     trainer.fit(module, loader)
-    return {name: t.detach().clone() for name, t in module.state_dict().items()}
+    return {
+        name: getattr(t, "full_tensor", lambda t=t: t)().detach().clone() for name, t in module.state_dict().items()
+    }
 
 
 def main() -> None:
@@ -83,9 +157,33 @@ def main() -> None:
     results["strength 0"] = fitted(Module(False), "default", ComplexityPenalty(JacobianNorm(0.0), PathNorm(0.0)))
     results["without"] = fitted(Module(False), "default")
     constraint, monitor = ComplexityConstraint(PathNorm(), at_most=-2.0, every_n_steps=2), ComplexityMonitor()
-    results["constraint"] = fitted(Module(False), "default", constraint, monitor)
+    results["constraint"] = fitted(Module(False), "own buffers", constraint, monitor)
     results["controller"] = {"multiplier": torch.tensor(constraint.lagrangians["log_path_norm"].multiplier)}
     results["monitor"] = {k: torch.tensor(v) for k, v in monitor.history[-1].values.items() if "overhead" not in k}
+    options: dict[str, Any]
+    for name, options in {"": {}, " accumulating": {"accumulate_grad_batches": 2}, " clipped": CLIPPED}.items():
+        results[f"sharded{name}"] = fitted(Sharded(True), "fsdp2", ComplexityPenalty(*more_penalties()), **options)
+        results[f"replicated{name}"] = fitted(
+            Module(True), "own buffers", ComplexityPenalty(*more_penalties()), **options
+        )
+    results["sharded strength 0"] = fitted(Sharded(True), "fsdp2", ComplexityPenalty(JacobianNorm(0.0), PathNorm(0.0)))
+    results["sharded without"] = fitted(Sharded(True), "fsdp2")
+    monitor = ComplexityMonitor()
+    constraint = ComplexityConstraint(PathNorm(), at_most=-2.0, every_n_steps=2)
+    results["sharded constraint"] = fitted(Sharded(False), "fsdp2", constraint, monitor)
+    results["sharded monitor"] = {
+        k: torch.tensor(v) for k, v in monitor.history[-1].values.items() if "overhead" not in k
+    }
+    halved = Halved(True)
+    fitted(halved, "fsdp2")
+    results["halved"] = dict(zip(("before", "after"), halved.norms, strict=True))
+    try:
+        fitted(FromOutputs(False), "fsdp2")
+    except ValueError as error:
+        results["refused"] = {str(error): torch.ones(1)}
+    manual = ComplexityPenalty(*penalties(), manual_backward_index=0)
+    results["callback manual"] = fitted(Manual(), "find_unused", manual)
+    results["by hand manual"] = fitted(Manual(penalties()), "find_unused")
     rank = torch.distributed.get_rank()
     torch.save(results, output / f"{rank}.pt")
 

@@ -33,16 +33,16 @@ def test_replicas_stay_equal(ranks: list[Results]) -> None:
     first, second = ranks
     statistics = ("running_mean", "running_var")  # each rank's own, without synchronized BatchNorm
     for run in first:
-        if run != "monitor":
+        if "monitor" not in run:
             for name, tensor in first[run].items():
                 assert name.endswith(statistics) or torch.equal(tensor, second[run][name]), (run, name)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "manual"])
 def test_training_is_that_with_the_sum_by_hand(ranks: list[Results], strategy: str) -> None:
     for results in ranks:
         assert_same(results[f"callback {strategy}"], results[f"by hand {strategy}"])
-        assert not torch.equal(results[f"callback {strategy}"]["spare"], torch.ones(3))
+        assert not torch.equal(results[f"callback {strategy}"]["spare"], torch.ones(3).double())
 
 
 def test_strength_0_is_bit_identical_to_no_callback(ranks: list[Results]) -> None:
@@ -53,3 +53,33 @@ def test_strength_0_is_bit_identical_to_no_callback(ranks: list[Results]) -> Non
 def test_the_controller_decides_alike_on_all_ranks(ranks: list[Results]) -> None:
     multipliers = [results["controller"]["multiplier"] for results in ranks]
     assert multipliers[0] == multipliers[1] > 0
+
+
+@pytest.mark.parametrize("options", ["", " accumulating", " clipped"])
+def test_sharded_training_is_that_of_replicas(ranks: list[Results], options: str) -> None:
+    for results in ranks:
+        for name, tensor in results[f"replicated{options}"].items():
+            torch.testing.assert_close(results[f"sharded{options}"][name], tensor)
+
+
+def test_strength_0_is_bit_identical_to_no_callback_when_sharded(ranks: list[Results]) -> None:
+    for results in ranks:
+        assert_same(results["sharded strength 0"], results["sharded without"])
+
+
+def test_a_sharded_network_measures_as_a_replicated_one(ranks: list[Results]) -> None:
+    first = ranks[0]
+    assert first["sharded monitor"].keys() == first["monitor"].keys()
+    for key, value in first["monitor"].items():
+        torch.testing.assert_close(first["sharded monitor"][key], value)
+
+
+def test_a_sharded_network_is_penalised_in_its_own_precision(ranks: list[Results]) -> None:
+    for results in ranks:
+        assert torch.equal(results["halved"]["after"], results["halved"]["before"])
+
+
+def test_outputs_of_a_sharded_network_are_refused(ranks: list[Results]) -> None:
+    for results in ranks:
+        (message,) = results["refused"]
+        assert "outputs= cannot be used" in message

@@ -18,6 +18,7 @@ from lightning_complexity.network.batches import chunks, map_tensors, num_sample
 from lightning_complexity.network.errors import MissingInputError
 from lightning_complexity.network.observe import observe
 from lightning_complexity.network.selection import LayerChoice, owners
+from lightning_complexity.network.sharding import sharding_suspended, whole_parameters
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 Result = TypeVar("Result")
@@ -64,7 +65,7 @@ def initial_state(model: nn.Module) -> dict[str, Tensor]:
         Parameters, and buffers of floating-point numbers, by name; tied parameters once.
     """
     buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point()}
-    tensors = {**dict(model.named_parameters()), **buffers}
+    tensors = {**whole_parameters(model), **buffers}
     return {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
 
 
@@ -156,7 +157,7 @@ class RunningNetwork:
     @cached_property
     def parameters(self) -> dict[str, Tensor]:
         """The parameters by name, tied ones once: the real ones, or detached leaves of the same numbers."""
-        named = {n: self._at_start(n, p) for n, p in self.model.named_parameters()}
+        named = {n: self._at_start(n, p) for n, p in whole_parameters(self.model).items()}
         if self.live:
             return {n: at_least_single(p) for n, p in named.items()}
         with torch.inference_mode(False):
@@ -192,7 +193,7 @@ class RunningNetwork:
             What the function returns.
         """
         records = self.live or differentiable
-        with observe(self.model), torch.set_grad_enabled(records):
+        with observe(self.model), sharding_suspended(self.model), torch.set_grad_enabled(records):
             named_buffers = self.model.named_buffers()
             buffers = {n: at_least_single(self._at_start(n, b).detach().clone()) for n, b in named_buffers}
             tensors = {**(self.parameters if records else self._constants), **buffers}

@@ -14,6 +14,7 @@ from typing_extensions import Self
 from lightning_complexity.metrics.base import ComplexityMetric, LayerMetric
 from lightning_complexity.network import LayerChoice, LossFunction, Snapshot, initial_state
 from lightning_complexity.network.selection import owners
+from lightning_complexity.network.sharding import is_sharded
 
 
 class Regularizer(nn.Module):
@@ -121,9 +122,15 @@ class Regularizer(nn.Module):
 
         Raises:
             MissingInputError: If something that the metric needs is missing.
+            ValueError: If ``outputs`` are given of a network that ``fully_shard`` has sharded.
         """
         if self.strength == 0 or self._nothing_chosen(model):
-            return next((p.new_zeros(()) for p in model.parameters()), torch.zeros(()))
+            return torch.zeros((), dtype=_dtype(model), device=_device(model))
+        if outputs is not None and is_sharded(model):
+            raise ValueError(
+                "outputs= cannot be used with a network that fully_shard has sharded: it frees the parameters that "
+                "outputs were computed from. Leave it out."
+            )
         if "initial" in self.metric.needs and self.initial is None:
             self.initial = initial_state(model)
         snapshot = Snapshot(
@@ -139,7 +146,7 @@ class Regularizer(nn.Module):
             layers=self.layers,
         )
         self.metric.check(snapshot)
-        with torch.inference_mode(False), torch.autocast(_device_type(model), enabled=False):
+        with torch.inference_mode(False), torch.autocast(_device(model).type, enabled=False):
             value = self.strength * self.metric.measure(snapshot)
         self._calls += 1
         value = value.to(_dtype(model))
@@ -156,5 +163,5 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return torch.float64 if double else torch.float32
 
 
-def _device_type(model: nn.Module) -> str:
-    return next((p.device.type for p in model.parameters()), "cpu")
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
