@@ -92,6 +92,16 @@ def test_unknown_norms_are_named(norm: Any) -> None:
         LogNormProduct(norm)
 
 
+def test_the_gradient_of_the_euclidean_norm() -> None:
+    w = torch.tensor([[3.0, 0.0], [-4.0, 12.0]], requires_grad=True)
+    torch.testing.assert_close(torch.autograd.grad(lp_norm(w), w)[0], w.detach() / 13)
+    assert torch.autograd.gradgradcheck(lp_norm, w)
+    zero = torch.zeros(3, requires_grad=True)
+    assert torch.equal(torch.autograd.grad(lp_norm(zero), zero)[0], torch.zeros(3))
+    rows = torch.func.vmap(torch.func.grad(lp_norm))(w.detach())
+    torch.testing.assert_close(rows, w.detach() / torch.tensor([[3.0], [160**0.5]]))
+
+
 def test_empty_tensor_has_norm_zero() -> None:
     assert lp_norm(torch.zeros(0), math.inf) == 0
 

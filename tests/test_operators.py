@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_complexity import regularizers
+from lightning_complexity.functional import follow_spectral_norm
 from lightning_complexity.functional.eigen import top_eigenvectors
 from lightning_complexity.metrics import LogNormProduct, LogSpectralProduct
 from lightning_complexity.network import Snapshot, read_weights
@@ -201,6 +203,18 @@ def test_another_singular_value_may_overtake() -> None:
             layer.weight.copy_(torch.diag(torch.cat([rest, last.reshape(1)])))
         (norm,) = Snapshot(layer, live=True, vectors=vectors).layer_norms().values()
         assert norm.item() == pytest.approx(max(last.item(), 1), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [5, 60])
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_weights_that_are_not_finite_and_those_after_them(size: int, broken: float) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(size, size)
+    _, vectors = follow_spectral_norm(matrix)
+    for kept in (vectors, None):
+        norm, after = follow_spectral_norm(matrix.clone().fill_diagonal_(broken), kept)
+        assert not norm.isfinite()
+        assert follow_spectral_norm(matrix, after)[0].item() == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-6)
 
 
 def test_a_start_that_is_far_off_is_not_used() -> None:

@@ -17,21 +17,19 @@ __all__ = ["top_eigenvectors"]
 _DENSE_UP_TO = 32
 _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
 _RESIDUAL, _TOO_FAR = 3e-3, 0.1  # of the first vector, relative to its eigenvalue
-_STEPS = 30
-_LEAST_STEPS = 4
+_POWERS, _RESTARTS = 2, 8
 
 
 def top_eigenvectors(product: Product, like: Tensor, count: int = 1, *, start: Tensor | None = None) -> Tensor:
     r"""Orthonormal eigenvectors of the largest eigenvalues, the largest first.
 
-    Without a start they come from ARPACK's Lanczos iteration, small matrices from a dense solver. With one, from
-    block power iteration: a step multiplies all vectors and turns them to the eigenvectors of the
-    matrix within their span, at least 4 times and until the residual :math:`\|A v - \lambda v\|` of the first is below
-    0.3 % of :math:`\lambda` before the last multiplication. Half of the vectors are first turned out of the span, so
-    that an eigenvalue growing in a subspace that the others do not reach is found before it becomes the largest. A
-    start with a residual above 10 %, or one that takes more than 30 steps, is not used. A small residual shows that
-    the vector belongs to an eigenvalue, not that this is the largest: where several change places at once, the
-    largest can be missed by a little for a call.
+    Without a start they come from ARPACK's Lanczos iteration, those of small matrices from a dense solver. With
+    one, they are the best within the block Krylov space :math:`[V, A V, A^2 V]`, again from there until the
+    residual :math:`\|A v - \lambda v\|` of the first is at most 0.3 % of :math:`\lambda`. Half of the vectors
+    are first turned out of the span, so that an eigenvalue growing in a subspace that the others do not reach is found
+    before it becomes the largest. A start with a residual above 10 %, or one that is not good enough after 8 times,
+    is not used. A small residual shows that the vector belongs to an eigenvalue, not that this is the largest: where
+    several change places at once, the largest can be missed by a little for a call.
 
     Args:
         product: Multiplies the columns of a tensor of shape ``(size, columns)`` with a symmetric positive
@@ -41,7 +39,8 @@ def top_eigenvectors(product: Product, like: Tensor, count: int = 1, *, start: T
         start: What an earlier call returned for nearly the same matrix.
 
     Returns:
-        Shape ``(size, count)``. Equal matrices and starts give equal vectors.
+        Shape ``(size, count)``. Equal matrices and starts give equal vectors; those of a matrix that is not finite
+        are finite and mean nothing.
 
     Example:
         >>> scale = torch.tensor([[1.0], [4.0]])
@@ -49,29 +48,41 @@ def top_eigenvectors(product: Product, like: Tensor, count: int = 1, *, start: T
         tensor([[0.],
                 [1.]])
     """
+    if len(like) <= max(_DENSE_UP_TO, 3 * count):
+        return _dense(product, like, count)
     if start is not None and start.shape == (len(like), count):
-        followed = _power_iteration(product, start.to(like))
+        followed = _follow(product, start.to(like))
         if followed is not None:
             return followed
     return _lanczos(product, like, count)
 
 
-def _power_iteration(product: Product, basis: Tensor) -> Tensor | None:
+def _follow(product: Product, basis: Tensor) -> Tensor | None:
+    count = basis.shape[1]
     basis = _scouting(basis)
-    for step in range(_STEPS):
-        image = product(basis)
-        within = basis.mT @ image
-        if not within.isfinite().all():
-            return None
-        values, rotation = torch.linalg.eigh(within)
-        image, top = image @ rotation, basis @ rotation[:, -1]
-        residual = torch.linalg.vector_norm(image[:, -1] - values[-1] * top)
-        basis = torch.linalg.qr(image.flip(1)).Q
-        if step + 1 >= _LEAST_STEPS and residual <= _RESIDUAL * values[-1]:
+    for restart in range(_RESTARTS):
+        space = [basis]
+        for _ in range(_POWERS):
+            image = product(space[-1])
+            if not image.isfinite().all():
+                return None
+            if restart == 0 and len(space) == 1 and _ritz(basis, image, 1)[1] > _TOO_FAR:
+                return None
+            space.append(torch.linalg.qr(image).Q)
+        krylov = torch.linalg.qr(torch.cat(space, dim=1)).Q
+        basis, residual = _ritz(krylov, product(krylov), count)
+        if residual <= _RESIDUAL:
             return basis
-        if step == 0 and residual > _TOO_FAR * values[-1]:
-            return None
     return None
+
+
+def _ritz(space: Tensor, image: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The best eigenvectors within the span of orthonormal columns, and the first one's relative residual."""
+    values, rotation = torch.linalg.eigh(space.mT @ image)
+    rotation = rotation[:, -count:].flip(1)
+    vectors = space @ rotation
+    residual = torch.linalg.vector_norm(image @ rotation[:, 0] - values[-1] * vectors[:, 0])
+    return vectors, residual / values[-1].abs()
 
 
 def _scouting(basis: Tensor) -> Tensor:
@@ -83,11 +94,9 @@ def _scouting(basis: Tensor) -> Tensor:
 
 def _lanczos(product: Product, like: Tensor, count: int) -> Tensor:
     size, dtype = len(like), like.dtype
-    if size <= max(_DENSE_UP_TO, 2 * count):
-        return _dense(product, like, count)
 
     def matvec(v: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return product(torch.from_numpy(v.reshape(size, 1)).to(like)).flatten().cpu().numpy()
+        return _finite(product(torch.from_numpy(v.reshape(size, 1)).to(like))).flatten().cpu().numpy()
 
     numpy_dtype = str(dtype).removeprefix("torch.")
     start = np.random.default_rng(0).standard_normal(size).astype(numpy_dtype)
@@ -102,5 +111,9 @@ def _lanczos(product: Product, like: Tensor, count: int) -> Tensor:
 
 
 def _dense(product: Product, like: Tensor, count: int) -> Tensor:
-    matrix = product(torch.eye(len(like), dtype=like.dtype, device=like.device))
+    matrix = _finite(product(torch.eye(len(like), dtype=like.dtype, device=like.device)))
     return torch.linalg.eigh(matrix).eigenvectors[:, -count:].flip(1)
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    return torch.nan_to_num(tensor, nan=0.0, posinf=0.0, neginf=0.0)

@@ -30,7 +30,7 @@ __all__ = [
 _CANDIDATES_AT_ONCE = 64
 _FREQUENCIES_AT_ONCE = 64
 _COLUMNS_AT_ONCE = 256  # in double precision
-FOLLOWED = 16  # singular vectors, so that the largest is not lost when others overtake it
+FOLLOWED = 8  # singular vectors, so that the largest is not lost when others overtake it
 _EQUAL_UP_TO = 1e-6  # relative; eigenvalues of an orthogonal matrix differ by rounding alone
 
 
@@ -68,8 +68,11 @@ def singular_values(matrix: Tensor) -> Tensor:
         tensor([3., 1.])
     """
     if matrix.requires_grad:
-        wide = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
-        values = torch.linalg.vector_norm(_left_singular_vectors(wide.detach()).mT @ wide, dim=-1)
+        # Never the transposed matrix: its gradient would be laid out the other way around.
+        if matrix.shape[-2] <= matrix.shape[-1]:
+            values = torch.linalg.vector_norm(_left_singular_vectors(matrix.detach()).mT @ matrix, dim=-1)
+        else:
+            values = torch.linalg.vector_norm(matrix @ _left_singular_vectors(matrix.detach().mT), dim=-2)
     elif matrix.dtype == torch.float64:
         values = torch.linalg.svdvals(torch.nan_to_num(matrix, nan=0.0, posinf=0.0, neginf=0.0))
     else:
@@ -87,11 +90,11 @@ def _left_singular_vectors(wide: Tensor) -> Tensor:
 def follow_spectral_norm(matrix: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     r"""Spectral norm, and the singular vectors from which the next call can start.
 
-    The matrix of a training step differs little from that of the step before. Starting from its vectors, a few steps
-    of block power iteration are enough, see :func:`lightning_complexity.functional.eigen.top_eigenvectors`. In
-    trainings of three layers under spectral penalties the logarithm of the product of their norms was right to 1e-3;
-    where a penalty so strong that it made training unstable moved all large singular values at once, it was up to 0.09
-    low for a call.
+    The matrix of a training step differs little from that of the step before. Starting from its vectors, a few
+    products are enough, see :func:`lightning_complexity.functional.eigen.top_eigenvectors`. In trainings of three
+    layers under spectral penalties the logarithm of the product of their norms was right to 1e-3; where a penalty so
+    strong that it made training unstable moved all large singular values at once, it was up to 2e-3 low for a
+    call.
 
     Args:
         matrix: Shape ``(..., rows, columns)``.
@@ -106,25 +109,22 @@ def follow_spectral_norm(matrix: Tensor, start: Tensor | None = None) -> tuple[T
         >>> follow_spectral_norm(torch.diag(torch.tensor([1.0, 3.1])), vectors)[0]
         tensor(3.1000)
     """
-    wide = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
-    rows, columns = wide.shape[-2:]
-    a = wide.detach()
-    if wide.numel() != rows * columns:
+    is_wide = matrix.shape[-2] <= matrix.shape[-1]
+    a = matrix.detach() if is_wide else matrix.detach().mT
+    rows, columns = a.shape[-2:]
+    if a.numel() != rows * columns:
         top, vectors = torch.linalg.eigh(_gram(a)).eigenvectors[..., -1:].to(a.dtype), None
     else:
         vectors = _top_left_singular_vectors(a.reshape(rows, columns), start)
-        top = vectors[:, :1].reshape(*wide.shape[:-1], 1)
-    return torch.linalg.vector_norm(wide.mT @ top, dim=(-2, -1)), vectors
+        top = vectors[:, :1].reshape(*a.shape[:-1], 1)
+    image = top.mT @ matrix if is_wide else matrix @ top
+    return torch.linalg.vector_norm(image, dim=(-2, -1)), vectors
 
 
 def _top_left_singular_vectors(a: Tensor, start: Tensor | None) -> Tensor:
     count = min(FOLLOWED, len(a))
-    if start is None:
-        a = torch.nan_to_num(a, nan=0.0, posinf=0.0, neginf=0.0)
-        if a.device.type != "cpu":
-            return torch.linalg.eigh(_gram(a)).eigenvectors[:, -count:].flip(1).to(a.dtype)
-    elif not start.isfinite().all():
-        return _top_left_singular_vectors(a, None)
+    if start is None and a.device.type != "cpu":
+        return torch.linalg.eigh(_gram(a)).eigenvectors[:, -count:].flip(1).to(a.dtype)
     # In this order a few columns cost about as much as one.
     return top_eigenvectors(lambda v: (v.mT @ a @ a.mT).mT, a[:, 0], count, start=start)
 

@@ -43,7 +43,7 @@ class LayersOfNetwork(RunningNetwork):
         Raises:
             ValueError: If the network has none.
         """
-        return self._any(self.run(read_weights))
+        return self._any(self.read(read_weights))
 
     @cached_property
     def folded_weights(self) -> list[Weight]:

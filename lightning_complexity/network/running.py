@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from lightning_complexity.network.batches import chunks, map_tensors, num_samples
 from lightning_complexity.network.errors import MissingInputError
-from lightning_complexity.network.observe import observe
+from lightning_complexity.network.observe import hooked_weights, observe
 from lightning_complexity.network.selection import LayerChoice, owners
 from lightning_complexity.network.sharding import sharding_suspended, whole_parameters
 
@@ -174,6 +174,18 @@ class RunningNetwork:
     @cached_property
     def _constants(self) -> dict[str, Tensor]:
         return {n: p.detach() for n, p in self.parameters.items()}
+
+    @cached_property
+    def _has_plain_weights(self) -> bool:
+        """Whether the modules' own attributes are this snapshot's parameters, and reading them changes nothing."""
+        own = dict(self.model.named_parameters())
+        if not self.live or any(own[name] is not p for name, p in self.parameters.items()):
+            return False
+        return not any(parametrize.is_parametrized(m) or any(hooked_weights(m)) for m in self.model.modules())
+
+    def read(self, function: Callable[[nn.Module], Result]) -> Result:
+        """Call ``function(model)``, which reads weights and does not call the model, see :meth:`run`."""
+        return function(self.model) if self._has_plain_weights else self.run(function)
 
     def run(
         self,
