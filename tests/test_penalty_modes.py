@@ -247,20 +247,26 @@ def test_the_learning_rate_finder_sees_the_penalty(tmp_path: Path) -> None:
     assert losses(ComplexityPenalty(regularizers.ParameterNorm(1.0)))[0] > losses()[0] + 0.1
 
 
-def test_the_batch_size_finder_sees_the_penalty(tmp_path: Path) -> None:
-    def trained(by_hand: tuple[Regularizer, ...], *callbacks: Any) -> dict[str, Tensor]:
-        module = Module(built(), sgd, *by_hand)
-        module.batch_size = 2
+def test_after_the_batch_size_finder_training_is_that_with_the_sum_by_hand(tmp_path: Path) -> None:
+    calls = []
+
+    class Counting(regularizers.ParameterNorm):
+        def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+            calls.append(args)
+            return super().forward(*args, **kwargs)
+
+    def trained(module: Module, *callbacks: Any) -> dict[str, Tensor]:
         module.train_dataloader = lambda: data(module.batch_size)
-        finder = BatchSizeFinder(max_trials=2, steps_per_trial=1, batch_arg_name="batch_size")
-        trainer(callbacks=[*callbacks, finder], default_root_dir=tmp_path).fit(module)
-        assert module.batch_size == 4
+        trainer(callbacks=list(callbacks), default_root_dir=tmp_path).fit(module)
         return module.net.state_dict()
 
-    with_callback = trained((), ComplexityPenalty(*penalties()))
-    assert_same(with_callback, trained(penalties()))
-    with pytest.raises(AssertionError):
-        assert_same(with_callback, trained(()))
+    searching, by_hand = Module(built(), sgd), Module(built(), sgd, *penalties(), regularizers.ParameterNorm(0.1))
+    searching.batch_size, by_hand.batch_size = 2, 4
+    finder = BatchSizeFinder(max_trials=2, steps_per_trial=1, batch_arg_name="batch_size")
+    callback = ComplexityPenalty(*penalties(), Counting(0.1))
+    assert_same(trained(searching, callback, finder), trained(by_hand))
+    assert searching.batch_size == 4
+    assert len(calls) > 2 * 5  # batches: the trials saw the penalty, too
 
 
 @pytest.mark.parametrize("averaging_first", [False, True])
@@ -271,6 +277,19 @@ def test_averaging_of_weights(averaging_first: bool) -> None:
     callbacks = [ComplexityPenalty(*penalties()), averaging()]
     with_callback = fitted(Module(built(), sgd), *(callbacks[::-1] if averaging_first else callbacks))
     assert_same(with_callback, fitted(Module(built(), sgd, *penalties()), averaging()))
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    def penalty() -> ComplexityPenalty:
+        return ComplexityPenalty(*penalties(), regularizers.DistanceFromInitialization(0.1))
+
+    whole = fitted(Module(built(), sgd), penalty(), max_epochs=4)
+    half = trainer(callbacks=[penalty()], max_epochs=2)
+    half.fit(Module(built(), sgd), data())
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    second = Module(built(), sgd)
+    trainer(callbacks=[penalty()], max_epochs=4).fit(second, data(), ckpt_path=tmp_path / "half.ckpt")
+    assert_same(second.net.state_dict(), whole)
 
 
 def test_a_copy_of_the_module_is_independent() -> None:

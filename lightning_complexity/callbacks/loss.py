@@ -128,13 +128,13 @@ class LossCallback(Callback):
         remove_terms(pl_module, self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the state that distances are measured from."""
-        return {"initial": [None if r.initial is None else dict(r.initial) for r in self.regularizers]}
+        """Keep what the penalties go on from."""
+        return {"regularizers": [regularizer.progress() for regularizer in self.regularizers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
-        for regularizer, initial in zip(self.regularizers, state_dict["initial"], strict=True):
-            regularizer.initial = initial
+        for regularizer, progress in zip(self.regularizers, state_dict["regularizers"], strict=True):
+            regularizer.resume(progress)
 
     def penalty(self, regularizer: Regularizer, pl_module: LightningModule, batch: Any) -> Tensor:
         """One regularizer's penalty of a batch."""

@@ -25,7 +25,8 @@ class Regularizer(nn.Module):
     buffers, modes or random state. It has no parameters and no buffers, so that a checkpoint of a module that holds
     one loads without it. It is computed in at least single precision, also under autocast. Spectral norms after the
     first call start from the singular vectors of the call before, see
-    :func:`lightning_complexity.functional.follow_spectral_norm`; a resumed run computes them anew.
+    :func:`lightning_complexity.functional.follow_spectral_norm`. A callback keeps them in its checkpoints; a run that
+    is resumed without a callback computes them anew, unless it keeps :meth:`progress`.
 
     Args:
         strength: Factor, finite; may be changed between calls. With 0 nothing is computed.
@@ -55,6 +56,17 @@ class Regularizer(nn.Module):
         self.layers: LayerChoice | None = None
         self._warned, self._calls = False, 0
         self._vectors: dict[str, Tensor] = {}  # of the last call, so that the next need not start anew
+
+    def progress(self) -> dict[str, Any]:
+        """What a continued run needs to go on as if it had not been interrupted: tensors on the CPU, and numbers."""
+        initial = None if self.initial is None else {name: t.cpu() for name, t in self.initial.items()}
+        vectors = {name: t.cpu() for name, t in self._vectors.items()}
+        return {"initial": initial, "vectors": vectors, "calls": self._calls}
+
+    def resume(self, progress: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`progress` gave."""
+        self.initial, self._vectors = progress["initial"], dict(progress["vectors"])
+        self._calls = progress["calls"]
 
     @property
     def name(self) -> str:
