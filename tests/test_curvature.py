@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from lightning_complexity.functional import hutchinson_samples, standard_error
 from lightning_complexity.metrics import HessianTrace
-from lightning_complexity.network import Snapshot
+from lightning_complexity.network import LossFunction, Snapshot
 from tests.networks import conv_net, mlp
 
 
-def exact_hessian(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def exact_hessian(model: nn.Module, x: Tensor, y: Tensor, loss_function: LossFunction = F.cross_entropy) -> Tensor:
     parameters = dict(model.named_parameters())
     sizes = [p.numel() for p in parameters.values()]
 
     def loss(flat: Tensor) -> Tensor:
         parts = [part.view_as(p) for part, p in zip(flat.split(sizes), parameters.values(), strict=True)]
         outputs = torch.func.functional_call(model, dict(zip(parameters, parts, strict=True)), (x,))
-        return F.cross_entropy(outputs, y)
+        return loss_function(outputs, y)
 
     flat = torch.cat([p.detach().flatten() for p in parameters.values()])
     return torch.autograd.functional.hessian(loss, flat)

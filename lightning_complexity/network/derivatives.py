@@ -73,38 +73,76 @@ class DerivativesOfNetwork(OutputsOfNetwork):
 
     @cached_property
     def trainable(self) -> dict[str, Tensor]:
-        """The parameters that are trained, by name."""
-        return {n: p for n, p in self.parameters.items() if p.requires_grad}
+        """The parameters that are trained, by name.
 
-    def _gradient_graphs(self) -> Iterator[list[Tensor]]:
-        """For each chunk, the share of the mean loss's gradient that it adds, with its graph."""
-        if not self.trainable:
+        Raises:
+            ValueError: If there are none.
+        """
+        # The graph of given outputs starts at the model's own parameters, also where those have half precision.
+        parameters = self.parameters if self._outputs is None else dict(self.model.named_parameters())
+        trained = {n: p for n, p in parameters.items() if p.requires_grad}
+        if not trained:
             raise ValueError("needs a network with parameters that are trained; this one has none.")
+        return trained
+
+    def _shares(self, *, create_graph: bool) -> Iterator[list[Tensor]]:
+        """For each chunk, the share of the mean loss's gradient that it adds."""
+        if self._outputs is not None:
+            yield self._differentiated(self._loss_of_given_outputs(self._outputs), create_graph)
+            return
         total = self.num_samples
         for x, y in self._chunks(self.inputs, self.targets):
-            share = num_samples(x) / total
 
-            def gradient(model: nn.Module, x: Any = x, y: Any = y, share: float = share) -> list[Tensor]:
-                loss = share * self._loss(at_least_single(model(x)), y)
-                parameters = list(self.trainable.values())
-                return list(torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True))
+            def gradients(model: nn.Module, x: Any = x, y: Any = y) -> list[Tensor]:
+                loss = num_samples(x) / total * self._loss(at_least_single(model(x)), y)
+                return self._differentiated(loss, create_graph)
 
-            yield self.run(gradient, differentiable=True)
+            yield self.run(gradients, differentiable=True)
+
+    def _loss_of_given_outputs(self, outputs: Tensor) -> Tensor:
+        if not outputs.requires_grad:
+            raise ValueError("needs outputs with the graph from the parameters to them, or none: leave outputs out.")
+        with torch.enable_grad():
+            return self._loss(at_least_single(outputs), self.targets)
+
+    def _differentiated(self, loss: Tensor, create_graph: bool) -> list[Tensor]:
+        parameters = list(self.trainable.values())
+        # Whoever gave the outputs still needs their graph.
+        retain = create_graph or self._outputs is not None
+        return list(
+            torch.autograd.grad(
+                loss, parameters, retain_graph=retain, create_graph=create_graph, materialize_grads=True
+            )
+        )
 
     @cached_property
-    def _retained_gradient_graph(self) -> list[Tensor]:
-        return next(self._gradient_graphs())
+    def _retained_shares(self) -> list[list[Tensor]]:
+        return list(self._shares(create_graph=True))
 
     def _graphs(self) -> Iterator[list[Tensor]]:
-        if self.num_samples <= self.chunk_size:
-            yield self._retained_gradient_graph
+        """The shares with their graphs, which are kept if training goes through them or if the batch is one chunk."""
+        if self.live or self.num_samples <= self.chunk_size:
+            yield from self._retained_shares
         else:
-            yield from self._gradient_graphs()
+            yield from self._shares(create_graph=True)
 
     @cached_property
+    def gradients(self) -> dict[str, Tensor]:
+        """Gradient of the mean loss for each trained parameter, by name. Needs targets.
+
+        On a live snapshot with its graph: to differentiate it is a product with the Hessian.
+        """
+        kept = self.live or "_retained_shares" in self.__dict__
+        shares = iter(self._retained_shares if kept else self._shares(create_graph=False))
+        gradients = [g if self.live else g.detach() for g in next(shares)]
+        for share in shares:
+            gradients = [g + (s if self.live else s.detach()) for g, s in zip(gradients, share, strict=True)]
+        return {name: at_least_single(g) for name, g in zip(self.trainable, gradients, strict=True)}
+
+    @property
     def gradient(self) -> Tensor:
-        """Gradient of the mean loss for the trained parameters, as one vector. Needs targets."""
-        return sum(_flat(g).detach() for g in self._graphs())  # type: ignore[return-value]
+        """The gradient of the mean loss for the trained parameters as one vector. Needs targets."""
+        return _flat(list(self.gradients.values()))
 
     def hvp(self, v: Tensor) -> Tensor:
         """Product of the Hessian of the mean loss with a vector of the length of :attr:`gradient`.

@@ -1,8 +1,19 @@
 """Regularizers: each penalises what the metric of the same name measures. No Lightning needed."""
 
-from lightning_complexity.regularizers import features, lann, margins, norms, paths, regions, sensitivity, spectra
+from lightning_complexity.regularizers import (
+    features,
+    gradients,
+    lann,
+    margins,
+    norms,
+    paths,
+    regions,
+    sensitivity,
+    spectra,
+)
 from lightning_complexity.regularizers.base import Regularizer
 from lightning_complexity.regularizers.features import *
+from lightning_complexity.regularizers.gradients import *
 from lightning_complexity.regularizers.lann import *
 from lightning_complexity.regularizers.margins import *
 from lightning_complexity.regularizers.norms import *
@@ -14,6 +25,7 @@ from lightning_complexity.regularizers.spectra import *
 __all__ = [
     "Regularizer",
     *features.__all__,
+    *gradients.__all__,
     *lann.__all__,
     *margins.__all__,
     *norms.__all__,
