@@ -23,6 +23,7 @@ STRENGTHS = {
     "FeatureEffectiveRank": 0.02,
     "GeometricComplexity": 1e-3,
     "GradientNorm": 0.3,
+    "HessianTrace": 0.01,
     "InputGradientNorm": 0.1,
     "JacobianNorm": 0.1,
     "LogNormProduct": 0.05,

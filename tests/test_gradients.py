@@ -13,16 +13,11 @@ from lightning_complexity import regularizers
 from lightning_complexity.metrics import GradientNorm
 from lightning_complexity.network import Snapshot
 from tests.networks import conv_net, mlp
-from tests.test_curvature import exact_hessian
+from tests.test_curvature import exact_hessian, flat_gradient
 
 
 def batch(classes: int = 2) -> tuple[Tensor, Tensor]:
     return torch.randn(7, 3), torch.arange(7) % classes
-
-
-def flat_gradient(value: Tensor, model: nn.Module) -> Tensor:
-    gradients = torch.autograd.grad(value, list(model.parameters()), materialize_grads=True)
-    return torch.cat([g.flatten() for g in gradients])
 
 
 def regression() -> tuple[nn.Module, Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cached_property, partial
 from operator import itemgetter
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_complexity.functional.sensitivity import jacobian_grams
 from lightning_complexity.network.batches import chunks, map_tensors, num_samples
+from lightning_complexity.network.elementary import ElementaryOperations, check_derivatives
 from lightning_complexity.network.outputs import OutputsOfNetwork
 from lightning_complexity.network.running import at_least_single, forward
 
@@ -94,7 +96,8 @@ class DerivativesOfNetwork(OutputsOfNetwork):
         for x, y in self._chunks(self.inputs, self.targets):
 
             def gradients(model: nn.Module, x: Any = x, y: Any = y) -> list[Tensor]:
-                loss = num_samples(x) / total * self._loss(at_least_single(model(x)), y)
+                with ElementaryOperations() if create_graph else nullcontext():
+                    loss = num_samples(x) / total * self._loss(at_least_single(model(x)), y)
                 return self._differentiated(loss, create_graph)
 
             yield self.run(gradients, differentiable=True)
@@ -102,6 +105,7 @@ class DerivativesOfNetwork(OutputsOfNetwork):
     def _loss_of_given_outputs(self, outputs: Tensor) -> Tensor:
         if not outputs.requires_grad:
             raise ValueError("needs outputs with the graph from the parameters to them, or none: leave outputs out.")
+        check_derivatives([outputs], order=2)
         with torch.enable_grad():
             return self._loss(at_least_single(outputs), self.targets)
 
@@ -148,24 +152,31 @@ class DerivativesOfNetwork(OutputsOfNetwork):
         """Product of the Hessian of the mean loss with a vector of the length of :attr:`gradient`.
 
         One backward pass for each chunk of the batch over a retained graph of the gradient; the graph
-        is kept between calls if the batch is a single chunk.
+        is kept between calls if the batch is a single chunk. Differentiable on a live snapshot.
         """
         parameters = list(self.trainable.values())
         sizes = [p.numel() for p in parameters]
         parts = [part.view_as(p) for part, p in zip(v.split(sizes), parameters, strict=True)]
         product = torch.zeros_like(v)
         for gradients in self._graphs():
-            product += _flat(_vector_jacobian(gradients, parameters, parts))
+            check_derivatives(gradients, order=3 if self.live else 2)
+            product = product + _flat(_vector_jacobian(gradients, parameters, parts, create_graph=self.live))
         return product
 
 
-def _vector_jacobian(outputs: list[Tensor], inputs: list[Tensor], vectors: list[Tensor]) -> list[Tensor]:
+def _vector_jacobian(
+    outputs: list[Tensor], inputs: list[Tensor], vectors: list[Tensor], *, create_graph: bool
+) -> list[Tensor]:
     """Backward pass through those outputs that depend on anything."""
     used = [(o, v) for o, v in zip(outputs, vectors, strict=True) if o.requires_grad]
     if not used:
         return [torch.zeros_like(p) for p in inputs]
     outputs, vectors = [o for o, _ in used], [v for _, v in used]
-    return list(torch.autograd.grad(outputs, inputs, vectors, retain_graph=True, materialize_grads=True))
+    return list(
+        torch.autograd.grad(
+            outputs, inputs, vectors, retain_graph=True, create_graph=create_graph, materialize_grads=True
+        )
+    )
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

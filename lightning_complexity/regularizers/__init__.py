@@ -1,6 +1,7 @@
 """Regularizers: each penalises what the metric of the same name measures. No Lightning needed."""
 
 from lightning_complexity.regularizers import (
+    curvature,
     features,
     gradients,
     lann,
@@ -12,6 +13,7 @@ from lightning_complexity.regularizers import (
     spectra,
 )
 from lightning_complexity.regularizers.base import Regularizer
+from lightning_complexity.regularizers.curvature import *
 from lightning_complexity.regularizers.features import *
 from lightning_complexity.regularizers.gradients import *
 from lightning_complexity.regularizers.lann import *
@@ -24,6 +26,7 @@ from lightning_complexity.regularizers.spectra import *
 
 __all__ = [
     "Regularizer",
+    *curvature.__all__,
     *features.__all__,
     *gradients.__all__,
     *lann.__all__,
