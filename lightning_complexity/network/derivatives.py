@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from functools import cached_property, partial
 from operator import itemgetter
 from typing import Any
@@ -87,18 +86,22 @@ class DerivativesOfNetwork(OutputsOfNetwork):
             raise ValueError("needs a network with parameters that are trained; this one has none.")
         return trained
 
-    def _shares(self, *, create_graph: bool) -> Iterator[list[Tensor]]:
-        """For each chunk, the share of the mean loss's gradient that it adds."""
+    def _shares(self, order: int) -> Iterator[list[Tensor]]:
+        """For each chunk, the share of the mean loss's gradient that it adds.
+
+        Args:
+            order: Of the highest derivative that will be taken; above 1 the shares have their graphs.
+        """
         if self._outputs is not None:
-            yield self._differentiated(self._loss_of_given_outputs(self._outputs), create_graph)
+            yield self._differentiated(self._loss_of_given_outputs(self._outputs), order)
             return
         total = self.num_samples
         for x, y in self._chunks(self.inputs, self.targets):
 
             def gradients(model: nn.Module, x: Any = x, y: Any = y) -> list[Tensor]:
-                with ElementaryOperations() if create_graph else nullcontext():
+                with ElementaryOperations(order):
                     loss = num_samples(x) / total * self._loss(at_least_single(model(x)), y)
-                return self._differentiated(loss, create_graph)
+                return self._differentiated(loss, order)
 
             yield self.run(gradients, differentiable=True)
 
@@ -109,26 +112,30 @@ class DerivativesOfNetwork(OutputsOfNetwork):
         with torch.enable_grad():
             return self._loss(at_least_single(outputs), self.targets)
 
-    def _differentiated(self, loss: Tensor, create_graph: bool) -> list[Tensor]:
+    def _differentiated(self, loss: Tensor, order: int) -> list[Tensor]:
         parameters = list(self.trainable.values())
         # Whoever gave the outputs still needs their graph.
-        retain = create_graph or self._outputs is not None
+        retain = order > 1 or self._outputs is not None
         return list(
-            torch.autograd.grad(
-                loss, parameters, retain_graph=retain, create_graph=create_graph, materialize_grads=True
-            )
+            torch.autograd.grad(loss, parameters, retain_graph=retain, create_graph=order > 1, materialize_grads=True)
         )
 
     @cached_property
-    def _retained_shares(self) -> list[list[Tensor]]:
-        return list(self._shares(create_graph=True))
+    def _kept_shares(self) -> dict[int, list[list[Tensor]]]:
+        return {}
+
+    def _keep_shares(self, order: int) -> list[list[Tensor]]:
+        if order not in self._kept_shares:
+            self._kept_shares[order] = list(self._shares(order))
+        return self._kept_shares[order]
 
     def _graphs(self) -> Iterator[list[Tensor]]:
-        """The shares with their graphs, which are kept if training goes through them or if the batch is one chunk."""
+        """Shares for products with the Hessian, kept if training goes through them or if the batch is one chunk."""
+        order = 3 if self.live else 2
         if self.live or self.num_samples <= self.chunk_size:
-            yield from self._retained_shares
+            yield from self._keep_shares(order)
         else:
-            yield from self._shares(create_graph=True)
+            yield from self._shares(order)
 
     @cached_property
     def gradients(self) -> dict[str, Tensor]:
@@ -136,11 +143,11 @@ class DerivativesOfNetwork(OutputsOfNetwork):
 
         On a live snapshot with its graph: to differentiate it is a product with the Hessian.
         """
-        kept = self.live or "_retained_shares" in self.__dict__
-        shares = iter(self._retained_shares if kept else self._shares(create_graph=False))
-        gradients = [g if self.live else g.detach() for g in next(shares)]
+        kept = self._keep_shares(2) if self.live else self._kept_shares.get(2)
+        shares = ([g if self.live else g.detach() for g in share] for share in kept or self._shares(1))
+        gradients = next(shares)
         for share in shares:
-            gradients = [g + (s if self.live else s.detach()) for g, s in zip(gradients, share, strict=True)]
+            gradients = [g + s for g, s in zip(gradients, share, strict=True)]
         return {name: at_least_single(g) for name, g in zip(self.trainable, gradients, strict=True)}
 
     @property

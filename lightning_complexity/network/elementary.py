@@ -18,12 +18,19 @@ from lightning_complexity.network.interpreter import TensorFlow
 
 
 class ElementaryOperations(TensorFlow):
-    """Inside, these operations are made from others, with the same values."""
+    """Inside, operations whose derivatives are wrong are made from others, with the same values.
+
+    Args:
+        order: Of the highest derivative that will be taken.
+    """
+
+    def __init__(self, order: int) -> None:
+        super().__init__()
+        self._replacements = {f: r for wrong_from, rs in _REPLACEMENTS.items() if wrong_from <= order for f, r in rs}
 
     def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do the operation, or its replacement."""
-        replacement = _REPLACEMENTS.get(function, function)
-        return replacement(*args, **kwargs)
+        return self._replacements.get(function, function)(*args, **kwargs)
 
 
 def check_derivatives(tensors: Iterable[Tensor], order: int) -> None:
@@ -120,10 +127,13 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
-_REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.layer_norm: _layer_norm,
-    torch.layer_norm: _layer_norm,
-    F.batch_norm: _batch_norm,
-    F.instance_norm: _instance_norm,
-    torch._weight_norm: _weight_norm,
+_REPLACEMENTS: dict[int, tuple[tuple[Callable[..., Any], Callable[..., Any]], ...]] = {
+    2: ((torch._weight_norm, _weight_norm),),
+    3: (
+        (F.layer_norm, _layer_norm),
+        (torch.layer_norm, _layer_norm),
+        (F.batch_norm, _batch_norm),
+        (F.instance_norm, _instance_norm),
+    ),
 }
+"""By the order from which its derivatives are wrong, an operation and what it is made from."""
