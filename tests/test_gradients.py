@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -153,7 +154,9 @@ def test_given_outputs_work_in_half_precision() -> None:
     model, (x, y) = mlp(3, 4, 2).bfloat16(), batch()
     outputs = model(x.bfloat16())
     penalty = regularizers.GradientNorm(1.0)(model, x.bfloat16(), y, outputs=outputs)
-    assert penalty.dtype == torch.float32
+    gradients = torch.autograd.grad(F.cross_entropy(outputs.float(), y), list(model.parameters()), retain_graph=True)
+    expected = torch.cat([g.float().flatten() for g in gradients]).norm()
+    torch.testing.assert_close(penalty.detach(), expected, rtol=1e-6, atol=0)
     assert flat_gradient(penalty, model).isfinite().all()
     alone = regularizers.GradientNorm(1.0)(model, x.bfloat16(), y)
     torch.testing.assert_close(penalty, alone, rtol=0.05, atol=0.05)
@@ -168,13 +171,35 @@ def test_outputs_without_a_graph_are_an_error() -> None:
 # What observing costs -------------------------------------------------------------------------------
 
 
-def test_observing_keeps_no_graph() -> None:
+def test_observing_makes_no_graph_of_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    differentiate, graphs = torch.autograd.grad, []
+
+    def noted(*args: Any, create_graph: bool = False, **kwargs: Any) -> Any:
+        graphs.append(create_graph)
+        return differentiate(*args, create_graph=create_graph, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, "grad", noted)
     model, (x, y) = mlp(3, 4, 2), batch()
-    snapshot = Snapshot(model, x, y)
-    assert not snapshot.gradient.requires_grad
-    assert not snapshot._kept_shares
-    snapshot.hvp(torch.ones(26))
-    other = Snapshot(model, x, y)
-    other.hvp(torch.ones(26))
-    torch.testing.assert_close(other.gradient, snapshot.gradient)
-    assert not other.gradient.requires_grad
+    GradientNorm().update(model, x, y)
+    assert graphs == [False]
+    regularizers.GradientNorm(1.0)(model, x, y)
+    assert graphs == [False, True]
+
+
+def test_observing_reads_the_gradient_off_a_graph_that_is_there() -> None:
+    model, (x, y) = mlp(3, 4, 2), batch()
+    first, second, calls = Snapshot(model, x, y), Snapshot(model, x, y), []
+    expected = first.gradient
+    second.hvp(torch.ones(26))
+    model.register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(second.gradient, expected)
+    assert not second.gradient.requires_grad
+    assert not calls
+
+
+def test_observing_given_outputs_leaves_their_graph() -> None:
+    model, (x, y) = mlp(3, 4, 2), batch()
+    outputs, metric = model(x), GradientNorm()
+    metric.update(Snapshot(model, x, y, outputs=outputs))
+    expected = flat_gradient(F.cross_entropy(outputs, y), model).norm()
+    torch.testing.assert_close(metric.compute(), expected)
