@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.models import Workload
 from lightning_complexity import metrics, regularizers
@@ -80,6 +81,21 @@ def training_step(workload: Workload, penalty: Regularizer | None = None, *, reu
     return step
 
 
+def hessian_vector_product(workload: Workload) -> Action:
+    """One product with the Hessian in plain torch: forward, backward, and backward through that."""
+    model, inputs, targets = workload.model, workload.inputs, workload.targets
+    parameters = list(model.parameters())
+    vectors = [torch.randn_like(p) for p in parameters]
+
+    def multiply() -> None:
+        with sdpa_kernel(SDPBackend.MATH):  # the others cannot be differentiated twice
+            loss = F.cross_entropy(model(inputs), targets)
+        gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+        torch.autograd.grad(gradients, parameters, vectors)
+
+    return multiply
+
+
 def metric_actions(workload: Workload) -> dict[str, Action]:
     """By name, what measures each metric of the catalogue on a snapshot of its own."""
     classes = [entry.metric for entry in catalogue()]
@@ -90,7 +106,7 @@ def metric_actions(workload: Workload) -> dict[str, Action]:
 
 
 def group_actions(workload: Workload) -> dict[str, Action]:
-    """By name, what measures each group of metrics on one snapshot, a forward pass, and warm spectral norms."""
+    """By name, what measures each group of metrics on one snapshot, and what other costs are compared with."""
     model, inputs = workload.model, workload.inputs
 
     def forward() -> None:
@@ -104,7 +120,12 @@ def group_actions(workload: Workload) -> dict[str, Action]:
             Snapshot(model, inputs, live=True, vectors=vectors).layer_norms()
 
     groups = {name: measurement(workload, list(group)) for name, group in GROUPS.items()}
-    return {"forward pass": forward, **groups, "spectral norms, followed from the step before": followed}
+    return {
+        "forward pass": forward,
+        "one Hessian-vector product": hessian_vector_product(workload),
+        **groups,
+        "spectral norms, followed from the step before": followed,
+    }
 
 
 def region_actions(workload: Workload) -> dict[str, Action]:
@@ -123,7 +144,7 @@ def penalized_steps(workload: Workload) -> dict[str, Action]:
     reusing = {
         f"{name}, of the step's own outputs": training_step(workload, penalty, reuse_outputs=True)
         for name, penalty in penalties
-        if "num_projections=1" in name
+        if "num_projections=1" in name or name == "GradientNorm"
     }
     return {name: training_step(workload, penalty) for name, penalty in penalties} | reusing
 

@@ -110,7 +110,7 @@ def test_regression_targets_with_the_classification_loss() -> None:
 
     dataset = TensorDataset(X, X[:, :1])
     values, left_out, messages = watched(Regression(mlp(4, 6, 1)), dataset)
-    assert {"hessian_trace", "input_gradient_norm", "probe/train_loss"} | OF_MARGINS == left_out.keys()
+    assert {"gradient_norm", "hessian_trace", "input_gradient_norm", "probe/train_loss"} | OF_MARGINS == left_out.keys()
     assert any("pass your loss, as in ComplexityMonitor(loss=torch.nn.functional.mse_loss)" in m for m in messages)
     assert "complexity/jacobian_norm" in values
     values, left_out, _ = watched(Regression(mlp(4, 6, 1)), dataset, loss=F.mse_loss)

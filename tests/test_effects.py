@@ -22,6 +22,8 @@ STRENGTHS = {
     "EffectiveRank": 0.03,
     "FeatureEffectiveRank": 0.02,
     "GeometricComplexity": 1e-3,
+    "GradientNorm": 0.3,
+    "HessianTrace": 0.01,
     "InputGradientNorm": 0.1,
     "JacobianNorm": 0.1,
     "LogNormProduct": 0.05,

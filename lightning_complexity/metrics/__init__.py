@@ -4,6 +4,7 @@ from lightning_complexity.metrics import (
     bounds,
     curvature,
     features,
+    gradients,
     lann,
     margins,
     mixup,
@@ -22,6 +23,7 @@ from lightning_complexity.metrics.bounds import *
 from lightning_complexity.metrics.catalogue import SUITES, CatalogueEntry, catalogue, resolve
 from lightning_complexity.metrics.curvature import *
 from lightning_complexity.metrics.features import *
+from lightning_complexity.metrics.gradients import *
 from lightning_complexity.metrics.lann import *
 from lightning_complexity.metrics.margins import *
 from lightning_complexity.metrics.mixup import *
@@ -44,6 +46,7 @@ __all__ = [
     *bounds.__all__,
     *curvature.__all__,
     *features.__all__,
+    *gradients.__all__,
     *lann.__all__,
     *margins.__all__,
     *mixup.__all__,

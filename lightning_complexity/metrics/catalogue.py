@@ -11,6 +11,7 @@ from lightning_complexity.metrics import (
     bounds,
     curvature,
     features,
+    gradients,
     lann,
     margins,
     mixup,
@@ -41,6 +42,7 @@ _FAMILIES = (
     lann,
     features,
     mixup,
+    gradients,
     curvature,
 )
 
@@ -106,6 +108,7 @@ SUITES["full"] = (
     "IntrinsicDimension",
     "MixupDaviesBouldin",
     "MixupMargin",
+    "GradientNorm",
     "HessianTrace",
 )
 

@@ -52,7 +52,7 @@ class HessianTrace(ProbedMetric):
             snapshot.hvp,
             [p.numel() for p in parameters.values()],
             self.num_probes,
-            like=snapshot.gradient,
+            like=next(iter(parameters.values())),
             generator=snapshot.generator(),
         )
         return list(parameters), samples

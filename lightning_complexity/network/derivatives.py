@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_complexity.functional.sensitivity import jacobian_grams
 from lightning_complexity.network.batches import chunks, map_tensors, num_samples
+from lightning_complexity.network.elementary import ElementaryOperations, check_derivatives
 from lightning_complexity.network.outputs import OutputsOfNetwork
 from lightning_complexity.network.running import at_least_single, forward
 
@@ -73,61 +74,116 @@ class DerivativesOfNetwork(OutputsOfNetwork):
 
     @cached_property
     def trainable(self) -> dict[str, Tensor]:
-        """The parameters that are trained, by name."""
-        return {n: p for n, p in self.parameters.items() if p.requires_grad}
+        """The parameters that are trained, by name.
 
-    def _gradient_graphs(self) -> Iterator[list[Tensor]]:
-        """For each chunk, the share of the mean loss's gradient that it adds, with its graph."""
-        if not self.trainable:
+        Raises:
+            ValueError: If there are none.
+        """
+        # The graph of given outputs starts at the model's own parameters, also where those have half precision.
+        parameters = self.parameters if self._outputs is None else dict(self.model.named_parameters())
+        trained = {n: p for n, p in parameters.items() if p.requires_grad}
+        if not trained:
             raise ValueError("needs a network with parameters that are trained; this one has none.")
+        return trained
+
+    def _shares(self, order: int) -> Iterator[list[Tensor]]:
+        """For each chunk, the share of the mean loss's gradient that it adds.
+
+        Args:
+            order: Of the highest derivative that will be taken; above 1 the shares have their graphs.
+        """
+        if self._outputs is not None:
+            yield self._differentiated(self._loss_of_given_outputs(self._outputs), order)
+            return
         total = self.num_samples
         for x, y in self._chunks(self.inputs, self.targets):
-            share = num_samples(x) / total
 
-            def gradient(model: nn.Module, x: Any = x, y: Any = y, share: float = share) -> list[Tensor]:
-                loss = share * self._loss(at_least_single(model(x)), y)
-                parameters = list(self.trainable.values())
-                return list(torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True))
+            def gradients(model: nn.Module, x: Any = x, y: Any = y) -> list[Tensor]:
+                with ElementaryOperations(order):
+                    loss = num_samples(x) / total * self._loss(at_least_single(model(x)), y)
+                return self._differentiated(loss, order)
 
-            yield self.run(gradient, differentiable=True)
+            yield self.run(gradients, differentiable=True)
+
+    def _loss_of_given_outputs(self, outputs: Tensor) -> Tensor:
+        if not outputs.requires_grad:
+            raise ValueError("needs outputs with the graph from the parameters to them, or none: leave outputs out.")
+        check_derivatives([outputs], order=2)
+        with torch.enable_grad():
+            return self._loss(at_least_single(outputs), self.targets)
+
+    def _differentiated(self, loss: Tensor, order: int) -> list[Tensor]:
+        parameters = list(self.trainable.values())
+        # Whoever gave the outputs still needs their graph.
+        retain = order > 1 or self._outputs is not None
+        return list(
+            torch.autograd.grad(loss, parameters, retain_graph=retain, create_graph=order > 1, materialize_grads=True)
+        )
 
     @cached_property
-    def _retained_gradient_graph(self) -> list[Tensor]:
-        return next(self._gradient_graphs())
+    def _kept_shares(self) -> dict[int, list[list[Tensor]]]:
+        return {}
+
+    def _keep_shares(self, order: int) -> list[list[Tensor]]:
+        if order not in self._kept_shares:
+            self._kept_shares[order] = list(self._shares(order))
+        return self._kept_shares[order]
 
     def _graphs(self) -> Iterator[list[Tensor]]:
-        if self.num_samples <= self.chunk_size:
-            yield self._retained_gradient_graph
+        """Shares for products with the Hessian, kept if training goes through them or if the batch is one chunk."""
+        order = 3 if self.live else 2
+        if self.live or self.num_samples <= self.chunk_size:
+            yield from self._keep_shares(order)
         else:
-            yield from self._gradient_graphs()
+            yield from self._shares(order)
 
     @cached_property
+    def gradients(self) -> dict[str, Tensor]:
+        """Gradient of the mean loss for each trained parameter, by name. Needs targets.
+
+        On a live snapshot with its graph: to differentiate it is a product with the Hessian.
+        """
+        kept = self._keep_shares(2) if self.live else self._kept_shares.get(2)
+        shares = ([g if self.live else g.detach() for g in share] for share in kept or self._shares(1))
+        gradients = next(shares)
+        for share in shares:
+            gradients = [g + s for g, s in zip(gradients, share, strict=True)]
+        return {name: at_least_single(g) for name, g in zip(self.trainable, gradients, strict=True)}
+
+    @property
     def gradient(self) -> Tensor:
-        """Gradient of the mean loss for the trained parameters, as one vector. Needs targets."""
-        return sum(_flat(g).detach() for g in self._graphs())  # type: ignore[return-value]
+        """The gradient of the mean loss for the trained parameters as one vector. Needs targets."""
+        return _flat(list(self.gradients.values()))
 
     def hvp(self, v: Tensor) -> Tensor:
         """Product of the Hessian of the mean loss with a vector of the length of :attr:`gradient`.
 
         One backward pass for each chunk of the batch over a retained graph of the gradient; the graph
-        is kept between calls if the batch is a single chunk.
+        is kept between calls if the batch is a single chunk. Differentiable on a live snapshot.
         """
         parameters = list(self.trainable.values())
         sizes = [p.numel() for p in parameters]
         parts = [part.view_as(p) for part, p in zip(v.split(sizes), parameters, strict=True)]
         product = torch.zeros_like(v)
         for gradients in self._graphs():
-            product += _flat(_vector_jacobian(gradients, parameters, parts))
+            check_derivatives(gradients, order=3 if self.live else 2)
+            product = product + _flat(_vector_jacobian(gradients, parameters, parts, create_graph=self.live))
         return product
 
 
-def _vector_jacobian(outputs: list[Tensor], inputs: list[Tensor], vectors: list[Tensor]) -> list[Tensor]:
+def _vector_jacobian(
+    outputs: list[Tensor], inputs: list[Tensor], vectors: list[Tensor], *, create_graph: bool
+) -> list[Tensor]:
     """Backward pass through those outputs that depend on anything."""
     used = [(o, v) for o, v in zip(outputs, vectors, strict=True) if o.requires_grad]
     if not used:
         return [torch.zeros_like(p) for p in inputs]
     outputs, vectors = [o for o, _ in used], [v for _, v in used]
-    return list(torch.autograd.grad(outputs, inputs, vectors, retain_graph=True, materialize_grads=True))
+    return list(
+        torch.autograd.grad(
+            outputs, inputs, vectors, retain_graph=True, create_graph=create_graph, materialize_grads=True
+        )
+    )
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

@@ -125,8 +125,8 @@ class Regularizer(nn.Module):
             model: The network that is trained.
             inputs: The batch, where the metric needs it.
             targets: Its targets, where the metric needs them.
-            outputs: What ``model`` gave for ``inputs``, to save the second forward pass; ``inputs`` must have required
-                grad then. The penalty is then that of the network as it ran, dropout included.
+            outputs: What ``model`` gave for ``inputs``, to save the second forward pass; for a Jacobian ``inputs`` must
+                have required grad then. The penalty is then that of the network as it ran, dropout included.
             loss: Mean loss from outputs and targets, where the metric needs it; default cross-entropy.
 
         Returns:

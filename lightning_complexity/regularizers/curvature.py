@@ -1,0 +1,31 @@
+"""Penalties on the curvature of the loss."""
+
+from __future__ import annotations
+
+from lightning_complexity.metrics import curvature
+from lightning_complexity.regularizers.base import Regularizer
+
+__all__ = ["HessianTrace"]
+
+
+class HessianTrace(Regularizer):
+    r"""Penalty on :class:`metrics.HessianTrace <lightning_complexity.metrics.HessianTrace>` of the batch.
+
+    Every call draws new probes; the first call draws those of the metric. The gradient is the exact one of the estimate
+    :math:`\frac1m \sum_j v_j^T H v_j`, and so an unbiased one of the trace. It takes third derivatives: a forward pass
+    and three backward passes, each through the one before, two of them for every probe. A loss that is
+    quadratic in the parameters adds a constant. Where it is not convex in them the trace can be negative, and lowering
+    it then strengthens negative curvature.
+
+    Args:
+        strength: Factor.
+        num_probes: Number ``m`` of random vectors a call.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> HessianTrace(1e-3)(net, torch.randn(5, 4), torch.tensor([0, 1, 0, 1, 0])).backward()
+    """
+
+    def __init__(self, strength: float = 1e-3, *, num_probes: int = 1) -> None:
+        super().__init__(strength, curvature.HessianTrace(num_probes))
