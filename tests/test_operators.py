@@ -220,11 +220,9 @@ def test_weights_that_are_not_finite_and_those_after_them(size: int, broken: flo
 def test_a_start_that_is_far_off_is_not_used() -> None:
     torch.manual_seed(0)
     matrix = torch.randn(60, 60)
-    gram, like = matrix @ matrix.T, torch.zeros(60)
-    start = torch.linalg.qr(torch.randn(60, 4)).Q
-    torch.testing.assert_close(
-        top_eigenvectors(lambda v: gram @ v, like, 4, start=start), top_eigenvectors(lambda v: gram @ v, like, 4)
-    )
+    products = (lambda v: matrix.T @ (matrix @ v)), (lambda v: matrix @ v)
+    like, start = torch.zeros(60), torch.linalg.qr(torch.randn(60, 4)).Q
+    torch.testing.assert_close(top_eigenvectors(*products, like, 4, start=start), top_eigenvectors(*products, like, 4))
 
 
 @pytest.mark.parametrize("strength", [0.01, 0.1])

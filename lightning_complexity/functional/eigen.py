@@ -17,14 +17,16 @@ __all__ = ["top_eigenvectors"]
 _DENSE_UP_TO = 32
 _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
 _RESIDUAL, _TOO_FAR = 3e-3, 0.1  # of the first vector, relative to its eigenvalue
-_POWERS, _RESTARTS = 2, 8
+_RESTARTS = 8
 
 
-def top_eigenvectors(product: Product, like: Tensor, count: int = 1, *, start: Tensor | None = None) -> Tensor:
-    r"""Orthonormal eigenvectors of the largest eigenvalues, the largest first.
+def top_eigenvectors(
+    product: Product, factor: Product, like: Tensor, count: int = 1, *, start: Tensor | None = None
+) -> Tensor:
+    r"""Orthonormal eigenvectors of the largest eigenvalues of :math:`A = B^T B`, the largest first.
 
     Without a start they come from ARPACK's Lanczos iteration, those of small matrices from a dense solver. With
-    one, they are the best within the block Krylov space :math:`[V, A V, A^2 V]`, again from there until the
+    one, they are the best within the block Krylov space :math:`[V, A V]`, again from there until the
     residual :math:`\|A v - \lambda v\|` of the first is at most 0.3 % of :math:`\lambda`. Half of the vectors
     are first turned out of the span, so that an eigenvalue growing in a subspace that the others do not reach is found
     before it becomes the largest. A start with a residual above 10 %, or one that is not good enough after 8 times,
@@ -32,8 +34,8 @@ def top_eigenvectors(product: Product, like: Tensor, count: int = 1, *, start: T
     several change places at once, the largest can be missed by a little for a call.
 
     Args:
-        product: Multiplies the columns of a tensor of shape ``(size, columns)`` with a symmetric positive
-            semi-definite matrix.
+        product: Multiplies the columns of a tensor of shape ``(size, columns)`` with :math:`A`.
+        factor: Multiplies them with :math:`B`.
         like: Shape ``(size,)``; its type and device are those of the vectors.
         count: How many vectors, at most ``size``.
         start: What an earlier call returned for nearly the same matrix.
@@ -43,46 +45,42 @@ def top_eigenvectors(product: Product, like: Tensor, count: int = 1, *, start: T
         are finite and mean nothing.
 
     Example:
-        >>> scale = torch.tensor([[1.0], [4.0]])
-        >>> top_eigenvectors(lambda v: scale * v, torch.zeros(2)).abs()
+        >>> scale = torch.tensor([[1.0], [2.0]])
+        >>> top_eigenvectors(lambda v: scale**2 * v, lambda v: scale * v, torch.zeros(2)).abs()
         tensor([[0.],
                 [1.]])
     """
     if len(like) <= max(_DENSE_UP_TO, 3 * count):
         return _dense(product, like, count)
     if start is not None and start.shape == (len(like), count):
-        followed = _follow(product, start.to(like))
+        followed = _follow(product, factor, start.to(like))
         if followed is not None:
             return followed
     return _lanczos(product, like, count)
 
 
-def _follow(product: Product, basis: Tensor) -> Tensor | None:
+def _follow(product: Product, factor: Product, basis: Tensor) -> Tensor | None:
     count = basis.shape[1]
     basis = _scouting(basis)
     for restart in range(_RESTARTS):
-        space = [basis]
-        for _ in range(_POWERS):
-            image = product(space[-1])
-            if not image.isfinite().all():
-                return None
-            if restart == 0 and len(space) == 1 and _ritz(basis, image, 1)[1] > _TOO_FAR:
-                return None
-            space.append(torch.linalg.qr(image).Q)
-        krylov = torch.linalg.qr(torch.cat(space, dim=1)).Q
-        basis, residual = _ritz(krylov, product(krylov), count)
-        if residual <= _RESIDUAL:
+        image = product(basis)
+        if not image.isfinite().all():
+            return None
+        if restart == 0 and _residual(basis, image) > _TOO_FAR:
+            return None
+        krylov = torch.linalg.qr(torch.cat([basis, image], dim=1)).Q
+        mapped = factor(krylov)
+        basis = krylov @ torch.linalg.eigh(mapped.mT @ mapped).eigenvectors[:, -count:].flip(1)
+        if _residual(basis[:, :1], product(basis[:, :1])) <= _RESIDUAL:
             return basis
     return None
 
 
-def _ritz(space: Tensor, image: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The best eigenvectors within the span of orthonormal columns, and the first one's relative residual."""
+def _residual(space: Tensor, image: Tensor) -> Tensor:
+    """Of the best first eigenvector within the span of orthonormal columns, relative to its eigenvalue."""
     values, rotation = torch.linalg.eigh(space.mT @ image)
-    rotation = rotation[:, -count:].flip(1)
-    vectors = space @ rotation
-    residual = torch.linalg.vector_norm(image @ rotation[:, 0] - values[-1] * vectors[:, 0])
-    return vectors, residual / values[-1].abs()
+    top = rotation[:, -1]
+    return torch.linalg.vector_norm(image @ top - values[-1] * (space @ top)) / values[-1].abs()
 
 
 def _scouting(basis: Tensor) -> Tensor:

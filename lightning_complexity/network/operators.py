@@ -83,6 +83,9 @@ def follow_operator_norm(
         (adjoint,) = torch.autograd.grad(y, x, y.detach())
         return adjoint.flatten(1).mT
 
-    vectors = top_eigenvectors(gram, like, min(count, len(like)), start=start)
+    def factor(vectors: Tensor) -> Tensor:
+        return convolve(module, vectors.mT.reshape(-1, *shape), kernel).flatten(1).mT
+
+    vectors = top_eigenvectors(gram, factor, like, min(count, len(like)), start=start)
     top = vectors[:, 0].reshape(1, *shape)
     return torch.linalg.vector_norm(convolve(module, top, weight.tensor)), vectors
