@@ -66,7 +66,7 @@ def tied() -> nn.Module:
 
 def compiled() -> nn.Module:
     net = mlp(4, 8, 3).float()
-    net[0] = torch.compile(net[0], backend="eager")
+    net[0] = torch.compile(net[0], backend="aot_eager")
     return net
 
 

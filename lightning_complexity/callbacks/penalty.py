@@ -25,7 +25,9 @@ class ComplexityPenalty(LossCallback):
     ``training_step`` is wrapped while ``fit`` runs, so that gradients are exactly those of the sum, whatever is done
     with the loss afterwards. The network that is penalised is the ``LightningModule``, whose ``forward`` takes the
     inputs of a batch ``(inputs, targets)``. With all strengths 0 training is bit-identical to training without the
-    callback. With manual optimization the loss is what ``manual_backward`` is called with.
+    callback. With manual optimization the loss is what ``manual_backward`` is called with. On several processes each
+    adds the penalty of its own batch, and gradients are averaged, as for losses; parameters may be replicated (DDP) or
+    sharded (FSDP2).
 
     Logs ``loss/task``, ``penalty/<name>`` and ``loss/total`` to all loggers every ``trainer.log_every_n_steps`` and
     to ``trainer.callback_metrics`` at the same steps. What a user's ``training_step`` logs is without penalties.

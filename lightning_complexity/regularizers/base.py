@@ -126,7 +126,8 @@ class Regularizer(nn.Module):
             inputs: The batch, where the metric needs it.
             targets: Its targets, where the metric needs them.
             outputs: What ``model`` gave for ``inputs``, to save the second forward pass; for a Jacobian ``inputs`` must
-                have required grad then. The penalty is then that of the network as it ran, dropout included.
+                have required grad then, and attention must have run under ``torch.nn.attention.sdpa_kernel`` with
+                ``SDPBackend.MATH``. The penalty is then that of the network as it ran, dropout included.
             loss: Mean loss from outputs and targets, where the metric needs it; default cross-entropy.
 
         Returns:
