@@ -151,7 +151,7 @@ def _found(verdicts: Verdicts, verdict: str) -> list[str]:
         f"{method} on {title} ({comparison.points})"
         for title, column in verdicts.items()
         for method, comparison in column.items()
-        if comparison.verdict == verdict and method != NONE
+        if comparison.verdict == verdict
     ]
 
 

@@ -31,9 +31,9 @@ Difference in test accuracy to training without penalty, in percentage points, m
 - **Measure** is what the method penalises, without its strength, on the training set after training; in brackets that
   of the networks trained without penalty. For weight decay it is the norm of the parameters. Those of
   LogSpectralProduct and PathNorm are logarithms.
-- **Time** is that of training divided by that without penalty on the same seed, shortly before, on a machine that
-  others use too; median over seeds. These networks are tiny, so that the fixed cost of a penalty weighs more than
-  elsewhere: see [benchmarks/results.md](../benchmarks/results.md).
+- **Time** is the processor time of training divided by that without penalty on the same seed, shortly before; median
+  over seeds. These networks are tiny, so that the fixed cost of a penalty weighs more than elsewhere: see
+  [benchmarks/results.md](../benchmarks/results.md).
 
 {results}
 
