@@ -195,8 +195,8 @@ def test_the_page_of_a_table_made_by_hand(tmp_path: Path) -> None:
     assert overview == ["+10.0, helped"]
     assert results[1:] == ["+10.0 [+10.0, +10.0]", "<0.001", "helped", "90.0 %", "2 (4)", "4.00"]
     assert tuning == ["3", "55.0", "61.0", "**65.0**"]
-    assert "- **weight decay**: hurt on digits, 20 % wrong labels (-10.0)." in text
-    assert "lower than without it in 2 of 2 cases. The method helped in 1 of these 2, and hurt in 1." in text
+    assert "- **digits, 20 % wrong labels**: helped: PathNorm (+10.0); hurt: weight decay (-10.0)." in text
+    assert "lower than without it in 2 of 2 cases. The method helped in 1 of these 2, and hurt in 1. It was not" in text
     assert "better were: PathNorm on digits, 20 % wrong labels (+20.0). Worse were: none." in text
     assert "weight decay on digits, 20 % wrong labels (lowest); PathNorm on digits, 20 % wrong labels (highest)" in text
 

@@ -125,7 +125,7 @@ def tuning(condition: Condition) -> str:
 def conclusions(study: Study) -> list[str]:
     """Sentences that follow from the verdicts."""
     verdicts: Verdicts = {condition.title: condition.comparisons() for condition in conditions(study)}
-    lines = [_where(method, verdicts) for method in study.plan.methods]
+    lines = [f"**{title}**: {_by_verdict(column)}." for title, column in verdicts.items()]
     lines.append(_measures_and_verdicts(study, verdicts))
     if WEIGHT_DECAY in study.plan.methods:
         beside = {condition.title: condition.comparisons(WEIGHT_DECAY) for condition in conditions(study)}
@@ -136,14 +136,15 @@ def conclusions(study: Study) -> list[str]:
     return lines
 
 
-def _where(method: str, verdicts: Verdicts) -> str:
+def _by_verdict(column: Mapping[str, Comparison]) -> str:
+    """The methods in descending order of the difference."""
+    ordered = sorted(column, key=lambda method: -column[method].difference.mean)
     parts = []
-    for verdict in (HELPED, HURT):
-        of_method = {title: column[method] for title, column in verdicts.items() if column[method].verdict == verdict}
-        if of_method:
-            places = "; ".join(f"{title} ({comparison.points})" for title, comparison in of_method.items())
-            parts.append(f"{verdict} on {places}")
-    return f"**{method}**: {', and '.join(parts) or UNCLEAR}."
+    for verdict in (HELPED, UNCLEAR, HURT):
+        found = [f"{method} ({column[method].points})" for method in ordered if column[method].verdict == verdict]
+        if found:
+            parts.append(f"{verdict}: {', '.join(found)}")
+    return "; ".join(parts)
 
 
 def _found(verdicts: Verdicts, verdict: str) -> list[str]:
@@ -157,11 +158,12 @@ def _found(verdicts: Verdicts, verdict: str) -> list[str]:
 
 def _measures_and_verdicts(study: Study, verdicts: Verdicts) -> str:
     cases = [(condition, method) for condition in conditions(study) for method in study.plan.methods]
-    lower = [(condition, method) for condition, method in cases if _is_lower(condition, method)]
-    found = [verdicts[condition.title][method].verdict for condition, method in lower]
+    higher = [f"{method} on {condition.title}" for condition, method in cases if not _is_lower(condition, method)]
+    found = [verdicts[condition.title][method].verdict for condition, method in cases if _is_lower(condition, method)]
     return (
-        f"What a method penalises was lower than without it in {len(lower)} of {len(cases)} cases. The method helped "
-        f"in {found.count(HELPED)} of these {len(lower)}, and hurt in {found.count(HURT)}."
+        f"What a method penalises was lower than without it in {len(found)} of {len(cases)} cases. The method helped "
+        f"in {found.count(HELPED)} of these {len(found)}, and hurt in {found.count(HURT)}. "
+        f"It was not lower for: {'; '.join(higher) or 'none'}."
     )
 
 
