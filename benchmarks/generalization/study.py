@@ -109,12 +109,14 @@ class Study:
     def find_scales(self, data: str, noise: float) -> None:
         """Run the pilot, whose network is trained without a penalty."""
         plan, seed = self.plan, self.plan.pilot_seed
-        if any(run[:3] == ("pilot", data, noise) for run in self.runs):
+        known = {run.method for run in self.runs if run[:3] == ("pilot", data, noise)}
+        if known.issuperset(plan.methods):
             return
         parts = split(data, noise, seed)
         outcome = trained(parts, seed, plan.steps, NONE, 0.0)
         for method, scale in scales(parts, seed, plan.steps).items():
-            self.keep(Run("pilot", data, noise, method, scale, seed), outcome)
+            if method in plan.methods and method not in known:
+                self.keep(Run("pilot", data, noise, method, scale, seed), outcome)
 
     def finish(self, runs: Iterator[Run]) -> None:
         """Do those runs that are not done."""
