@@ -19,8 +19,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "generalization.md"
 def main() -> None:
     """Do what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.generalization", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="digits, two methods, short; print but write nothing")
-    parser.add_argument("--report", action="store_true", help="write the page from the table, and train nothing")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="digits, two methods, short; print but write nothing")
+    how.add_argument("--report", action="store_true", help="write the page from the table, and train nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)  # threads that wait for each other on shared cores make times jump
     study = Study(QUICK) if options.quick else Study(Plan(), TABLE)

@@ -15,7 +15,9 @@ from benchmarks.generalization.text import TEXT
 from benchmarks.generalization.training import BATCH, MOMENTUM, NONE, RATE, WEIGHT_DECAY, WIDTH, Outcome
 from benchmarks.report import number, table
 
-Verdicts = dict[str, Mapping[str, Comparison]]
+FALL = 0.05
+"""Of the validation accuracy, in tuning, that is called a loss."""
+Verdicts = Mapping[str, Mapping[str, Comparison]]
 """By title of the condition, by method."""
 
 
@@ -132,8 +134,7 @@ def conclusions(study: Study) -> list[str]:
         better, worse = ("; ".join(_found(beside, verdict)) or "none" for verdict in (HELPED, HURT))
         lines.append(f"Compared with weight decay in the same way, better were: {better}. Worse were: {worse}.")
     edges = [edge for condition in conditions(study) for edge in _edges(condition)]
-    lines.append(f"Chosen at an end of the grid: {'; '.join(edges) or 'none'}.")
-    return lines
+    return [*lines, f"Chosen at an end of the grid: {'; '.join(edges) or 'none'}.", _too_strong(study)]
 
 
 def _by_verdict(column: Mapping[str, Comparison]) -> str:
@@ -179,6 +180,19 @@ def _edges(condition: Condition) -> list[str]:
         if end := ends.get(condition.strength(method)):
             found.append(f"{method} on {condition.title} ({end})")
     return found
+
+
+def _too_strong(study: Study) -> str:
+    falls = [
+        study.validation(data, noise, NONE, 0.0) - study.validation(data, noise, method, strength)
+        for data, noise in study.plan.conditions
+        for method in study.plan.methods
+        for strength in study.grid(data, noise, method)
+    ]
+    return (
+        f"The strength matters: {sum(fall > FALL for fall in falls)} of the {len(falls)} strengths tried in tuning "
+        f"lost more than {100 * FALL:g} points of validation accuracy."
+    )
 
 
 def page(study: Study) -> str:

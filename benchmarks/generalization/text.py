@@ -25,8 +25,9 @@ Difference in test accuracy to training without penalty, in percentage points, m
 - **Test accuracy** and **difference** are means over {final} seeds with 95 % confidence intervals (Student's t). A
   seed sets the training set, the wrong labels, the initial weights and the order of the batches, the same for all
   methods, so that differences are those of pairs.
-- **p (Holm)** is the p-value of the paired t-test after Holm's correction for the {methods} methods of a table. The
-  verdict follows it at 5 %: an interval, which is not corrected, may exclude 0 where the verdict sees no difference.
+- **p (Holm)** is the p-value of the paired t-test after Holm's correction for the {methods} methods of a table, not for
+  the number of tables. The verdict follows it at 5 %: an interval, which is not corrected, may exclude 0 where the
+  verdict sees no difference.
 - **Training accuracy** is on the labels that were trained on, wrong ones included.
 - **Measure** is what the method penalises, without its strength, on the training set after training; in brackets that
   of the networks trained without penalty. For weight decay it is the norm of the parameters. Those of
@@ -48,11 +49,13 @@ Difference in test accuracy to training without penalty, in percentage points, m
 - **Methods**: weight decay is the optimizer's own, 2 x strength: the gradient of strength times the squared norm of
   all parameters. JacobianNorm uses one random projection. All others are as they come: norms, not their squares, and
   logarithms of PathNorm and the product of spectral norms.
-- **Strengths**: the same multiples of a scale for every method: {factors}. The scale is the strength at which the
-  penalty's gradient is as long as the loss's, both averaged over a run without penalty, from training data alone,
-  with a seed of its own. The range of the multiples was chosen beforehand, on validation data of two further seeds.
-- **Choice**: the highest validation accuracy, mean over {tuning} seeds (of equal ones the weakest strength). No seed
-  serves two purposes, and no test accuracy was looked at to set anything.
+- **Strengths**: the same multiples of a scale for every method: {factors}.
+  The scale is the strength at which the penalty's gradient is as long as the loss's, both averaged over a run without
+  penalty, from training data alone, with a seed of its own. The range of the multiples was chosen beforehand, on
+  validation data of two further seeds.
+- **Choice**: the highest validation accuracy, mean over {tuning} seeds (of equal ones the weakest strength), also where
+  no penalty at all did better in tuning. No seed serves two purposes, and no test accuracy was looked at to set
+  anything.
 
 Validation accuracy in tuning, in percent, the choice in bold; x 0 is no penalty. Wrong labels of the validation
 set count as right here:
@@ -67,6 +70,8 @@ set count as right here:
   {needed:.1f} of its standard errors. "No difference seen" is weak evidence of absence.
 - Tuning is noisy itself, more so with wrong labels, and multiples lie a factor of two or more apart. Where a method
   does badly, its strength may be to blame; where the choice lies at an end of the grid, a better one may lie beyond.
+- Early stopping, dropout and augmentation were not tried. What helps against wrong labels may do so by keeping the
+  network from learning them by heart, which stopping in time does too.
 - The scale suits some penalties better than others, as the tables show: where the network breaks down at a multiple
   of about 1, fewer of the strengths are of use.
 - The validation set is larger than the training set. Whoever has so many labels might do better to train on them.
