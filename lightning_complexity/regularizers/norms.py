@@ -45,7 +45,8 @@ class DistanceFromInitialization(Regularizer):
 
     Distances are from the parameters at the first call, or from ``.initial`` where that is set before;
     :class:`lightning_complexity.ComplexityPenalty` keeps them in the checkpoint. The gradient where nothing has moved
-    is 0.
+    is 0. Elsewhere, for ``p = 2``, it has length ``strength`` however small the distance is: where the gradient of the
+    loss is shorter than that, the network does not leave its start.
 
     Args:
         strength: Factor.
