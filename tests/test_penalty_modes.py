@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,10 @@ def compiled() -> nn.Module:
 
 def sgd(net: nn.Module) -> Any:
     return torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
+
+
+def adam(net: nn.Module) -> Any:
+    return torch.optim.Adam(net.parameters())
 
 
 def lbfgs(net: nn.Module) -> Any:
@@ -292,12 +298,17 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     assert_same(second.net.state_dict(), whole)
 
 
-def test_a_copy_of_the_module_is_independent() -> None:
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_copy_of_the_module_is_independent_and_without_penalty(duplicate: Callable[[Any], Any]) -> None:
     class Copying(pl.Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-            self.copy = copy.deepcopy(pl_module)
+            self.copy = duplicate(pl_module)
 
     copying = Copying()
-    module = Module(built(), sgd)
+    module = Module(built(), adam)
     fitted(module, ComplexityPenalty(*penalties()), copying)
     assert_same(copying.copy.net.state_dict(), module.net.state_dict())
+    nn.init.zeros_(copying.copy.net[2].weight)
+    nn.init.zeros_(copying.copy.net[2].bias)
+    assert copying.copy.training_step([X, Y], 0).item() == pytest.approx(math.log(3))
+    assert module.net[2].weight.any()

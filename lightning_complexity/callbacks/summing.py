@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -30,11 +30,31 @@ class AddsTerms(Protocol):
         """Take the parts of the loss."""
 
 
-class SummedLoss:
-    """Stands in for the methods of a module that give or take its loss, and adds the terms of all callbacks.
+class _StandIn:
+    """Stands in for a method of a module; a copy of the module gets the method itself."""
 
-    One stand-in serves all callbacks, so that they can come and go in any order. With automatic optimization the loss
-    is what ``training_step`` returns; with manual optimization, what ``manual_backward`` is called with.
+    def __init__(self, method: Callable[..., Any], function: Callable[..., Any], summed: SummedLoss) -> None:
+        self.method, self.function, self.summed = method, function, summed
+        functools.update_wrapper(self, method)
+        # Lightning looks through one wrapper only to learn the arguments of the step.
+        self.__wrapped__ = getattr(method, "__wrapped__", method)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _itself, (self.method,)
+
+
+def _itself(method: Callable[..., Any]) -> Callable[..., Any]:
+    return method
+
+
+class SummedLoss:
+    """Takes the place of the methods of a module that give or take its loss, and adds the terms of all callbacks.
+
+    One serves all callbacks, so that they can come and go in any order. With automatic optimization the loss is what
+    ``training_step`` returns; with manual optimization, what ``manual_backward`` is called with.
     """
 
     def __init__(self, pl_module: LightningModule) -> None:
@@ -43,13 +63,10 @@ class SummedLoss:
         self._step, self._backward = pl_module.training_step, pl_module.manual_backward
         names = "training_step", "manual_backward"
         self._own = {name: pl_module.__dict__[name] for name in names if name in pl_module.__dict__}
-        functools.update_wrapper(self, self._step)
-        # Lightning looks through one wrapper only to learn the arguments of the step.
-        self.__wrapped__ = getattr(self._step, "__wrapped__", self._step)
-        pl_module.training_step = self
-        pl_module.manual_backward = self.manual_backward
+        pl_module.training_step = _StandIn(self._step, self.training_step, self)
+        pl_module.manual_backward = _StandIn(self._backward, self.manual_backward, self)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """The training step."""
         self._batch, self._num_backwards = args[0] if args else kwargs.get("batch"), 0
         try:
@@ -88,15 +105,15 @@ class SummedLoss:
 
 def add_terms(pl_module: LightningModule, callback: AddsTerms) -> None:
     """Let a callback add its terms."""
-    if not isinstance(pl_module.training_step, SummedLoss):
-        SummedLoss(pl_module)
-    pl_module.training_step.callbacks.append(callback)
+    step = pl_module.training_step
+    summed = step.summed if isinstance(step, _StandIn) else SummedLoss(pl_module)
+    summed.callbacks.append(callback)
 
 
 def remove_terms(pl_module: LightningModule, callback: AddsTerms) -> None:
     """Let a callback, if it does, not add terms any longer."""
-    summed = pl_module.training_step
-    if isinstance(summed, SummedLoss) and callback in summed.callbacks:
-        summed.callbacks.remove(callback)
-        if not summed.callbacks:
-            summed.remove()
+    step = pl_module.training_step
+    if isinstance(step, _StandIn) and callback in step.summed.callbacks:
+        step.summed.callbacks.remove(callback)
+        if not step.summed.callbacks:
+            step.summed.remove()
