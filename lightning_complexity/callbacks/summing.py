@@ -91,9 +91,10 @@ class SummedLoss:
         for term in (term for named in terms for term in named.values()):
             total = total + (term.value if term.times == 1 else term.times * term.value)
             logged = logged + term.value.detach()
-        for callback, named in zip(callbacks, terms, strict=True):
-            values = {key: term.value for key, term in named.items()}
-            callback.note({"loss/task": task, **values, "loss/total": logged})
+        parts = [{key: term.value for key, term in named.items()} for named in terms]
+        for callback, own in zip(callbacks, parts, strict=True):
+            # What they share is logged once.
+            callback.note({"loss/task": task, **own, "loss/total": logged} if own is parts[0] else own)
         return total
 
     def remove(self) -> None:
