@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_complexity import ComplexityMonitor, ComplexityPenalty, regularizers
 from lightning_complexity.callbacks import Anneal, Warmup
+from lightning_complexity.network import MissingInputError
 from lightning_complexity.regularizers import Regularizer
 from tests.networks import mlp
 from tests.test_contract import REGULARIZERS, assert_same
@@ -160,6 +161,17 @@ def test_manual_optimization_without_an_index_is_refused_before_training() -> No
     module.automatic_optimization = False
     with pytest.raises(ValueError, match=r"which loss it belongs to.*say manual_backward_index=0"):
         fitted(module, ComplexityPenalty(regularizers.PathNorm(0.1)))
+
+
+def test_batches_that_are_no_pairs_are_named() -> None:
+    class Named(Classifier):
+        def training_step(self, batch: Any) -> Tensor:
+            return super().training_step([batch["x"], batch["y"]])
+
+    samples = [{"x": x, "y": y} for x, y in zip(X, Y, strict=True)]
+    fit = trainer(callbacks=[ComplexityPenalty(regularizers.JacobianNorm(0.1))])
+    with pytest.raises(MissingInputError, match=r"jacobian_norm needs .* got dict.* takes batches \(inputs, targets\)"):
+        fit.fit(Named(network()), DataLoader(samples, batch_size=4))
 
 
 def test_parts_of_the_loss_are_logged(tmp_path: Path) -> None:

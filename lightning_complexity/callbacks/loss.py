@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, accumulating, completed_batches
 from lightning_complexity.callbacks.loggers import log_scalars
 from lightning_complexity.callbacks.summing import Term, add_terms, remove_terms
-from lightning_complexity.network import LossFunction, initial_state, split_batch
+from lightning_complexity.network import LossFunction, MissingInputError, initial_state, split_batch
 from lightning_complexity.regularizers import Regularizer
 
 _NEEDS_BATCH = {"inputs", "targets", "loss"}
@@ -45,7 +45,9 @@ class LossCallback(Callback):
         names = [regularizer.name for regularizer in regularizers]
         if len(set(names)) < len(names):
             raise ValueError(f"two penalties would be logged under the same name: {', '.join(names)}.")
-        if manual_backward_index is not None and manual_backward_index < 0:
+        if not (
+            manual_backward_index is None or (isinstance(manual_backward_index, int) and manual_backward_index >= 0)
+        ):
             raise ValueError(f"manual_backward_index counts calls from 0, got {manual_backward_index!r}.")
         self.regularizers, self.loss, self.manual_backward_index = regularizers, loss, manual_backward_index
         self._latest: dict[str, Tensor] = {}
@@ -141,7 +143,13 @@ class LossCallback(Callback):
         if not needs_batch(regularizer) or regularizer.strength == 0:
             return regularizer(pl_module)
         inputs, targets = split_batch(batch)
-        return regularizer(pl_module, inputs, targets, loss=self.loss)
+        try:
+            return regularizer(pl_module, inputs, targets, loss=self.loss)
+        except MissingInputError as error:
+            raise MissingInputError(
+                f"{regularizer.name} {error} {type(self).__name__} takes batches (inputs, targets); with others, add "
+                "the regularizer to the loss yourself: loss + penalty(self.net, x)."
+            ) from error
 
     def note(self, parts: dict[str, Tensor]) -> None:
         """Keep the parts of the loss of this step until they are logged."""
