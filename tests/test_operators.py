@@ -196,13 +196,15 @@ def test_a_live_norm_follows_the_weights(convolution: str) -> None:
 
 
 def test_another_singular_value_may_overtake() -> None:
-    layer, vectors = nn.Linear(50, 50, bias=False), {}
-    rest = torch.linspace(1, 0.1, 49)
-    for last in torch.linspace(0.9, 1.3, 200):  # in a subspace of its own
+    layer, vectors = nn.Linear(100, 100, bias=False), {}
+    first, second = torch.randn(2, 50, 50, generator=torch.Generator().manual_seed(0)).div(50**0.5)
+    generator = torch.Generator().manual_seed(1)
+    for share in torch.linspace(0.1, 2, 100):  # in a subspace of its own, which no product with the matrix leaves
+        first = first + 0.01 * torch.randn(50, 50, generator=generator) / 50**0.5
         with torch.no_grad():
-            layer.weight.copy_(torch.diag(torch.cat([rest, last.reshape(1)])))
+            layer.weight.copy_(torch.block_diag(first, share * second))
         (norm,) = Snapshot(layer, live=True, vectors=vectors).layer_norms().values()
-        assert norm.item() == pytest.approx(max(last.item(), 1), rel=1e-6)
+        assert norm.item() == pytest.approx(np.linalg.norm(layer.weight.detach(), 2), rel=1e-4)
 
 
 @pytest.mark.parametrize("size", [5, 60])

@@ -188,6 +188,16 @@ def test_parts_of_the_loss_are_logged(tmp_path: Path) -> None:
     assert [row.split(",")[step] for row in rows[1:] if row.split(",")[total]] == ["2", "4", "6"]  # once
 
 
+def test_parts_of_the_loss_are_logged_once_for_all_accumulated_batches(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    penalty = ComplexityPenalty(regularizers.ParameterNorm(0.1))
+    fit = trainer(callbacks=[penalty], logger=logger, log_every_n_steps=1, accumulate_grad_batches=2)
+    fit.fit(Classifier(network()), data())
+    rows = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
+    step, total = (rows[0].split(",").index(name) for name in ("step", "loss/total"))
+    assert [row.split(",")[step] for row in rows[1:] if row.split(",")[total]] == ["1", "2", "3", "4"]
+
+
 def test_the_start_of_distances_survives_in_the_checkpoint(tmp_path: Path) -> None:
     class Last(pl.Callback):
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:

@@ -54,6 +54,10 @@ def plain() -> nn.Module:
     return mlp(4, 8, 3).float()
 
 
+def wide() -> nn.Module:
+    return mlp(4, 64, 64, 3).float()  # whose singular vectors are followed, not computed densely
+
+
 def frozen() -> nn.Module:
     net = mlp(4, 8, 3).float()
     net[0].requires_grad_(False)
@@ -289,11 +293,11 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     def penalty() -> ComplexityPenalty:
         return ComplexityPenalty(*penalties(), regularizers.DistanceFromInitialization(0.1))
 
-    whole = fitted(Module(built(), sgd), penalty(), max_epochs=4)
+    whole = fitted(Module(built(wide), sgd), penalty(), max_epochs=4)
     half = trainer(callbacks=[penalty()], max_epochs=2)
-    half.fit(Module(built(), sgd), data())
+    half.fit(Module(built(wide), sgd), data())
     half.save_checkpoint(tmp_path / "half.ckpt")
-    second = Module(built(), sgd)
+    second = Module(built(wide), sgd)
     trainer(callbacks=[penalty()], max_epochs=4).fit(second, data(), ckpt_path=tmp_path / "half.ckpt")
     assert_same(second.net.state_dict(), whole)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_complexity.functional import (
     effective_rank,
@@ -51,6 +52,14 @@ def test_small_singular_values_of_single_precision_are_as_accurate_as_its_roundi
     values = torch.logspace(0, -6, 20)
     matrix = (left * values @ right).float()
     torch.testing.assert_close(singular_values(matrix).double(), values, rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("shape", [(3, 60), (60, 3), (60, 50), (50, 60)])
+@pytest.mark.parametrize("norm", [spectral_norm, lambda matrix: singular_values(matrix).sum()])
+def test_gradients_are_laid_out_as_their_matrices(norm: Callable[[Tensor], Tensor], shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    (gradient,) = torch.autograd.grad(norm(matrix), matrix)
+    assert gradient.is_contiguous()
 
 
 def test_gradient_of_the_spectral_norm_is_the_outer_product_of_singular_vectors() -> None:

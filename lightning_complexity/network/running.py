@@ -179,7 +179,7 @@ class RunningNetwork:
     def _has_plain_weights(self) -> bool:
         """Whether the modules' own attributes are this snapshot's parameters, and reading them changes nothing."""
         own = dict(self.model.named_parameters())
-        if not self.live or any(own[name] is not p for name, p in self.parameters.items()):
+        if any(own[name] is not p for name, p in self.parameters.items()):
             return False
         return not any(parametrize.is_parametrized(m) or any(hooked_weights(m)) for m in self.model.modules())
 
