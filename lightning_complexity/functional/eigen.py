@@ -29,9 +29,9 @@ def top_eigenvectors(
     one, they are the best within the block Krylov space :math:`[V, A V]`, again from there until the
     residual :math:`\|A v - \lambda v\|` of the first is at most 0.3 % of :math:`\lambda`. Half of the vectors
     are first turned out of the span, so that an eigenvalue growing in a subspace that the others do not reach is found
-    before it becomes the largest. A start with a residual above 10 %, or one that is not good enough after 8 times,
-    is not used. A small residual shows that the vector belongs to an eigenvalue, not that this is the largest: where
-    several change places at once, the largest can be missed by a little for a call.
+    before it becomes the largest. A start that leads to a residual above 10 %, or that is not good enough after 8
+    times, is not used. A small residual shows that the vector belongs to an eigenvalue, not that this is the
+    largest: where several change places at once, the largest can be missed by a little for a call.
 
     Args:
         product: Multiplies the columns of a tensor of shape ``(size, columns)`` with :math:`A`.
@@ -62,25 +62,21 @@ def top_eigenvectors(
 def _follow(product: Product, factor: Product, basis: Tensor) -> Tensor | None:
     count = basis.shape[1]
     basis = _scouting(basis)
-    for restart in range(_RESTARTS):
+    for _ in range(_RESTARTS):
         image = product(basis)
         if not image.isfinite().all():
             return None
-        if restart == 0 and _residual(basis, image) > _TOO_FAR:
-            return None
         krylov = torch.linalg.qr(torch.cat([basis, image], dim=1)).Q
         mapped = factor(krylov)
-        basis = krylov @ torch.linalg.eigh(mapped.mT @ mapped).eigenvectors[:, -count:].flip(1)
-        if _residual(basis[:, :1], product(basis[:, :1])) <= _RESIDUAL:
+        values, rotation = torch.linalg.eigh(mapped.mT @ mapped)
+        basis = krylov @ rotation[:, -count:].flip(1)
+        top = basis[:, :1]
+        residual = torch.linalg.vector_norm(product(top) - values[-1] * top) / values[-1]
+        if residual <= _RESIDUAL:
             return basis
+        if residual > _TOO_FAR:
+            return None
     return None
-
-
-def _residual(space: Tensor, image: Tensor) -> Tensor:
-    """Of the best first eigenvector within the span of orthonormal columns, relative to its eigenvalue."""
-    values, rotation = torch.linalg.eigh(space.mT @ image)
-    top = rotation[:, -1]
-    return torch.linalg.vector_norm(image @ top - values[-1] * (space @ top)) / values[-1].abs()
 
 
 def _scouting(basis: Tensor) -> Tensor:
