@@ -179,6 +179,18 @@ def test_manual_training_is_that_with_the_sum_by_hand(index: int, toggle: bool, 
         assert_same(by_hand, fitted(Manual(toggle=toggle), **configuration()))
 
 
+def test_only_the_loss_of_the_first_callback_is_logged() -> None:
+    callbacks = [
+        ComplexityPenalty(regularizers.ParameterNorm(0.1), manual_backward_index=1),
+        ComplexityPenalty(regularizers.JacobianNorm(0.1), manual_backward_index=0),
+    ]
+    fit = trainer(callbacks=callbacks, log_every_n_steps=1)
+    fit.fit(Manual(), data())
+    values = fit.callback_metrics
+    torch.testing.assert_close(values["loss/total"], values["loss/task"] + values["penalty/parameter_norm"])
+    assert values["penalty/jacobian_norm"] > 0
+
+
 def test_a_constraint_on_manual_optimization() -> None:
     constraint = ComplexityConstraint(regularizers.PathNorm(), at_most=-3.0, every_n_steps=2, manual_backward_index=1)
     fitted(Manual(), constraint)

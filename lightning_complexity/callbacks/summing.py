@@ -91,10 +91,11 @@ class SummedLoss:
         for term in (term for named in terms for term in named.values()):
             total = total + (term.value if term.times == 1 else term.times * term.value)
             logged = logged + term.value.detach()
-        parts = [{key: term.value for key, term in named.items()} for named in terms]
-        for callback, own in zip(callbacks, parts, strict=True):
-            # What they share is logged once.
-            callback.note({"loss/task": task, **own, "loss/total": logged} if own is parts[0] else own)
+        for callback, named in zip(callbacks, terms, strict=True):
+            parts = {key: term.value for key, term in named.items()}
+            # What callbacks share is logged once.
+            shares = callback is self.callbacks[0]
+            callback.note({"loss/task": task, **parts, "loss/total": logged} if shares else parts)
         return total
 
     def remove(self) -> None:
