@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,14 +64,19 @@ def training_step(workload: Workload, penalty: Regularizer | None = None, *, reu
     Args:
         workload: What is trained.
         penalty: What is added to the loss.
-        reuse_outputs: Whether the penalty gets the outputs that the loss is computed from.
+        reuse_outputs: Whether the penalty gets the outputs that the loss is computed from, attention then by a kernel
+            that can be differentiated twice.
     """
     model, targets = workload.model, workload.targets
     inputs = workload.inputs.clone().requires_grad_(reuse_outputs)
+    attention: Callable[[], AbstractContextManager[None]] = (
+        partial(sdpa_kernel, SDPBackend.MATH) if reuse_outputs else nullcontext
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
     def step() -> None:
-        outputs = model(inputs)
+        with attention():
+            outputs = model(inputs)
         loss = F.cross_entropy(outputs, targets)
         if penalty is not None:
             loss = loss + penalty(model, inputs, targets, outputs=outputs if reuse_outputs else None)
