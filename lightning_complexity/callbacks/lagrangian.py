@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
+
+Number = TypeVar("Number", Tensor, float)
 
 _GROWTH, _ENOUGH = 1.5, 0.8  # of the curvature, unless the violation has fallen to this share
 _NEGLIGIBLE = 0.01  # violation
@@ -43,18 +46,18 @@ class AugmentedLagrangian:
     curvature: float = 1.0
     violation: float = math.inf
 
-    def excess(self, value: Tensor | float) -> Tensor | float:
+    def excess(self, value: Number) -> Number:
         """:math:`g` of a value of the measure."""
         return (value - self.limit) / (abs(self.limit) if self.in_units_of_limit and self.limit else 1.0)
 
     def term(self, value: Tensor) -> Tensor:
         """What is added to the loss for a value of the measure."""
-        pushed = (self.multiplier + self.curvature * self.excess(value)).clamp(min=0)  # type: ignore[union-attr]
+        pushed = (self.multiplier + self.curvature * self.excess(value)).clamp(min=0)
         return (pushed.square() - self.multiplier**2) / (2 * self.curvature)
 
     def judge(self, value: float) -> None:
         """Raise the multiplier where a value exceeds the limit, lower it where there is slack."""
-        violation = float(self.excess(value))
+        violation = self.excess(value)
         if violation > max(_ENOUGH * self.violation, _NEGLIGIBLE):
             self.curvature = min(_GROWTH * self.curvature, _STIFFEST)
         self.violation = violation

@@ -114,12 +114,13 @@ class LossCallback(Callback):
         Raises:
             ValueError: If ``manual_backward`` was never called so often that the loss at the index was reached.
         """
-        if not pl_module.automatic_optimization and not self._was_added and trainer.global_step:
-            raise ValueError(
-                f"{type(self).__name__} was never added to a loss: no training_step called manual_backward "
-                f"{self.manual_backward_index + 1} times, as manual_backward_index="  # type: ignore[operator]
-                f"{self.manual_backward_index} needs. The index counts the calls in one training_step from 0."
-            )
+        index = self.manual_backward_index
+        if pl_module.automatic_optimization or index is None or self._was_added or not trainer.global_step:
+            return
+        raise ValueError(
+            f"{type(self).__name__} was never added to a loss: no training_step called manual_backward {index + 1} "
+            f"times, as manual_backward_index={index} needs. The index counts the calls in one training_step from 0."
+        )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the module its own ``training_step`` back."""
