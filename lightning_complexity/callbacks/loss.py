@@ -72,6 +72,7 @@ class LossCallback(Callback):
                 "manual_backward_index=0 for the first call of manual_backward in training_step, 1 for the second."
             )
         self._check_that_batches_are_given(pl_module)
+        self._was_added = False
         add_terms(pl_module, self)
 
     def _check_that_batches_are_given(self, pl_module: LightningModule) -> None:

@@ -93,7 +93,7 @@ def follow_spectral_norm(matrix: Tensor, start: Tensor | None = None) -> tuple[T
     The matrix of a training step differs little from that of the step before. Starting from its vectors, a few
     products are enough, see :func:`lightning_complexity.functional.eigen.top_eigenvectors`. In 23 trainings of three
     layers under spectral penalties, some so strong that they made training unstable, the logarithm of the product of
-    their norms was at most 5e-4 low for a call, in the median run 6e-5.
+    their norms was at most 5e-4 low for a call.
 
     Args:
         matrix: Shape ``(..., rows, columns)``.
