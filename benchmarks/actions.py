@@ -42,7 +42,7 @@ GROUPS: dict[str, tuple[ComplexityMetric, ...]] = {
 """Metrics that share what is expensive, measured on one snapshot."""
 
 ON_SMALL_NETWORKS = frozenset(
-    {"BoundaryDistance", "LANNComplexity", "LinearRegions", "LocalComplexity", "SmoothLocalComplexity"}
+    {"RegionBoundaryDistance", "LANNComplexity", "LinearRegions", "LocalComplexity", "SmoothLocalComplexity"}
     | {"TrajectoryLength", "Transitions"}
 )
 """Metrics that look at each unit or at many points, and are therefore timed on the MLP alone."""

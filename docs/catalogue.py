@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning_complexity import regularizers
 from lightning_complexity.metrics import SUITES, CatalogueEntry, catalogue
-from lightning_complexity.metrics.robust import STUDY
+from lightning_complexity.metrics.generalization import MEASURES
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- catalogue: begin (python docs/catalogue.py) -->", "<!-- catalogue: end -->"
@@ -15,7 +15,7 @@ BEGIN, END = "<!-- catalogue: begin (python docs/catalogue.py) -->", "<!-- catal
 STUDY_INTRODUCTION = """\
 ### The study's measures
 
-`RobustMeasure(of)` for each name; equation numbers are those of Jiang et al., ICLR 2020, which the study keeps.
+`GeneralizationMeasure(of)` for each name; equation numbers are those of Jiang et al., ICLR 2020, which the study keeps.
 Adjusted for `m` training samples: half of a logarithm minus ln m, the root of other values divided by `m`. `_fft`
 variants have the norm of the circular convolution at the size of the input image. The study's six PAC-Bayes measures
 (48, 49, 53, 56, 57, 61) are measures of flatness.
@@ -59,7 +59,7 @@ def _section(entry: CatalogueEntry) -> str:
 
 def _study() -> str:
     """The measures of the robust-measures study, by its names and equation numbers."""
-    rows = [f"| `{name}` | {measure.equation} | $${measure.formula}$$ |" for name, measure in STUDY.items()]
+    rows = [f"| `{name}` | {measure.equation} | $${measure.formula}$$ |" for name, measure in MEASURES.items()]
     return "\n".join([STUDY_INTRODUCTION, *rows, ""])
 
 
@@ -69,7 +69,7 @@ def page() -> str:
     for family in dict.fromkeys(entry.family for entry in catalogue()):
         parts.append(f"## {family.capitalize()}\n")
         parts += [_section(entry) for entry in catalogue() if entry.family == family]
-        if family == "robust":
+        if family == "generalization":
             parts.append(_study())
     return "\n".join(parts)
 

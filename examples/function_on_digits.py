@@ -32,10 +32,10 @@ OF_ANY_NETWORK = [
     "DaviesBouldinIndex",
     "FeatureEffectiveRank",
     "IntrinsicDimension",
-    "FeatureVariation",
+    "LabelVariation",
     "MixupMargin",
 ]
-OF_RELU_NETWORKS = ["Transitions", "LocalComplexity", "BoundaryDistance", "DeadUnits", "PatternEntropy"]
+OF_RELU_NETWORKS = ["Transitions", "LocalComplexity", "RegionBoundaryDistance", "DeadUnits", "PatternEntropy"]
 
 
 class Digits(pl.LightningModule):

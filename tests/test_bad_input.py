@@ -26,7 +26,7 @@ FULL = [entry for entry in metrics.catalogue() if entry.metric.__name__ in metri
 VC_BOUND = metrics.VCGeneralizationBound.name
 NORM_BOUNDS = {entry.name for entry in FULL if entry.family == "bounds"} - {VC_BOUND}
 OF_MARGINS = NORM_BOUNDS | {VC_BOUND, "davies_bouldin_index"}
-OF_MARGINS |= {entry.name for entry in FULL if entry.family in ("margins", "robust", "mixup")}
+OF_MARGINS |= {entry.name for entry in FULL if entry.family in ("margins", "generalization", "mixup")}
 REGION_BOUND = metrics.RegionBound.name
 OF_FLOATS = ("sensitivity", "regions", "trajectories", "mixup")
 OF_INPUTS = {"log_path_norm", "lann_complexity"} | NORM_BOUNDS

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_complexity.functional import (
     log_deviation_bound,
-    log_group_norm_capacity,
+    log_mixed_norm_capacity,
     log_size_independent_capacity,
     log_spectral_bound,
     log_spectral_capacity,
@@ -19,7 +19,7 @@ from lightning_complexity.functional import (
 )
 from lightning_complexity.metrics import (
     FrobeniusBound,
-    GroupNormBound,
+    MixedNormBound,
     SizeIndependentBound,
     SpectralBound,
     SpectralFrobeniusBound,
@@ -29,7 +29,7 @@ from lightning_complexity.metrics import (
 from lightning_complexity.network import Snapshot, initial_state
 from tests.networks import conv_net, mlp
 
-BOUNDS = [FrobeniusBound, GroupNormBound, SizeIndependentBound, SpectralBound, SpectralFrobeniusBound, TwoLayerBound]
+BOUNDS = [FrobeniusBound, MixedNormBound, SizeIndependentBound, SpectralBound, SpectralFrobeniusBound, TwoLayerBound]
 
 
 def wave(*shape: int, phase: float) -> Tensor:
@@ -65,7 +65,7 @@ CHOSEN = 6 * math.log(2 * M / DELTA)
 # first layer's spectral norm, which that code has once more in the fourth, is divided out.
 PUBLISHED = {
     VCGeneralizationBound: 57426.13969516722,
-    GroupNormBound: 6049977027.704122,
+    MixedNormBound: 6049977027.704122,
     FrobeniusBound: 314246116.01882106,
     TwoLayerBound: 6816280857.001915,
     SpectralFrobeniusBound: CHOSEN + (31497584788164.9 - CHOSEN) / 1.225066800188007**2,
@@ -112,13 +112,13 @@ def test_size_independent_by_hand_and_its_growth_with_depth() -> None:
 
 def test_group_norm_capacity_doubles_with_each_layer_and_takes_one_feature_for_two() -> None:
     one = torch.ones(())
-    deep, shallow = (log_group_norm_capacity(torch.ones(d), 3, 5, one, one) for d in (4, 3))
+    deep, shallow = (log_mixed_norm_capacity(torch.ones(d), 3, 5, one, one) for d in (4, 3))
     assert (deep - shallow).item() == pytest.approx(math.log(2))
-    assert log_group_norm_capacity(torch.ones(1), 3, 1, one, one).isfinite()
+    assert log_mixed_norm_capacity(torch.ones(1), 3, 1, one, one).isfinite()
 
 
 def test_rademacher_complexity_is_the_part_of_the_bound_that_depends_on_the_class() -> None:
-    for cls in (FrobeniusBound, GroupNormBound, SizeIndependentBound):
+    for cls in (FrobeniusBound, MixedNormBound, SizeIndependentBound):
         complexity, bound = value(cls(of="rademacher", log=False)), value(cls(log=False))
         chosen = 3 * math.sqrt(math.log(M / DELTA) / M)
         assert bound == pytest.approx(2 * complexity + chosen)
@@ -160,7 +160,7 @@ def test_vc_bound_by_hand() -> None:
 
 
 # The slack of the other two's union bounds depends on the factor.
-@pytest.mark.parametrize("cls", [FrobeniusBound, GroupNormBound, SizeIndependentBound, SpectralFrobeniusBound])
+@pytest.mark.parametrize("cls", [FrobeniusBound, MixedNormBound, SizeIndependentBound, SpectralFrobeniusBound])
 def test_does_not_change_when_the_layers_of_a_network_share_a_factor_otherwise(cls: Any) -> None:
     scaled, start = mlp(6, 12, 3, bias=False), mlp(6, 12, 3, bias=False)
     x, initial = trained()[1], initial_state(start)

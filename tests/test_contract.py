@@ -28,8 +28,8 @@ WITHOUT_REGULARIZER = {
     "ActivationCount": "an integer has no gradient",
     "PeakActivationMemory": "an integer has no gradient",
     "VCDimensionBound": "depends on the architecture alone, so that its gradient is zero",
-    "LogConditionNumber": "OrthogonalityDefect is what one trains with",
-    "LogVolume": "OrthogonalityDefect is what one trains with",
+    "LogConditionNumber": "SoftOrthogonality is what one trains with",
+    "LogVolume": "SoftOrthogonality is what one trains with",
     "HeavyTailAlpha": "the threshold of the fit jumps",
     "MarginPercentile": "two samples decide it; SmoothMarginLoss is what one trains with",
     "InverseSquaredMargin": "two samples decide it; SmoothMarginLoss is what one trains with",
@@ -37,7 +37,7 @@ WITHOUT_REGULARIZER = {
     "CapacityOverMargin": "two samples decide the margin; the capacity and SmoothMarginLoss are what one trains with",
     "NormalizedMargin": "two samples decide the margin; the capacity and SmoothMarginLoss are what one trains with",
     "VCGeneralizationBound": "depends on the architecture alone, so that its gradient is zero",
-    "GroupNormBound": "LogNormProduct is the part of it that depends on the weights",
+    "MixedNormBound": "LogNormProduct is the part of it that depends on the weights",
     "FrobeniusBound": "LogNormProduct is the part of it that depends on the weights",
     "SizeIndependentBound": "LogNormProduct is the part of it that depends on the weights",
     "SpectralBound": "LogSpectralComplexity is the part of it that depends on the weights",
@@ -46,9 +46,9 @@ WITHOUT_REGULARIZER = {
     "LocalLipschitzConstant": "one sample decides it; JacobianNorm bounds it",
     "NoiseSensitivity": "JacobianNorm is its limit, at less noise",
     "ShiftSensitivity": "shifting the training images is what one trains with",
-    "RobustMeasure": "each has a differentiable measure of its own among the others",
+    "GeneralizationMeasure": "each has a differentiable measure of its own among the others",
     "LinearRegions": "an integer has no gradient",
-    "BoundaryDistance": "SmoothLocalComplexity is what one trains with",
+    "RegionBoundaryDistance": "SmoothLocalComplexity is what one trains with",
     "LocalComplexity": "SmoothLocalComplexity is what one trains with",
     "RegionBound": "depends on the architecture alone, so that its gradient is zero",
     "Transitions": "an integer has no gradient",
@@ -61,7 +61,7 @@ WITHOUT_REGULARIZER = {
     "IntrinsicDimension": "the two nearest neighbours of each sample alone decide it, and change",
     "MixupDaviesBouldin": "an accuracy has no gradient",
     "MixupMargin": "JacobianNorm is what one trains with",
-    "FeatureVariation": "nearest neighbours change",
+    "LabelVariation": "nearest neighbours change",
 }
 
 Network = tuple[nn.Module, Tensor, Tensor]
@@ -162,12 +162,14 @@ class TestMetric:
 
     def test_two_batches_equal_one_in_any_order(self, cls: type[ComplexityMetric], network: Network) -> None:
         initial = moved(network)
-        if cls.takes_one_snapshot is not None:
+        if cls.single_update_reason is not None:
             metric = cls()
             with pytest.raises(MissingInputError):
                 metric.update(network[0])  # does not count
             measured(metric, network, initial)
-            with pytest.raises(ValueError, match=f"{cls.__name__} takes one snapshot, since {cls.takes_one_snapshot}"):
+            with pytest.raises(
+                ValueError, match=f"{cls.__name__} takes one snapshot, since {cls.single_update_reason}"
+            ):
                 measured(metric, network, initial)
             return
         whole = measured(cls(), network, initial)
@@ -184,7 +186,7 @@ class TestMetric:
             alone = cls()
             alone.update(network[0], **parts)
             torch.testing.assert_close(called(network[0], **parts), alone.compute(), equal_nan=True)
-            if cls.takes_one_snapshot is not None:
+            if cls.single_update_reason is not None:
                 with pytest.raises(ValueError, match="takes one snapshot"):
                     called(network[0], **parts)
                 return

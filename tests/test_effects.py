@@ -30,7 +30,7 @@ STRENGTHS = {
     "LogNormSum": 0.1,
     "LogSpectralComplexity": 0.05,
     "LogSpectralProduct": 0.1,
-    "OrthogonalityDefect": 0.01,
+    "SoftOrthogonality": 0.01,
     "ParameterNorm": 0.05,
     "PathNorm": 0.05,
     "SchattenNorm": 0.02,

@@ -20,14 +20,14 @@ from lightning_complexity.functional import (
 from lightning_complexity.metrics import (
     DaviesBouldinIndex,
     FeatureEffectiveRank,
-    FeatureVariation,
     IntrinsicDimension,
+    LabelVariation,
     MixupDaviesBouldin,
     MixupMargin,
 )
 from lightning_complexity.metrics.mixup import mixed
 from lightning_complexity.network import Snapshot
-from lightning_complexity.network.features import with_output_of
+from lightning_complexity.network.tracing.calls import with_output_of
 from tests.networks import conv_net, mlp
 
 
@@ -293,7 +293,7 @@ class TestMetrics:
         model, x, y = self.batch()
         mixes, labels = mixed(x, torch.eye(4)[y], torch.Generator().manual_seed(0))
         expected = graph_variation(model[:4](mixes), labels).item()
-        assert value(FeatureVariation(), model, x, y, chunk_size=7) == pytest.approx(expected)
+        assert value(LabelVariation(), model, x, y, chunk_size=7) == pytest.approx(expected)
 
     def test_mixing_shares_have_the_beta_distribution(self) -> None:
         zeros_and_ones = (torch.arange(20_000) % 2).double()[:, None]
@@ -304,7 +304,7 @@ class TestMetrics:
 
     def test_says_what_it_needs(self) -> None:
         model, x, _ = self.batch()
-        for metric in (MixupMargin(), MixupDaviesBouldin(), FeatureVariation(), DaviesBouldinIndex()):
+        for metric in (MixupMargin(), MixupDaviesBouldin(), LabelVariation(), DaviesBouldinIndex()):
             with pytest.raises(ValueError, match="integer class targets"):
                 metric.update(model, x, torch.rand(40))
         for build in (MixupMargin, MixupDaviesBouldin):

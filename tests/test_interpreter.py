@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_complexity.network.interpreter import ModulePath, TensorFlow, operation_name
+from lightning_complexity.network.tracing.interpreter import ModulePath, TorchFunctionInterpreter, operation_name
 
 
-class Trace(TensorFlow):
+class Trace(TorchFunctionInterpreter):
     """Notes each operation and the module it was called in."""
 
     def __init__(self, path: ModulePath) -> None:

@@ -22,6 +22,7 @@ from lightning_complexity.functional import (
 from lightning_complexity.metrics import (
     CapacityOverMargin,
     ComplexityMetric,
+    GeneralizationMeasure,
     InverseSquaredMargin,
     JacobianNorm,
     LogNormProduct,
@@ -30,7 +31,6 @@ from lightning_complexity.metrics import (
     NormalizedMargin,
     ParameterNorm,
     PathNorm,
-    RobustMeasure,
     SmoothMarginLoss,
 )
 from lightning_complexity.network import Snapshot
@@ -135,7 +135,7 @@ def test_smooth_margin_loss_is_cross_entropy_and_sklearns_hinge_at_its_ends() ->
 def test_capacities_over_the_margin_are_the_studys(capacity: Any, equation: str, name: str) -> None:
     net, x = mlp(5, 8, 3), torch.randn(10, 5)
     y = net(x).argmax(1)
-    metric, study = CapacityOverMargin(capacity, percentile=0), RobustMeasure(equation)
+    metric, study = CapacityOverMargin(capacity, percentile=0), GeneralizationMeasure(equation)
     assert metric.name == name
     expected = measured(study, net, x, y)
     expected = math.log(expected) if equation.startswith("path") else expected

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_complexity.callbacks.measuring import FailureReport, measure_metrics
 from lightning_complexity.metrics import StableRank
 from lightning_complexity.network import Snapshot, observe
+from lightning_complexity.recording.measuring import FailureReport, measure_metrics
 
 
 def random_numbers() -> list[float]:

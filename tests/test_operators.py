@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_complexity import regularizers
-from lightning_complexity.functional import follow_spectral_norm
+from lightning_complexity.functional import warm_started_spectral_norm
 from lightning_complexity.functional.eigen import top_eigenvectors
 from lightning_complexity.metrics import LogNormProduct, LogSpectralProduct
 from lightning_complexity.network import Snapshot, read_weights
+from lightning_complexity.network.convolutions import convolve, warm_started_operator_norm
 from lightning_complexity.network.norms import circular_norms
-from lightning_complexity.network.operators import convolve, follow_operator_norm
 from tests.networks import ConvNet, mlp
 
 CONVOLUTIONS = {
@@ -38,7 +38,7 @@ CONVOLUTIONS = {
 
 
 def operator_norm(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    return follow_operator_norm(read_weights(module)[0], torch.Size(shape))[0]
+    return warm_started_operator_norm(read_weights(module)[0], torch.Size(shape))[0]
 
 
 def unrolled(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
@@ -212,11 +212,11 @@ def test_another_singular_value_may_overtake() -> None:
 def test_weights_that_are_not_finite_and_those_after_them(size: int, broken: float) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(size, size)
-    _, vectors = follow_spectral_norm(matrix)
+    _, vectors = warm_started_spectral_norm(matrix)
     for kept in (vectors, None):
-        norm, after = follow_spectral_norm(matrix.clone().fill_diagonal_(broken), kept)
+        norm, after = warm_started_spectral_norm(matrix.clone().fill_diagonal_(broken), kept)
         assert not norm.isfinite()
-        assert follow_spectral_norm(matrix, after)[0].item() == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-6)
+        assert warm_started_spectral_norm(matrix, after)[0].item() == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-6)
 
 
 def test_a_start_that_is_far_off_is_not_used() -> None:

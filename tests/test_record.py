@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lightning_complexity.callbacks import Measurement, curve, read_record
-from lightning_complexity.callbacks.record import append
+from lightning_complexity.recording.record import append
 
 
 def measurement(step: int, **values: float) -> Measurement:

@@ -22,10 +22,10 @@ from lightning_complexity.functional import (
     transitions,
 )
 from lightning_complexity.metrics import (
-    BoundaryDistance,
     LinearRegions,
     LocalComplexity,
     RegionBound,
+    RegionBoundaryDistance,
     SmoothLocalComplexity,
 )
 from lightning_complexity.network import (
@@ -37,7 +37,7 @@ from lightning_complexity.network import (
     rectangle_around,
     segment_pieces,
 )
-from lightning_complexity.network.planes import _Cell, _halves
+from lightning_complexity.network.regions.planes import _Cell, _halves
 from tests.networks import conv_net, mlp
 
 Map = Callable[[Tensor], Tensor]
@@ -477,7 +477,7 @@ def test_what_is_not_piecewise_linear_is_refused(along: str, layer: nn.Module, n
         LinearRegions(along=along).update(model, 5 * x)
 
 
-@pytest.mark.parametrize("cls", [BoundaryDistance, LocalComplexity, SmoothLocalComplexity])
+@pytest.mark.parametrize("cls", [RegionBoundaryDistance, LocalComplexity, SmoothLocalComplexity])
 def test_smooth_activations_have_no_boundaries(cls: type) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     with pytest.raises(UnsupportedOperationError, match=f"{cls.__name__} has no meaning for the operation 'tanh'.*'1'"):
@@ -502,8 +502,8 @@ def test_bad_options() -> None:
         LinearRegions("plane").update(mlp(3, 4, 2), torch.arange(9.0).reshape(3, 3))
     with pytest.raises(ValueError, match="must be at most the number of inputs, 3, got 4"):
         LocalComplexity(num_directions=4).update(mlp(3, 4, 2), torch.randn(2, 3))
-    with pytest.raises(ValueError, match="BoundaryDistance looks at each of 9 units, more than max_units=8"):
-        BoundaryDistance(max_units=8).update(mlp(3, 9, 2), torch.randn(2, 3))
+    with pytest.raises(ValueError, match="RegionBoundaryDistance looks at each of 9 units, more than max_units=8"):
+        RegionBoundaryDistance(max_units=8).update(mlp(3, 9, 2), torch.randn(2, 3))
 
 
 def test_the_figure_shows_every_cell_and_belongs_to_no_window() -> None:
@@ -556,7 +556,7 @@ def test_sharp_bounds_are_refused_where_they_do_not_hold() -> None:
 
 def test_no_boundary_is_nearer_than_the_boundary_distance_and_one_is_there() -> None:
     model, x = mlp(3, 8, 8, 2), torch.randn(5, 3)
-    distances = BoundaryDistance().per_sample(Snapshot(model, x, chunk_size=2))
+    distances = RegionBoundaryDistance().per_sample(Snapshot(model, x, chunk_size=2))
     directions = F.normalize(torch.randn(4000, 3), dim=1)
 
     def codes(points: Tensor) -> Tensor:
@@ -573,11 +573,11 @@ def test_boundary_distance_of_several_kinks_and_of_none() -> None:
     with torch.no_grad():
         model[0].weight.fill_(2.0)
         model[0].bias.fill_(0.0)
-    distances = BoundaryDistance().per_sample(Snapshot(model, torch.tensor([[0.0], [0.4], [-2.0]])))
+    distances = RegionBoundaryDistance().per_sample(Snapshot(model, torch.tensor([[0.0], [0.4], [-2.0]])))
     torch.testing.assert_close(distances, torch.tensor([0.5, 0.1, 1.5]))
     with torch.no_grad():
         model[0].weight.fill_(0.0)
-    assert BoundaryDistance().per_sample(Snapshot(model, torch.ones(1, 1))).isinf().all()
+    assert RegionBoundaryDistance().per_sample(Snapshot(model, torch.ones(1, 1))).isinf().all()
 
 
 def test_boundary_distance_falls_as_neurons_are_added() -> None:
@@ -587,7 +587,7 @@ def test_boundary_distance_falls_as_neurons_are_added() -> None:
         values = []
         for seed in range(8):
             torch.manual_seed(seed)
-            metric = BoundaryDistance()
+            metric = RegionBoundaryDistance()
             metric.update(he_initialized(20, *widths, 1), torch.randn(20, 20))
             values.append(metric.compute().item() * sum(widths))
         means.append(np.mean(values))

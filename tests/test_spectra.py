@@ -16,8 +16,8 @@ from lightning_complexity.functional import (
     effective_rank,
     fit_power_law,
     log_spectral_product,
-    orthogonality_defect,
     singular_values,
+    soft_orthogonality,
     spectral_norm,
     stable_rank,
 )
@@ -29,8 +29,8 @@ from lightning_complexity.metrics import (
     LogSpectralComplexity,
     LogSpectralProduct,
     LogVolume,
-    OrthogonalityDefect,
     SchattenNorm,
+    SoftOrthogonality,
     StableRank,
 )
 from lightning_complexity.network import Snapshot, initial_state
@@ -206,17 +206,17 @@ def test_orthogonality_defect_is_that_of_the_singular_values() -> None:
     for matrix in (torch.randn(5, 7), torch.randn(7, 5)):
         values = torch.linalg.svdvals(matrix)
         expected = (values.square() - 1).square().sum().item()
-        assert spectrum_of(OrthogonalityDefect, matrix) == pytest.approx(expected)
+        assert spectrum_of(SoftOrthogonality, matrix) == pytest.approx(expected)
     q = torch.linalg.qr(torch.randn(6, 4))[0]
-    assert spectrum_of(OrthogonalityDefect, q) == pytest.approx(0, abs=1e-25)
-    assert spectrum_of(OrthogonalityDefect, q.T) == pytest.approx(0, abs=1e-25)
+    assert spectrum_of(SoftOrthogonality, q) == pytest.approx(0, abs=1e-25)
+    assert spectrum_of(SoftOrthogonality, q.T) == pytest.approx(0, abs=1e-25)
 
 
 def test_orthogonality_defect_of_groups_is_that_of_their_blocks() -> None:
-    conv, metric = nn.Conv2d(4, 6, 3, groups=2), OrthogonalityDefect()
+    conv, metric = nn.Conv2d(4, 6, 3, groups=2), SoftOrthogonality()
     metric.update(conv)
     blocks = conv.weight.detach().flatten(1).chunk(2)
-    torch.testing.assert_close(metric.compute(), sum(orthogonality_defect(block) for block in blocks))
+    torch.testing.assert_close(metric.compute(), sum(soft_orthogonality(block) for block in blocks))
 
 
 def slow_power_law(values: np.ndarray) -> tuple[float, float, int]:

@@ -25,14 +25,6 @@ from lightning_complexity.callbacks.loggers import (
     log_scalars,
     shows_figures,
 )
-from lightning_complexity.callbacks.measuring import (
-    FailureReport,
-    Measured,
-    OnError,
-    gaps,
-    measure_fit,
-    measure_metrics,
-)
 from lightning_complexity.callbacks.probe import (
     Probe,
     ProbeSource,
@@ -43,9 +35,17 @@ from lightning_complexity.callbacks.probe import (
     first_loader,
     training_probe,
 )
-from lightning_complexity.callbacks.record import RECORD_NAME, Measurement, append, curve
 from lightning_complexity.metrics import ComplexityMetric, resolve
 from lightning_complexity.network import LossFunction, Snapshot, initial_state, num_samples
+from lightning_complexity.recording.measuring import (
+    FailureReport,
+    Measured,
+    OnError,
+    gaps,
+    measure_fit,
+    measure_metrics,
+)
+from lightning_complexity.recording.record import RECORD_NAME, Measurement, append, curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -328,6 +328,6 @@ class ComplexityMonitor(Callback):
         Raises:
             ImportError: Without matplotlib: ``pip install lightning-complexity[plot]``.
         """
-        from lightning_complexity.callbacks.plotting import plot_histories
+        from lightning_complexity.plots.curves import plot_histories
 
         return plot_histories({"": self.history}, names)

@@ -12,14 +12,14 @@ from lightning_complexity.callbacks.base import Callback, LightningModule, Train
 from lightning_complexity.callbacks.loggers import log_scalars
 from lightning_complexity.callbacks.probe import Probe, ProbeSource, check_probe, copied, training_probe
 from lightning_complexity.metrics.lann import pieces_by_unit
-from lightning_complexity.network import Feed, Snapshot, follow_weights, map_tensors, observe
+from lightning_complexity.network import Feed, Snapshot, map_tensors, observe, trace_sources
 
 
 def _prunable(model: nn.Module, inputs: Any) -> dict[str, list[str]]:
     """Names of the parameters that make the units of each activation, weight first, where they can be pruned."""
     names = {id(p): name for name, p in model.named_parameters()}
     with observe(model), torch.no_grad():
-        network = follow_weights(model, map_tensors(lambda t: t[:1] if t.ndim else t, inputs))
+        network = trace_sources(model, map_tensors(lambda t: t[:1] if t.ndim else t, inputs))
     found = {}
     for fed in network:
         parameters = [p for feed in fed.feeds for p in _parameters(feed)]

@@ -19,7 +19,7 @@ from lightning_complexity.functional.spectra import log_spectral_complexity
 __all__ = [
     "log_deviation_bound",
     "log_frobenius_capacity",
-    "log_group_norm_capacity",
+    "log_mixed_norm_capacity",
     "log_pac_bayes_bound",
     "log_rademacher_complexity",
     "log_size_independent_capacity",
@@ -79,7 +79,7 @@ def log_deviation_bound(log_capacity: Tensor, num_samples: int, delta: float) ->
     return torch.logaddexp(log_capacity, chosen.log()) - math.log(num_samples) / 2
 
 
-def log_group_norm_capacity(
+def log_mixed_norm_capacity(
     norms: Tensor, num_classes: int, num_features: int, radius: Tensor, margin: Tensor
 ) -> Tensor:
     r"""Capacity by the largest :math:`\ell_1` norms of the units.
@@ -101,7 +101,7 @@ def log_group_norm_capacity(
 
     Example:
         >>> one = torch.tensor(1.0)
-        >>> log_group_norm_capacity(torch.ones(2), 2, 3, one, one).exp()  # 16 * 2 * sqrt(ln 3)
+        >>> log_mixed_norm_capacity(torch.ones(2), 2, 3, one, one).exp()  # 16 * 2 * sqrt(ln 3)
         tensor(33.5407)
     """
     constants = (len(norms) + 2) * math.log(2) + math.log(num_classes) + math.log(math.log(max(num_features, 2))) / 2

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["combine_norms", "distance", "group_norm", "lp_norm"]
+__all__ = ["combine_norms", "distance", "lp_norm", "mixed_norm"]
 
 
 def lp_norm(tensor: Tensor, p: float = 2) -> Tensor:
@@ -96,7 +96,7 @@ def distance(tensors: Sequence[Tensor], origins: Sequence[Tensor], p: float = 2)
     return combine_norms(torch.stack(parts), p)
 
 
-def group_norm(matrix: Tensor, p: float, q: float) -> Tensor:
+def mixed_norm(matrix: Tensor, p: float, q: float) -> Tensor:
     r"""Mixed norm :math:`\|W\|_{p,q}`: the :math:`\ell_q` norm over units of the :math:`\ell_p` norms of their weights.
 
     Args:
@@ -111,7 +111,7 @@ def group_norm(matrix: Tensor, p: float, q: float) -> Tensor:
         Neyshabur, Tomioka and Srebro, "Norm-based capacity control in neural networks", COLT 2015.
 
     Example:
-        >>> group_norm(torch.tensor([[1.0, -2.0], [3.0, 4.0]]), p=1, q=torch.inf)
+        >>> mixed_norm(torch.tensor([[1.0, -2.0], [3.0, 4.0]]), p=1, q=torch.inf)
         tensor(7.)
     """
     if p == q:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 __all__ = [
     "activation_codes",
-    "boundary_distances",
     "cut_depths",
     "cut_units",
     "dead_units",
@@ -18,6 +17,7 @@ __all__ = [
     "linear_units",
     "pattern_entropy",
     "piece_counts",
+    "region_boundary_distances",
     "shifted_images",
     "trajectory_length",
     "transitions",
@@ -209,7 +209,7 @@ def cut_depths(preactivations: Tensor, kinks: Sequence[float] = (0.0,)) -> Tenso
     return torch.stack(depths).sum((0, 2))
 
 
-def boundary_distances(
+def region_boundary_distances(
     preactivations: Tensor, kinks: Sequence[float], inputs: Tensor, *, create_graph: bool = False
 ) -> Tensor:
     r"""Distance :math:`\min_j |z_j - b_j| / \lVert \nabla_x z_j \rVert` from each sample to the nearest kink.
@@ -231,7 +231,7 @@ def boundary_distances(
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0]], requires_grad=True)
-        >>> boundary_distances(x @ torch.tensor([[3.0], [4.0]]) + 2, (0.0,), x).item()  # 5 / 5
+        >>> region_boundary_distances(x @ torch.tensor([[3.0], [4.0]]) + 2, (0.0,), x).item()  # 5 / 5
         1.0
     """
     units = preactivations.flatten(1)

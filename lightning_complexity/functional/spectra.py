@@ -15,22 +15,22 @@ __all__ = [
     "circular_norm",
     "effective_rank",
     "fit_power_law",
-    "follow_spectral_norm",
     "log_condition_number",
     "log_spectral_complexity",
     "log_spectral_product",
     "log_volume",
-    "orthogonality_defect",
     "schatten_norm",
     "singular_values",
+    "soft_orthogonality",
     "spectral_norm",
     "stable_rank",
+    "warm_started_spectral_norm",
 ]
 
 _CANDIDATES_AT_ONCE = 64
 _FREQUENCIES_AT_ONCE = 64
 _COLUMNS_AT_ONCE = 256  # in double precision
-FOLLOWED = 16  # singular vectors, so that the largest is not lost when others overtake it
+NUM_WARM_VECTORS = 16  # singular vectors, so that the largest is not lost when others overtake it
 _EQUAL_UP_TO = 1e-6  # relative; eigenvalues of an orthogonal matrix differ by rounding alone
 
 
@@ -87,7 +87,7 @@ def _left_singular_vectors(wide: Tensor) -> Tensor:
     return torch.linalg.eigh(_gram(wide)).eigenvectors.flip(-1).to(wide.dtype)
 
 
-def follow_spectral_norm(matrix: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+def warm_started_spectral_norm(matrix: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     r"""Spectral norm, and the singular vectors from which the next call can start.
 
     The matrix of a training step differs little from that of the step before. Starting from its vectors, a few
@@ -104,8 +104,8 @@ def follow_spectral_norm(matrix: Tensor, start: Tensor | None = None) -> tuple[T
         several, whose norms are always computed anew.
 
     Example:
-        >>> norm, vectors = follow_spectral_norm(torch.diag(torch.tensor([1.0, 3.0])))
-        >>> follow_spectral_norm(torch.diag(torch.tensor([1.0, 3.1])), vectors)[0]
+        >>> norm, vectors = warm_started_spectral_norm(torch.diag(torch.tensor([1.0, 3.0])))
+        >>> warm_started_spectral_norm(torch.diag(torch.tensor([1.0, 3.1])), vectors)[0]
         tensor(3.1000)
     """
     is_wide = matrix.shape[-2] <= matrix.shape[-1]
@@ -121,7 +121,7 @@ def follow_spectral_norm(matrix: Tensor, start: Tensor | None = None) -> tuple[T
 
 
 def _top_left_singular_vectors(a: Tensor, start: Tensor | None) -> Tensor:
-    count = min(FOLLOWED, len(a))
+    count = min(NUM_WARM_VECTORS, len(a))
     if start is None and a.device.type != "cpu":
         return torch.linalg.eigh(_gram(a)).eigenvectors[:, -count:].flip(1).to(a.dtype)
     # In this order a few columns cost about as much as one.
@@ -146,7 +146,7 @@ def spectral_norm(matrix: Tensor) -> Tensor:
         >>> spectral_norm(torch.diag(torch.tensor([1.0, 3.0])))
         tensor(3.)
     """
-    return follow_spectral_norm(matrix)[0]
+    return warm_started_spectral_norm(matrix)[0]
 
 
 def circular_norm(kernel: Tensor, size: Sequence[int]) -> Tensor:
@@ -332,7 +332,7 @@ def log_volume(spectrum: Tensor) -> Tensor:
     return spectrum.log().sum()
 
 
-def orthogonality_defect(matrix: Tensor) -> Tensor:
+def soft_orthogonality(matrix: Tensor) -> Tensor:
     r"""Squared distance of the smaller Gram matrix from the identity, :math:`\|W W^T - I\|_F^2 = \sum_i (s_i^2 - 1)^2`.
 
     Args:
@@ -345,7 +345,7 @@ def orthogonality_defect(matrix: Tensor) -> Tensor:
         Bansal, Chen and Wang, "Can we gain more from orthogonality regularizations?", NeurIPS 2018.
 
     Example:
-        >>> orthogonality_defect(torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))  # (4 - 1)^2
+        >>> soft_orthogonality(torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))  # (4 - 1)^2
         tensor(9.)
     """
     wide = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT

@@ -4,6 +4,7 @@ from lightning_complexity.metrics import (
     bounds,
     curvature,
     features,
+    generalization,
     gradients,
     lann,
     margins,
@@ -11,7 +12,6 @@ from lightning_complexity.metrics import (
     norms,
     paths,
     regions,
-    robust,
     sensitivity,
     size,
     spectra,
@@ -23,6 +23,7 @@ from lightning_complexity.metrics.bounds import *
 from lightning_complexity.metrics.catalogue import SUITES, CatalogueEntry, catalogue, resolve
 from lightning_complexity.metrics.curvature import *
 from lightning_complexity.metrics.features import *
+from lightning_complexity.metrics.generalization import *
 from lightning_complexity.metrics.gradients import *
 from lightning_complexity.metrics.lann import *
 from lightning_complexity.metrics.margins import *
@@ -30,7 +31,6 @@ from lightning_complexity.metrics.mixup import *
 from lightning_complexity.metrics.norms import *
 from lightning_complexity.metrics.paths import *
 from lightning_complexity.metrics.regions import *
-from lightning_complexity.metrics.robust import *
 from lightning_complexity.metrics.sensitivity import *
 from lightning_complexity.metrics.size import *
 from lightning_complexity.metrics.spectra import *
@@ -53,7 +53,7 @@ __all__ = [
     *norms.__all__,
     *paths.__all__,
     *regions.__all__,
-    *robust.__all__,
+    *generalization.__all__,
     *sensitivity.__all__,
     *size.__all__,
     *spectra.__all__,

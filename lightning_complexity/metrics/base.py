@@ -48,7 +48,7 @@ class ComplexityMetric(Metric, ABC):
         cost: The most expensive thing that measuring takes.
         has_layers: Whether the metric has a value for each layer.
         is_logarithm: Whether the value is a logarithm; its name then starts with ``log_``.
-        takes_one_snapshot: Why the values of several batches say nothing about that of all of them, for a metric
+        single_update_reason: Why the values of several batches say nothing about that of all of them, for a metric
             that therefore refuses a second ``update`` before ``reset``; ``None`` for all others.
         formula: The formula in LaTeX.
         reference: Where the measure comes from.
@@ -60,7 +60,7 @@ class ComplexityMetric(Metric, ABC):
     cost: Cost = "weights"
     has_layers: ClassVar[bool] = False
     is_logarithm: bool = False
-    takes_one_snapshot: ClassVar[str | None] = None
+    single_update_reason: ClassVar[str | None] = None
     formula: ClassVar[str]
     reference: ClassVar[str]
 
@@ -113,9 +113,9 @@ class ComplexityMetric(Metric, ABC):
             MissingInputError: If something that the metric needs is missing.
             ValueError: At a second call, if the metric takes one snapshot.
         """
-        if self.takes_one_snapshot is not None and self._has_measured:
+        if self.single_update_reason is not None and self._has_measured:
             raise ValueError(
-                f"{type(self).__name__} takes one snapshot, since {self.takes_one_snapshot}. "
+                f"{type(self).__name__} takes one snapshot, since {self.single_update_reason}. "
                 "Give it all samples at once, or call reset() before the next."
             )
         snapshot = (
@@ -133,7 +133,7 @@ class ComplexityMetric(Metric, ABC):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Update, and return the value of this batch alone."""
-        if self.takes_one_snapshot is None:
+        if self.single_update_reason is None:
             return super().forward(*args, **kwargs)
         self.update(*args, **kwargs)
         value: Any = self.compute()

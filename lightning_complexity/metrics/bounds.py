@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_complexity.functional import bounds
 from lightning_complexity.functional.margins import check_classification, margin_percentile
-from lightning_complexity.functional.norms import group_norm
+from lightning_complexity.functional.norms import mixed_norm
 from lightning_complexity.metrics.base import WeightsAndSamplesMetric
 from lightning_complexity.metrics.margins import check_percentile
 from lightning_complexity.metrics.size import VCDimensionBound
@@ -19,7 +19,7 @@ from lightning_complexity.network import Snapshot, Weight
 
 __all__ = [
     "FrobeniusBound",
-    "GroupNormBound",
+    "MixedNormBound",
     "SizeIndependentBound",
     "SpectralBound",
     "SpectralFrobeniusBound",
@@ -154,7 +154,7 @@ def _vector(norms: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(norms.values()))
 
 
-class GroupNormBound(_NormBound):
+class MixedNormBound(_NormBound):
     r"""Generalization bound by the largest L1 norms of the units, Bartlett and Mendelson 2002.
 
     .. math:: E(f) - E_D(f) \le \frac{R + 3 \sqrt{\ln(m/\delta)}}{\sqrt m}, \quad
@@ -186,19 +186,19 @@ class GroupNormBound(_NormBound):
         >>> import torch
         >>> net = torch.nn.Linear(2, 2, bias=False)
         >>> _ = net.weight.data.copy_(torch.eye(2))
-        >>> metric = GroupNormBound(of="rademacher", log=False)
+        >>> metric = MixedNormBound(of="rademacher", log=False)
         >>> metric.update(net, torch.eye(2), torch.tensor([0, 1]))
         >>> metric.compute()  # 8 * 2 * sqrt(ln 2) / (2 sqrt 2)
         tensor(4.7096, dtype=torch.float64)
     """
 
-    name = "log_group_norm_bound"
+    name = "log_mixed_norm_bound"
     formula = (
         r"(R + 3 \sqrt{\ln(m/\delta)}) / \sqrt m, \; "
         r"R = 2^{d+2} C \sqrt{\ln D} \; r \prod_i \lVert W_i \rVert_{1,\infty} / \gamma"
     )
     reference = "Bartlett and Mendelson, JMLR 2002; constants of Neyshabur et al., ICLR 2019"
-    _quantity = "group_norm"
+    _quantity = "mixed_norm"
 
     def layer_numbers(self, snapshot: Snapshot) -> list[Tensor]:
         """Norms."""
@@ -207,7 +207,7 @@ class GroupNormBound(_NormBound):
     def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
         """Logarithm of ``R``."""
         classes, features, _ = _sizes(of_weights)
-        return bounds.log_group_norm_capacity(of_weights[3:], classes, features, data.mean_l_inf, data.margin)
+        return bounds.log_mixed_norm_capacity(of_weights[3:], classes, features, data.mean_l_inf, data.margin)
 
 
 class FrobeniusBound(_NormBound):
@@ -217,7 +217,7 @@ class FrobeniusBound(_NormBound):
               R = \frac{2^{d+1} \sqrt C \; r}{\gamma} \prod_{i=1}^d \|W_i\|_F
 
     with :math:`r^2` the mean of :math:`\|x\|_2^2`; the rest, the arguments, and what the number means for other than
-    fully connected networks, as for :class:`GroupNormBound`.
+    fully connected networks, as for :class:`MixedNormBound`.
 
     Args:
         of: ``"bound"`` or ``"rademacher"``.
@@ -261,7 +261,7 @@ class SizeIndependentBound(FrobeniusBound):
               R = \frac{4 \sqrt C \; \big( \sqrt{2 d \ln 2} + 1 \big) \; r}{\gamma} \prod_{i=1}^d \|W_i\|_F
 
     with :math:`r^2` the mean of :math:`\|x\|_2^2`; the rest, the arguments, and what the number means for other than
-    fully connected networks, as for :class:`GroupNormBound`.
+    fully connected networks, as for :class:`MixedNormBound`.
 
     Args:
         of: ``"bound"`` or ``"rademacher"``.
@@ -305,7 +305,7 @@ class SpectralBound(_NormBound):
     with :math:`s_i = \|W_i\|_2 + 1/d`, :math:`b_i = \|W_i - W_i^0\|_{2,1} + 1/d` (the sum of the units'
     :math:`\ell_2` norms), :math:`r^2` the mean of :math:`\|x\|_2^2`, ``w`` the largest width, and ``S`` of
     :func:`lightning_complexity.functional.log_spectral_bound`. Needs the state at the start. The rest, the arguments,
-    and what the number means for other than fully connected networks, as for :class:`GroupNormBound`.
+    and what the number means for other than fully connected networks, as for :class:`MixedNormBound`.
 
     Args:
         of: ``"bound"`` or ``"rademacher"``.
@@ -336,7 +336,7 @@ class SpectralBound(_NormBound):
 
     def layer_numbers(self, snapshot: Snapshot) -> list[Tensor]:
         """Norms and distances."""
-        distances = {w.name: group_norm(w.blocks, 2, 1) for w in snapshot.distances(folded=True)}
+        distances = {w.name: mixed_norm(w.blocks, 2, 1) for w in snapshot.distances(folded=True)}
         return [_vector(snapshot.layer_norms(folded=True)), _vector(distances)]
 
     def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
@@ -361,7 +361,7 @@ class SpectralFrobeniusBound(_NormBound):
 
     with :math:`h_i` the units of layer ``i``, ``h`` the largest, and :math:`r = \max \|x\|_2` over the samples. A
     PAC-Bayes bound, which has no Rademacher form. Needs the state at the start. The rest, the arguments, and what the
-    number means for other than fully connected networks, as for :class:`GroupNormBound`. Public code has the first
+    number means for other than fully connected networks, as for :class:`MixedNormBound`. Public code has the first
     layer's norm once more, see :func:`lightning_complexity.functional.log_spectral_frobenius_capacity`.
 
     Args:
@@ -420,7 +420,7 @@ class TwoLayerBound(_NormBound):
     with ``H`` hidden units, :math:`h^2` the mean of the squared norm of the hidden units at initialization, and
     :math:`r^2` the mean of :math:`\|x\|_2^2`. Unlike other bounds it can fall as the layer gets wider. In no suite, as
     it is for one architecture alone. Needs the state at the start. The rest and the arguments as for
-    :class:`GroupNormBound`.
+    :class:`MixedNormBound`.
 
     Args:
         of: ``"bound"`` or ``"rademacher"``.

@@ -12,7 +12,7 @@ from lightning_complexity.functional.features import davies_bouldin_index, two_n
 from lightning_complexity.functional.spectra import effective_rank, singular_values
 from lightning_complexity.metrics.base import ComplexityMetric
 from lightning_complexity.network import Snapshot
-from lightning_complexity.network.features import Layer
+from lightning_complexity.network.tracing.calls import Layer
 
 __all__ = [
     "DaviesBouldinIndex",

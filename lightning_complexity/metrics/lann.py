@@ -19,8 +19,8 @@ from lightning_complexity.functional.lann import (
     propagated_error,
 )
 from lightning_complexity.metrics.base import LayerMetric
-from lightning_complexity.network import Activation, FedActivation, Snapshot, UnsupportedOperationError, follow_weights
-from lightning_complexity.network.activations import run_capturing
+from lightning_complexity.network import Activation, FedActivation, Snapshot, UnsupportedOperationError, trace_sources
+from lightning_complexity.network.tracing.activations import run_capturing
 
 __all__ = ["CustomizedL1", "LANNComplexity"]
 
@@ -183,7 +183,7 @@ class LANNComplexity(LayerMetric):
     name = "lann_complexity"
     needs = frozenset({"inputs"})
     cost = "backward"
-    takes_one_snapshot = "its tangents are chosen for all samples together"
+    single_update_reason = "its tangents are chosen for all samples together"
     formula = r"d \sum_i \ln \big( \sum_j k_{ij} - m_i + 1 \big)"
     reference = "After Hu et al., KDD 2020"
 
@@ -287,7 +287,7 @@ class CustomizedL1(LayerMetric):
     name = "customized_l1"
     needs = frozenset({"inputs"})
     cost = "forward"
-    takes_one_snapshot = "its coefficients are means over all samples together"
+    single_update_reason = "its coefficients are means over all samples together"
     formula = r"\sum_{ij} a_{ij} \lVert V_{ij} \rVert_1"
     reference = "After Hu et al., KDD 2020"
 
@@ -308,7 +308,7 @@ class CustomizedL1(LayerMetric):
         coefficients: dict[str, Tensor] = {}
         by_pieces = self.coefficient == "pieces"
         pieces = pieces_by_unit(snapshot, self.degree, type(self).__name__) if by_pieces else {}
-        for network in snapshot.run_chunks(follow_weights):
+        for network in snapshot.run_chunks(trace_sources):
             fed = {f.activation.name: f for f in network if f.feeds}
             for name, f in fed.items():
                 share = len(f.activation.inputs) / snapshot.num_samples

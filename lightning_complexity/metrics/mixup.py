@@ -20,9 +20,9 @@ from lightning_complexity.functional.features import (
 from lightning_complexity.metrics.base import ComplexityMetric
 from lightning_complexity.metrics.features import class_targets
 from lightning_complexity.network import Snapshot
-from lightning_complexity.network.features import Layer, entering, find_layer, with_output_of
+from lightning_complexity.network.tracing.calls import Layer, entering, find_layer, with_output_of
 
-__all__ = ["FeatureVariation", "MixupDaviesBouldin", "MixupMargin"]
+__all__ = ["LabelVariation", "MixupDaviesBouldin", "MixupMargin"]
 
 
 def _mixed_within_classes(snapshot: Snapshot, at_most: int) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ class MixupDaviesBouldin(ComplexityMetric):
     needs = frozenset({"inputs", "targets"})
     cost = "forward"
     increases_with_complexity = None
-    takes_one_snapshot = "pairs are taken among all samples of a class"
+    single_update_reason = "pairs are taken among all samples of a class"
     formula = r"\text{DB} \cdot (1 - \text{accuracy on } (x_i + x_j) / 2 \text{ of one class})"
     reference = "After Natekar and Sharma, 2020 (the winners of PGDL, NeurIPS 2020)"
 
@@ -122,7 +122,7 @@ class MixupMargin(ComplexityMetric):
     needs = frozenset({"inputs", "targets"})
     cost = "backward"
     increases_with_complexity = None
-    takes_one_snapshot = "pairs and variances are taken among all samples"
+    single_update_reason = "pairs and variances are taken among all samples"
     formula = r"\frac{1}{\sqrt{v}\, n} \sum_i m(x_i) / \lVert \partial m(x_i) / \partial h \rVert"
     reference = "After Natekar and Sharma, 2020 (PGDL, NeurIPS 2020)"
 
@@ -162,7 +162,7 @@ class MixupMargin(ComplexityMetric):
         return every[~every.isinf()].mean() / variance.sqrt()
 
 
-class FeatureVariation(ComplexityMetric):
+class LabelVariation(ComplexityMetric):
     r"""How much mixed labels vary between inputs whose features are nearest neighbours.
 
     .. math:: \frac{\operatorname{tr}(Y^T L Y)}{4 n}
@@ -181,17 +181,17 @@ class FeatureVariation(ComplexityMetric):
         ValueError: In ``update``, if there is no such layer, and for a second batch.
 
     Example:
-        >>> metric = FeatureVariation()
+        >>> metric = LabelVariation()
         >>> metric.update(torch.nn.Linear(2, 2), torch.eye(2).repeat(4, 1), torch.arange(8) % 2)
         >>> bool(0 <= metric.compute() <= 0.5)
         True
     """
 
-    name = "feature_variation"
+    name = "label_variation"
     needs = frozenset({"inputs", "targets"})
     cost = "forward"
     increases_with_complexity = None
-    takes_one_snapshot = "inputs are mixed with one another and neighbours are found among all"
+    single_update_reason = "inputs are mixed with one another and neighbours are found among all"
     formula = r"\operatorname{tr}(Y^T L Y) / (4 n)"
     reference = "After the team BrAIn's VPM in PGDL, NeurIPS 2020"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_complexity.functional.norms import combine_norms, lp_norm
 from lightning_complexity.functional.spectra import log_spectral_complexity
 from lightning_complexity.metrics.base import ComplexityMetric, LayerMetric, Need, WeightMetric
-from lightning_complexity.network import ConvolutionNorm, LayerNorm, Snapshot, check_convolution, norm_name
+from lightning_complexity.network import ConvolutionNorm, MatrixNorm, Snapshot, check_convolution, norm_name
 
 __all__ = [
     "DistanceFromInitialization",
@@ -141,7 +141,7 @@ class WeightDistance(WeightMetric):
     reference = "Bartlett et al., NeurIPS 2017; Jiang et al., ICLR 2020, eq. 40 and 41 (its square)"
 
     def __init__(
-        self, norm: LayerNorm = "spectral", *, fold_batch_norm: bool = False, per_layer: bool = False, **kwargs: Any
+        self, norm: MatrixNorm = "spectral", *, fold_batch_norm: bool = False, per_layer: bool = False, **kwargs: Any
     ) -> None:
         self.name = f"{norm_name(norm)}_distance"
         super().__init__(fold_batch_norm=fold_batch_norm, per_layer=per_layer, **kwargs)
@@ -221,7 +221,7 @@ class LogNormProduct(WeightMetric):
     ``norm="frobenius"`` gives half of equation 37 of Jiang et al.; ``norm="spectral"`` is
     :class:`lightning_complexity.metrics.LogSpectralProduct`; ``norm="trace"`` sums singular values;
     ``("schatten", p)`` takes their norm of order ``p``; a pair ``(p, q)`` is the mixed norm
-    :func:`lightning_complexity.functional.group_norm`, such as ``(1, math.inf)`` of Bartlett and Mendelson. Which
+    :func:`lightning_complexity.functional.mixed_norm`, such as ``(1, math.inf)`` of Bartlett and Mendelson. Which
     weights count: see :func:`lightning_complexity.network.read_weights`. ``-inf`` if a layer is zero, with no
     finite gradient there.
 
@@ -252,7 +252,7 @@ class LogNormProduct(WeightMetric):
 
     def __init__(
         self,
-        norm: LayerNorm = "frobenius",
+        norm: MatrixNorm = "frobenius",
         *,
         convolution: ConvolutionNorm = "kernel",
         fold_batch_norm: bool = False,

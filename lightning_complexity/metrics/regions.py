@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from lightning_complexity.functional.region_bounds import log_region_bound, montufar_upper_bound, serra_upper_bound
-from lightning_complexity.functional.regions import boundary_distances, cut_depths, cut_units
+from lightning_complexity.functional.regions import cut_depths, cut_units, region_boundary_distances
 from lightning_complexity.metrics.base import ComplexityMetric, SampleMeanMetric
 from lightning_complexity.network import NotFiniteError, Snapshot, capture_activations, segment_pieces
-from lightning_complexity.network.chains import chain_widths
-from lightning_complexity.network.codes import checked_activations, has_nan
+from lightning_complexity.network.regions.patterns import checked_activations, has_nan
+from lightning_complexity.network.tracing.chains import chain_widths
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["BoundaryDistance", "LinearRegions", "LocalComplexity", "RegionBound", "SmoothLocalComplexity"]
+__all__ = ["LinearRegions", "LocalComplexity", "RegionBound", "RegionBoundaryDistance", "SmoothLocalComplexity"]
 
 Line = Literal["segment", "plane"]
 # Small samples go through the network in larger chunks, up to this many numbers: 8 MB in double precision.
@@ -65,7 +65,7 @@ class LinearRegions(ComplexityMetric):
     name = "linear_regions"
     needs = frozenset({"inputs"})
     cost = "sampling"
-    takes_one_snapshot = "it looks at segments between samples that follow each other"
+    single_update_reason = "it looks at segments between samples that follow each other"
     formula = r"\#\{ \text{maximal connected sets on which } f \text{ is one affine map} \}"
     reference = "Montufar et al., NeurIPS 2014; Hanin and Rolnick, ICML 2019"
 
@@ -117,13 +117,13 @@ class LinearRegions(ComplexityMetric):
         """Along a plane: the regions in it, and where the decision changes."""
         if self.along != "plane" or not torch.as_tensor(self.compute()).isfinite():
             return {}
-        from lightning_complexity.metrics.region_figure import draw_regions
+        from lightning_complexity.network.regions.figure import draw_regions
 
         # TensorBoard shows a tag as what it was first, so that the number and the picture need one each.
         return {f"{self.name}/picture": draw_regions(snapshot, self.margin, measure=type(self).__name__)}
 
 
-class BoundaryDistance(SampleMeanMetric):
+class RegionBoundaryDistance(SampleMeanMetric):
     r"""Mean distance from a sample to the nearest point at which some unit has its kink.
 
     .. math:: \frac{1}{n} \sum_i \min_j \frac{|z_j(x_i) - b_j|}{\lVert \nabla z_j(x_i) \rVert}
@@ -144,13 +144,13 @@ class BoundaryDistance(SampleMeanMetric):
         >>> net = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.ReLU())
         >>> for p, v in zip(net.parameters(), ([[3.0, 4.0]], [2.0])):
         ...     _ = p.data.copy_(torch.tensor(v))
-        >>> metric = BoundaryDistance()
+        >>> metric = RegionBoundaryDistance()
         >>> metric.update(net, torch.tensor([[1.0, 0.0]]))  # 5 / 5
         >>> metric.compute()
         tensor(1., dtype=torch.float64)
     """
 
-    name = "boundary_distance"
+    name = "region_boundary_distance"
     needs = frozenset({"inputs"})
     increases_with_complexity = False
     cost = "backward"
@@ -172,7 +172,7 @@ class BoundaryDistance(SampleMeanMetric):
                 activations = checked_activations(capture_activations(model, x), type(self).__name__)
                 _check_size(self, sum(a.inputs[0].numel() for a in activations), self.max_units)
                 distances = [
-                    boundary_distances(a.inputs, a.kinks, x, create_graph=snapshot.live)
+                    region_boundary_distances(a.inputs, a.kinks, x, create_graph=snapshot.live)
                     for a in activations
                     if a.inputs.requires_grad
                 ]

@@ -16,8 +16,8 @@ from lightning_complexity.functional.size import (
 )
 from lightning_complexity.metrics.base import ComplexityMetric, LayerMetric
 from lightning_complexity.network import Snapshot, UnsupportedOperationError
-from lightning_complexity.network.batches import tensors_in
-from lightning_complexity.network.costs import Costs
+from lightning_complexity.network.running.batches import tensors_in
+from lightning_complexity.network.tracing.costs import Costs
 from lightning_complexity.network.weights import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
 __all__ = ["ActivationCount", "FlopCount", "ParameterCount", "PeakActivationMemory", "VCDimensionBound"]

@@ -16,11 +16,11 @@ from lightning_complexity.functional.spectra import (
     log_condition_number,
     log_spectral_product,
     log_volume,
-    orthogonality_defect,
+    soft_orthogonality,
     stable_rank,
 )
 from lightning_complexity.metrics.base import WeightMetric
-from lightning_complexity.network import ConvolutionNorm, LayerNorm, Snapshot, check_convolution
+from lightning_complexity.network import ConvolutionNorm, MatrixNorm, Snapshot, check_convolution
 
 __all__ = [
     "EffectiveRank",
@@ -28,8 +28,8 @@ __all__ = [
     "LogConditionNumber",
     "LogSpectralProduct",
     "LogVolume",
-    "OrthogonalityDefect",
     "SchattenNorm",
+    "SoftOrthogonality",
     "StableRank",
 ]
 
@@ -113,7 +113,7 @@ class LogSpectralProduct(WeightMetric):
         return values.sum()
 
 
-class OrthogonalityDefect(WeightMetric):
+class SoftOrthogonality(WeightMetric):
     r"""Mean squared distance of the weight matrices from orthonormal rows, or columns where there are fewer.
 
     .. math:: \frac{1}{L} \sum_i \|W_i W_i^T - I\|_F^2
@@ -129,20 +129,20 @@ class OrthogonalityDefect(WeightMetric):
         >>> import torch
         >>> net = torch.nn.Linear(2, 2)
         >>> _ = net.weight.data.copy_(torch.diag(torch.tensor([2.0, 1.0])))
-        >>> metric = OrthogonalityDefect()
+        >>> metric = SoftOrthogonality()
         >>> metric.update(net)
         >>> metric.compute()  # (4 - 1)^2
         tensor(9.)
     """
 
-    name = "orthogonality_defect"
+    name = "soft_orthogonality"
     increases_with_complexity = None
     formula = r"\frac{1}{L} \sum_i \lVert W_i W_i^T - I \rVert_F^2"
     reference = "Bansal et al., NeurIPS 2018"
 
     def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Defect of each weight."""
-        return {w.name: orthogonality_defect(w.blocks) for w in self.weights(snapshot)}
+        return {w.name: soft_orthogonality(w.blocks) for w in self.weights(snapshot)}
 
     def combine(self, values: Tensor) -> Tensor:
         """Mean over layers."""
@@ -252,7 +252,7 @@ class SchattenNorm(WeightMetric):
 
     def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Norm of each weight; orders 2 and ``inf`` need no spectrum."""
-        norm: LayerNorm = ("schatten", self.p)
+        norm: MatrixNorm = ("schatten", self.p)
         if self.p in (2, math.inf):
             norm = "frobenius" if self.p == 2 else "spectral"
         return snapshot.layer_norms(norm, folded=self.fold_batch_norm)

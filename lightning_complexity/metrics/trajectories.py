@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_complexity.functional.regions import ellipse_through, shifted_images, trajectory_length, transitions
 from lightning_complexity.metrics.base import LayerMetric, SampleMeanMetric
 from lightning_complexity.network import Snapshot
-from lightning_complexity.network.codes import has_nan, unit_codes
+from lightning_complexity.network.regions.patterns import has_nan, unit_codes
 
 __all__ = ["TrajectoryLength", "Transitions"]
 
@@ -82,7 +82,7 @@ class Transitions(SampleMeanMetric):
     name = "transitions"
     needs = frozenset({"inputs"})
     cost = "sampling"
-    takes_one_snapshot = "its trajectories run through several samples"
+    single_update_reason = "its trajectories run through several samples"
     formula = r"\sum_i \lVert c(z_i) - c(z_{i+1}) \rVert_0"
     reference = "Novak et al., ICLR 2018"
 
@@ -176,7 +176,7 @@ class TrajectoryLength(LayerMetric):
     name = "trajectory_length"
     needs = frozenset({"inputs"})
     cost = "sampling"
-    takes_one_snapshot = "its trajectories run through several samples"
+    single_update_reason = "its trajectories run through several samples"
     formula = r"\int \lVert \dot z^{(L)}(t) \rVert \, dt \Big/ \int \lVert \dot x(t) \rVert \, dt"
     reference = "Raghu et al., ICML 2017"
 

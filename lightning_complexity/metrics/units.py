@@ -18,7 +18,7 @@ from lightning_complexity.functional.regions import (
 )
 from lightning_complexity.metrics.base import ComplexityMetric
 from lightning_complexity.network import Activation, Snapshot
-from lightning_complexity.network.codes import checked_activations
+from lightning_complexity.network.regions.patterns import checked_activations
 
 __all__ = ["ActivationEntropy", "DeadUnits", "PatternEntropy"]
 

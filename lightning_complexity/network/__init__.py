@@ -1,18 +1,18 @@
 """Read a network without changing it: weights, spectra, outputs, derivatives, paths."""
 
-from lightning_complexity.network.activations import Activation, capture_activations
-from lightning_complexity.network.batches import map_tensors, num_samples, split_batch
-from lightning_complexity.network.dataflow import FedActivation, Feed, follow_weights
+from lightning_complexity.network.choice import LayerChoice
 from lightning_complexity.network.errors import MissingInputError, UnsupportedOperationError
-from lightning_complexity.network.folding import fold_batch_norm
-from lightning_complexity.network.norms import ConvolutionNorm, LayerNorm, check_convolution, norm_name
-from lightning_complexity.network.observe import observe
-from lightning_complexity.network.paths import path_sums
-from lightning_complexity.network.planes import PlaneRegions, decision_boundary, plane_regions, rectangle_around
-from lightning_complexity.network.running import LossFunction, initial_state
-from lightning_complexity.network.segments import NotFiniteError, Restriction, SegmentPieces, segment_pieces
-from lightning_complexity.network.selection import LayerChoice
+from lightning_complexity.network.norms import ConvolutionNorm, MatrixNorm, check_convolution, norm_name
+from lightning_complexity.network.regions.planes import PlaneRegions, decision_boundary, plane_regions, rectangle_around
+from lightning_complexity.network.regions.segments import NotFiniteError, Restriction, SegmentPieces, segment_pieces
+from lightning_complexity.network.running.batches import map_tensors, num_samples, split_batch
+from lightning_complexity.network.running.execution import LossFunction, initial_state
+from lightning_complexity.network.running.guard import observe
 from lightning_complexity.network.snapshot import Snapshot
+from lightning_complexity.network.tracing.activations import Activation, capture_activations
+from lightning_complexity.network.tracing.folding import fold_batch_norm
+from lightning_complexity.network.tracing.path_sums import path_sums
+from lightning_complexity.network.tracing.sources import FedActivation, Feed, trace_sources
 from lightning_complexity.network.weights import Weight, read_weights
 
 __all__ = [
@@ -21,8 +21,8 @@ __all__ = [
     "FedActivation",
     "Feed",
     "LayerChoice",
-    "LayerNorm",
     "LossFunction",
+    "MatrixNorm",
     "MissingInputError",
     "NotFiniteError",
     "PlaneRegions",
@@ -35,7 +35,6 @@ __all__ = [
     "check_convolution",
     "decision_boundary",
     "fold_batch_norm",
-    "follow_weights",
     "initial_state",
     "map_tensors",
     "norm_name",
@@ -47,4 +46,5 @@ __all__ = [
     "rectangle_around",
     "segment_pieces",
     "split_batch",
+    "trace_sources",
 ]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_complexity.functional.sensitivity import jacobian_grams
-from lightning_complexity.network.batches import chunks, map_tensors, num_samples
-from lightning_complexity.network.elementary import ElementaryOperations, check_derivatives
 from lightning_complexity.network.outputs import OutputsOfNetwork
-from lightning_complexity.network.running import at_least_single, forward
+from lightning_complexity.network.running.batches import chunks, map_tensors, num_samples
+from lightning_complexity.network.running.execution import at_least_single, forward
+from lightning_complexity.network.tracing.decompositions import Decompositions, check_derivatives
 
 _JACOBIAN_ENTRIES = 3 * 2**17  # of the Jacobians that are held at once
 
@@ -99,7 +99,7 @@ class DerivativesOfNetwork(OutputsOfNetwork):
         for x, y in self._chunks(self.inputs, self.targets):
 
             def gradients(model: nn.Module, x: Any = x, y: Any = y) -> list[Tensor]:
-                with ElementaryOperations(order):
+                with Decompositions(order):
                     loss = num_samples(x) / total * self._loss(at_least_single(model(x)), y)
                 return self._differentiated(loss, order)
 

@@ -10,18 +10,18 @@ from torch import Tensor
 
 from lightning_complexity.functional.paths import Scaled
 from lightning_complexity.functional.spectra import schatten_norm, singular_values
-from lightning_complexity.network.folding import fold_batch_norm
+from lightning_complexity.network.convolutions import input_shapes
 from lightning_complexity.network.norms import (
     ConvolutionNorm,
-    LayerNorm,
+    MatrixNorm,
     circular_norms,
-    follow_operator_norms,
     matrix_norms,
     schatten_order,
+    warm_started_operator_norms,
 )
-from lightning_complexity.network.operators import input_shapes
-from lightning_complexity.network.paths import path_sums
-from lightning_complexity.network.running import RunningNetwork, running_statistics
+from lightning_complexity.network.running.execution import RunningNetwork, running_statistics
+from lightning_complexity.network.tracing.folding import fold_batch_norm
+from lightning_complexity.network.tracing.path_sums import path_sums
 from lightning_complexity.network.weights import Weight, read_weights
 
 
@@ -85,13 +85,13 @@ class LayersOfNetwork(RunningNetwork):
         return self.run(lambda model: input_shapes(model, sample))
 
     def layer_norms(
-        self, norm: LayerNorm = "spectral", *, convolution: ConvolutionNorm = "kernel", folded: bool = False
+        self, norm: MatrixNorm = "spectral", *, convolution: ConvolutionNorm = "kernel", folded: bool = False
     ) -> dict[str, Tensor]:
         """Norm of each weight by name.
 
         Args:
             norm: ``"frobenius"``, ``"spectral"``, ``"trace"``, ``("schatten", p)`` or a pair ``(p, q)``, see
-                :func:`lightning_complexity.functional.group_norm`.
+                :func:`lightning_complexity.functional.mixed_norm`.
             convolution: What a convolution's spectral norm is: that of its kernel reshaped to ``(out, in * kernel)``;
                 that of a ``"circular"`` convolution with stride 1, by Fourier transform; or that of the
                 ``"operator"`` itself at its input size, with its stride, padding, dilation and groups. The last two
@@ -103,13 +103,13 @@ class LayersOfNetwork(RunningNetwork):
             self._layer_norms[key] = self._read_layer_norms(norm, convolution, folded)
         return self._layer_norms[key]
 
-    def _read_layer_norms(self, norm: LayerNorm, convolution: ConvolutionNorm, folded: bool) -> dict[str, Tensor]:
+    def _read_layer_norms(self, norm: MatrixNorm, convolution: ConvolutionNorm, folded: bool) -> dict[str, Tensor]:
         weights = self.folded_weights if folded else self.weights
         if convolution == "circular":
             return circular_norms(weights, self.input_shapes)
         key = f"{convolution}/folded" if folded else convolution
         if convolution == "operator":
-            return follow_operator_norms(weights, self.input_shapes, self._vectors, key)
+            return warm_started_operator_norms(weights, self.input_shapes, self._vectors, key)
         if norm == "spectral" and self.live:
             return matrix_norms(weights, norm, self._vectors, key)
         order = schatten_order(norm)
@@ -118,7 +118,7 @@ class LayersOfNetwork(RunningNetwork):
         spectra = self.folded_spectra if folded else self.spectra
         return {w.name: schatten_norm(spectra[w.name], order) for w in weights}
 
-    def distance_norms(self, norm: LayerNorm = "frobenius", *, folded: bool = False) -> dict[str, Tensor]:
+    def distance_norms(self, norm: MatrixNorm = "frobenius", *, folded: bool = False) -> dict[str, Tensor]:
         """Norm of each weight's distance from where it started, by name. Needs the initial state."""
         return matrix_norms(self.distances(folded=folded), norm, self._vectors, "distance")
 

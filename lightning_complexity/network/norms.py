@@ -8,18 +8,18 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lightning_complexity.functional.norms import group_norm
+from lightning_complexity.functional.norms import mixed_norm
 from lightning_complexity.functional.spectra import (
-    FOLLOWED,
+    NUM_WARM_VECTORS,
     circular_norm,
-    follow_spectral_norm,
     schatten_norm,
     singular_values,
+    warm_started_spectral_norm,
 )
-from lightning_complexity.network.operators import follow_operator_norm
+from lightning_complexity.network.convolutions import warm_started_operator_norm
 from lightning_complexity.network.weights import Weight
 
-LayerNorm = Literal["frobenius", "spectral", "trace"] | tuple[Literal["schatten"], float] | tuple[float, float]
+MatrixNorm = Literal["frobenius", "spectral", "trace"] | tuple[Literal["schatten"], float] | tuple[float, float]
 ConvolutionNorm = Literal["kernel", "circular", "operator"]
 
 
@@ -54,7 +54,7 @@ def check_convolution(convolution: str, norm: Any = "spectral") -> None:
         raise ValueError(f'convolution={convolution!r} needs norm="spectral", got norm={norm!r}.')
 
 
-def schatten_order(norm: LayerNorm) -> float | None:
+def schatten_order(norm: MatrixNorm) -> float | None:
     """Order of the norm of singular values that ``norm`` is; ``None`` if it is one of the entries."""
     if isinstance(norm, str):
         return {"trace": 1.0, "spectral": torch.inf}.get(norm)
@@ -62,7 +62,7 @@ def schatten_order(norm: LayerNorm) -> float | None:
 
 
 def matrix_norms(
-    weights: list[Weight], norm: LayerNorm, vectors: dict[str, Tensor] | None = None, key: str = "weight"
+    weights: list[Weight], norm: MatrixNorm, vectors: dict[str, Tensor] | None = None, key: str = "weight"
 ) -> dict[str, Tensor]:
     """Norm of each weight matrix by name, convolutions reshaped to ``(out, in * kernel)``.
 
@@ -78,17 +78,17 @@ def matrix_norms(
     if order is not None:
         return {w.name: schatten_norm(singular_values(w.blocks).flatten(), order) for w in weights}
     p, q = (2.0, 2.0) if isinstance(norm, str) else (float(order) for order in norm)
-    return {w.name: group_norm(w.blocks, p, q) for w in weights}
+    return {w.name: mixed_norm(w.blocks, p, q) for w in weights}
 
 
 def _follow_spectral_norm(weight: Weight, vectors: dict[str, Tensor] | None, key: str) -> Tensor:
-    norms, found = follow_spectral_norm(weight.blocks, (vectors or {}).get(key))
+    norms, found = warm_started_spectral_norm(weight.blocks, (vectors or {}).get(key))
     if found is not None and vectors is not None:
         vectors[key] = found
     return norms.amax()
 
 
-def follow_operator_norms(
+def warm_started_operator_norms(
     weights: list[Weight], shapes: Mapping[int, torch.Size], vectors: dict[str, Tensor] | None, key: str
 ) -> dict[str, Tensor]:
     """Norm of each layer's linear map by name, of convolutions at their input's size.
@@ -105,10 +105,10 @@ def follow_operator_norms(
         if not w.is_convolution:
             norms[w.name] = _follow_spectral_norm(w, vectors, name)
         elif vectors is None:
-            norms[w.name], _ = follow_operator_norm(w, _called_with(w, shapes))
+            norms[w.name], _ = warm_started_operator_norm(w, _called_with(w, shapes))
         else:
             shape = _called_with(w, shapes)
-            norms[w.name], vectors[name] = follow_operator_norm(w, shape, vectors.get(name), FOLLOWED)
+            norms[w.name], vectors[name] = warm_started_operator_norm(w, shape, vectors.get(name), NUM_WARM_VECTORS)
     return norms
 
 
@@ -124,7 +124,7 @@ def circular_norms(weights: list[Weight], shapes: Mapping[int, torch.Size]) -> d
 
 def _circular_norm(weight: Weight, shapes: Mapping[int, torch.Size]) -> Tensor:
     if not weight.is_convolution:
-        return follow_spectral_norm(weight.blocks)[0].amax()
+        return warm_started_spectral_norm(weight.blocks)[0].amax()
     size = _called_with(weight, shapes)[1:]
     kernel = weight.tensor.reshape(len(weight.blocks), -1, *weight.tensor.shape[1:])
     return circular_norm(_dilated(kernel, weight.module), size)

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_complexity.functional.margins import check_classification, signed_margins
-from lightning_complexity.network.activations import Activation, capture_activations
-from lightning_complexity.network.batches import chunks
-from lightning_complexity.network.costs import Costs, count_costs
 from lightning_complexity.network.errors import MissingInputError
-from lightning_complexity.network.features import Layer, entering, find_layer, running_order
-from lightning_complexity.network.planes import PlaneRegions, plane_regions, rectangle_around
-from lightning_complexity.network.running import RunningNetwork, at_least_single, forward
-from lightning_complexity.network.segments import Restriction
+from lightning_complexity.network.regions.planes import PlaneRegions, plane_regions, rectangle_around
+from lightning_complexity.network.regions.segments import Restriction
+from lightning_complexity.network.running.batches import chunks
+from lightning_complexity.network.running.execution import RunningNetwork, at_least_single, forward
+from lightning_complexity.network.tracing.activations import Activation, capture_activations
+from lightning_complexity.network.tracing.calls import Layer, entering, find_layer, running_order
+from lightning_complexity.network.tracing.costs import Costs, count_costs
 
 
 class OutputsOfNetwork(RunningNetwork):

@@ -27,7 +27,7 @@ class Snapshot(LayersOfNetwork, DerivativesOfNetwork):
         chunk_size: How many samples are computed at once.
         seed: Start of the random numbers that estimators draw; equal seeds draw equal numbers.
         vectors: Singular vectors that spectral norms start from and bring up to date, so that those of the next
-            training step cost less, see :func:`lightning_complexity.functional.follow_spectral_norm`.
+            training step cost less, see :func:`lightning_complexity.functional.warm_started_spectral_norm`.
 
         layers: Which layers count, for measures that have a value for each; see
             :class:`lightning_complexity.network.LayerChoice`.

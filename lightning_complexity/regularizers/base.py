@@ -13,8 +13,8 @@ from typing_extensions import Self
 
 from lightning_complexity.metrics.base import ComplexityMetric, LayerMetric
 from lightning_complexity.network import LayerChoice, LossFunction, Snapshot, initial_state
-from lightning_complexity.network.selection import owners
-from lightning_complexity.network.sharding import is_sharded
+from lightning_complexity.network.choice import owners
+from lightning_complexity.network.running.sharding import is_sharded
 
 
 class Regularizer(nn.Module):
@@ -25,8 +25,8 @@ class Regularizer(nn.Module):
     buffers, modes or random state. It has no parameters and no buffers, so that a checkpoint of a module that holds
     one loads without it. It is computed in at least single precision, also under autocast. Spectral norms after the
     first call start from the singular vectors of the call before, see
-    :func:`lightning_complexity.functional.follow_spectral_norm`. A callback keeps them in its checkpoints; a run that
-    is resumed without a callback computes them anew, unless it keeps :meth:`progress`.
+    :func:`lightning_complexity.functional.warm_started_spectral_norm`. A callback keeps them in its checkpoints; a run
+    that is resumed without a callback computes them anew, unless it keeps :meth:`progress`.
 
     Args:
         strength: Factor, finite; may be changed between calls. With 0 nothing is computed.

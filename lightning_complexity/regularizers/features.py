@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning_complexity.metrics import features
-from lightning_complexity.network.features import Layer
+from lightning_complexity.network.tracing.calls import Layer
 from lightning_complexity.regularizers.base import Regularizer
 
 __all__ = ["FeatureEffectiveRank"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_complexity.metrics import norms
 from lightning_complexity.metrics.norms import Origin
-from lightning_complexity.network import ConvolutionNorm, LayerNorm
+from lightning_complexity.network import ConvolutionNorm, MatrixNorm
 from lightning_complexity.regularizers.base import Regularizer
 
 __all__ = [
@@ -88,7 +88,7 @@ class LogNormProduct(Regularizer):
         self,
         strength: float = 1e-4,
         *,
-        norm: LayerNorm = "frobenius",
+        norm: MatrixNorm = "frobenius",
         convolution: ConvolutionNorm = "kernel",
         fold_batch_norm: bool = False,
     ) -> None:
@@ -116,7 +116,7 @@ class LogNormSum(Regularizer):
         self,
         strength: float = 1e-4,
         *,
-        norm: LayerNorm = "frobenius",
+        norm: MatrixNorm = "frobenius",
         convolution: ConvolutionNorm = "kernel",
         fold_batch_norm: bool = False,
     ) -> None:
@@ -161,5 +161,5 @@ class WeightDistance(Regularizer):
         >>> WeightDistance(1e-3)(torch.nn.Linear(4, 2)).backward()
     """
 
-    def __init__(self, strength: float = 1e-3, *, norm: LayerNorm = "spectral", fold_batch_norm: bool = False) -> None:
+    def __init__(self, strength: float = 1e-3, *, norm: MatrixNorm = "spectral", fold_batch_norm: bool = False) -> None:
         super().__init__(strength, norms.WeightDistance(norm, fold_batch_norm=fold_batch_norm))

@@ -6,7 +6,7 @@ from lightning_complexity.metrics import spectra
 from lightning_complexity.network import ConvolutionNorm
 from lightning_complexity.regularizers.base import Regularizer
 
-__all__ = ["EffectiveRank", "LogSpectralProduct", "OrthogonalityDefect", "SchattenNorm", "StableRank"]
+__all__ = ["EffectiveRank", "LogSpectralProduct", "SchattenNorm", "SoftOrthogonality", "StableRank"]
 
 
 class LogSpectralProduct(Regularizer):
@@ -87,8 +87,8 @@ class SchattenNorm(Regularizer):
         super().__init__(strength, spectra.SchattenNorm(p, fold_batch_norm=fold_batch_norm))
 
 
-class OrthogonalityDefect(Regularizer):
-    """Penalty on :class:`metrics.OrthogonalityDefect <lightning_complexity.metrics.OrthogonalityDefect>`.
+class SoftOrthogonality(Regularizer):
+    """Penalty on :class:`metrics.SoftOrthogonality <lightning_complexity.metrics.SoftOrthogonality>`.
 
     Smooth everywhere; one product of every layer with itself.
 
@@ -98,8 +98,8 @@ class OrthogonalityDefect(Regularizer):
 
     Example:
         >>> import torch
-        >>> OrthogonalityDefect(1e-3)(torch.nn.Linear(4, 2)).backward()
+        >>> SoftOrthogonality(1e-3)(torch.nn.Linear(4, 2)).backward()
     """
 
     def __init__(self, strength: float = 1e-3, *, fold_batch_norm: bool = False) -> None:
-        super().__init__(strength, spectra.OrthogonalityDefect(fold_batch_norm=fold_batch_norm))
+        super().__init__(strength, spectra.SoftOrthogonality(fold_batch_norm=fold_batch_norm))

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_complexity.network.batches import tensors_in
-from lightning_complexity.network.interpreter import TensorFlow, operation_name, tensor_arguments
+from lightning_complexity.network.running.batches import tensors_in
+from lightning_complexity.network.tracing.interpreter import TorchFunctionInterpreter, operation_name, tensor_arguments
 from lightning_complexity.network.weights import TRANSPOSED_CONVOLUTIONS, Weight
 
 _LAYERS = {"linear", *(f"conv{d}d" for d in (1, 2, 3)), *(f"conv_transpose{d}d" for d in (1, 2, 3))}
 
 
-class _NormalizationTrace(TensorFlow):
+class _NormalizationTrace(TorchFunctionInterpreter):
     """Notes for each layer's weight the factors of the BatchNorms that directly follow it.
 
     ``None`` among the factors means that the layer's output is also used without BatchNorm.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_complexity.functional.eigen import top_eigenvectors
-from lightning_complexity.network.interpreter import hooks_on_all_modules
+from lightning_complexity.network.tracing.interpreter import hooks_on_all_modules
 from lightning_complexity.network.weights import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, Weight
 
 
@@ -46,7 +46,7 @@ def convolve(module: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     return result
 
 
-def follow_operator_norm(
+def warm_started_operator_norm(
     weight: Weight, shape: torch.Size, start: Tensor | None = None, count: int = 1
 ) -> tuple[Tensor, Tensor]:
     r"""Norm :math:`\max_x \|A x\|_2 / \|x\|_2` of a convolution on inputs of its real size.
@@ -68,7 +68,7 @@ def follow_operator_norm(
         >>> conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
         >>> _ = nn.init.ones_(conv.weight)
         >>> from lightning_complexity.network import read_weights
-        >>> follow_operator_norm(read_weights(conv)[0], torch.Size([1, 5]))[0]  # 1 + 2 cos(pi / 6)
+        >>> warm_started_operator_norm(read_weights(conv)[0], torch.Size([1, 5]))[0]  # 1 + 2 cos(pi / 6)
         tensor(2.7321, grad_fn=<LinalgVectorNormBackward0>)
     """
     module, kernel = weight.module, weight.tensor.detach()

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_complexity.network import follow_weights
+from lightning_complexity.network import trace_sources
 from tests.networks import conv_net, mlp
 
 
 def feeds(model: nn.Module, x: Tensor) -> list[list[tuple[str, bool]]]:
     """Names of the weights that feed each nonlinearity, and whether each is alone."""
     names = {id(p): name for name, p in model.named_parameters()}
-    return [[(names[id(f.weight)], f.alone) for f in fed.feeds] for fed in follow_weights(model.eval(), x)]
+    return [[(names[id(f.weight)], f.alone) for f in fed.feeds] for fed in trace_sources(model.eval(), x)]
 
 
 class Called(nn.Module):
@@ -40,7 +40,7 @@ def test_residual_convolutions() -> None:
 
 def test_batch_norm_brings_its_affine_parameters() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU()).eval()
-    [fed] = follow_weights(model, torch.randn(4, 2))
+    [fed] = trace_sources(model, torch.randn(4, 2))
     assert [p is q for p, q in zip(fed.feeds[0].affine, model[1].parameters(), strict=True)] == [True, True]
 
 
@@ -105,6 +105,6 @@ def test_reshaping_products_and_comparisons_are_not_followed() -> None:
 @pytest.mark.parametrize("activation", [nn.ReLU(inplace=True), nn.Softplus(beta=3), nn.LeakyReLU(0.3), nn.PReLU()])
 def test_the_nonlinearity_is_that_of_the_network_with_its_options(activation: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(2, 3), activation).double()
-    [fed] = follow_weights(model, torch.randn(4, 2))
+    [fed] = trace_sources(model, torch.randn(4, 2))
     z = torch.randn(5, 3)
     torch.testing.assert_close(fed.function(z), activation(z.clone()))

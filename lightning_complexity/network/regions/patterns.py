@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lightning_complexity.functional.regions import activation_codes
-from lightning_complexity.network.activations import Activation
 from lightning_complexity.network.errors import UnsupportedOperationError
+from lightning_complexity.network.tracing.activations import Activation
 
 
 def checked_activations(activations: list[Activation], measure: str) -> list[Activation]:

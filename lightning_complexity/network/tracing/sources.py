@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_complexity.network.activations import Activation, ActivationCapture
-from lightning_complexity.network.batches import num_samples
-from lightning_complexity.network.interpreter import ModulePath, operation_name, tensor_arguments
+from lightning_complexity.network.running.batches import num_samples
+from lightning_complexity.network.tracing.activations import Activation, ActivationCapture
+from lightning_complexity.network.tracing.interpreter import ModulePath, operation_name, tensor_arguments
 
 _LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
 # Operations that keep units apart and in their place, by what they do to what a zero becomes.
@@ -120,7 +120,7 @@ def _as_function_of_input(
     return lambda z: function(z.clone(), *rest, **options)
 
 
-def follow_weights(model: nn.Module, inputs: Any) -> list[FedActivation]:
+def trace_sources(model: nn.Module, inputs: Any) -> list[FedActivation]:
     """Run ``model`` once and find which layers feed each nonlinearity.
 
     Followed are the outputs of linear layers and convolutions, as modules or functions, through normalization, dropout,
@@ -137,7 +137,7 @@ def follow_weights(model: nn.Module, inputs: Any) -> list[FedActivation]:
     Example:
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Tanh(), nn.Linear(3, 1)).eval()
-        >>> [fed] = follow_weights(net, torch.zeros(4, 2))
+        >>> [fed] = trace_sources(net, torch.zeros(4, 2))
         >>> fed.activation.name, [feed.weight is net[0].weight for feed in fed.feeds]
         ('2', [True])
     """

@@ -15,9 +15,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from lightning_complexity.network.batches import map_tensors, tensors_in
 from lightning_complexity.network.errors import UnsupportedOperationError
-from lightning_complexity.network.interpreter import ModulePath
+from lightning_complexity.network.running.batches import map_tensors, tensors_in
+from lightning_complexity.network.tracing.interpreter import ModulePath
 
 __all__ = ["OWN_FORWARD", "Costs", "Product", "count_costs"]
 

@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_complexity.functional.robust import adjusted_measure, study_margin
+from lightning_complexity.functional.generalization import adjusted_measure, order_statistic_margin
 from lightning_complexity.metrics.base import WeightsAndSamplesMetric
 from lightning_complexity.network import Snapshot
 from lightning_complexity.network.norms import circular_norms, matrix_norms
 
-__all__ = ["RobustMeasure", "robust_measures"]
+__all__ = ["GeneralizationMeasure", "generalization_measures"]
 
 Over = Literal["", "ratio", "product", "sum"]
 
@@ -68,7 +68,7 @@ class _Network:
         return paths.value.sum().double().log() + paths.log_scale
 
 
-class StudyMeasure(NamedTuple):
+class MeasureFormula(NamedTuple):
     """One formula of the study.
 
     Attributes:
@@ -97,66 +97,66 @@ def _sum(squares: Tensor) -> Tensor:
 
 _SPEC, _FRO = r"\prod_i \lVert W_i \rVert_2^2", r"\prod_i \lVert W_i \rVert_F^2"
 _WITHOUT_FFT = {
-    "l2": StudyMeasure("", r"\lVert w \rVert_2", lambda n: n.frobenius.sum().sqrt()),
-    "l2_dist": StudyMeasure(
+    "l2": MeasureFormula("", r"\lVert w \rVert_2", lambda n: n.frobenius.sum().sqrt()),
+    "l2_dist": MeasureFormula(
         "", r"\lVert w - w^0 \rVert_2", lambda n: n.frobenius_distance.sum().sqrt(), needs_initial=True
     ),
-    "params": StudyMeasure("20", r"\omega", lambda n: n.size),
-    "inverse_margin": StudyMeasure("22", r"1 / \gamma^2", lambda n: n.size.new_ones(()), "ratio"),
-    "log_prod_of_fro_over_margin": StudyMeasure(
+    "params": MeasureFormula("20", r"\omega", lambda n: n.size),
+    "inverse_margin": MeasureFormula("22", r"1 / \gamma^2", lambda n: n.size.new_ones(()), "ratio"),
+    "log_prod_of_fro_over_margin": MeasureFormula(
         "36", rf"\ln ({_FRO} / \gamma^2)", lambda n: _product(n.frobenius), "product"
     ),
-    "log_prod_of_fro": StudyMeasure("37", rf"\ln {_FRO}", lambda n: _product(n.frobenius)),
-    "log_sum_of_fro_over_margin": StudyMeasure(
+    "log_prod_of_fro": MeasureFormula("37", rf"\ln {_FRO}", lambda n: _product(n.frobenius)),
+    "log_sum_of_fro_over_margin": MeasureFormula(
         "38", rf"\ln d + \tfrac1d \ln ({_FRO} / \gamma^2)", lambda n: _sum(n.frobenius), "sum"
     ),
-    "log_sum_of_fro": StudyMeasure("39", rf"\ln d + \tfrac1d \ln {_FRO}", lambda n: _sum(n.frobenius)),
-    "fro_dist": StudyMeasure(
+    "log_sum_of_fro": MeasureFormula("39", rf"\ln d + \tfrac1d \ln {_FRO}", lambda n: _sum(n.frobenius)),
+    "fro_dist": MeasureFormula(
         "40", r"\sum_i \lVert W_i - W_i^0 \rVert_F^2", lambda n: n.frobenius_distance.sum(), needs_initial=True
     ),
-    "param_norm": StudyMeasure("42", r"\sum_i \lVert W_i \rVert_F^2", lambda n: n.frobenius.sum()),
-    "path_norm_over_margin": StudyMeasure(
+    "param_norm": MeasureFormula("42", r"\sum_i \lVert W_i \rVert_F^2", lambda n: n.frobenius.sum()),
+    "path_norm_over_margin": MeasureFormula(
         "43", r"\sum_{\text{paths}} \prod_e \theta_e^2 / \gamma^2", lambda n: n.log_paths.exp(), "ratio"
     ),
-    "path_norm": StudyMeasure("44", r"\sum_{\text{paths}} \prod_e \theta_e^2", lambda n: n.log_paths.exp()),
+    "path_norm": MeasureFormula("44", r"\sum_{\text{paths}} \prod_e \theta_e^2", lambda n: n.log_paths.exp()),
 }
 _WITH_FFT = {
-    "log_spec_init_main": StudyMeasure(
+    "log_spec_init_main": MeasureFormula(
         "29",
         rf"\ln \big( {_SPEC} \sum_i \lVert W_i - W_i^0 \rVert_F^2 / \lVert W_i \rVert_2^2 / \gamma^2 \big)",
         lambda n: _product(n.spectral) + (n.frobenius_distance / n.spectral).sum().log(),
         "product",
         needs_initial=True,
     ),
-    "log_spec_orig_main": StudyMeasure(
+    "log_spec_orig_main": MeasureFormula(
         "30",
         rf"\ln \big( {_SPEC} \sum_i \lVert W_i \rVert_F^2 / \lVert W_i \rVert_2^2 / \gamma^2 \big)",
         lambda n: _product(n.spectral) + (n.frobenius / n.spectral).sum().log(),
         "product",
     ),
-    "log_prod_of_spec_over_margin": StudyMeasure(
+    "log_prod_of_spec_over_margin": MeasureFormula(
         "31", rf"\ln ({_SPEC} / \gamma^2)", lambda n: _product(n.spectral), "product"
     ),
-    "log_prod_of_spec": StudyMeasure("32", rf"\ln {_SPEC}", lambda n: _product(n.spectral)),
-    "fro_over_spec": StudyMeasure(
+    "log_prod_of_spec": MeasureFormula("32", rf"\ln {_SPEC}", lambda n: _product(n.spectral)),
+    "fro_over_spec": MeasureFormula(
         "33", r"\sum_i \lVert W_i \rVert_F^2 / \lVert W_i \rVert_2^2", lambda n: (n.frobenius / n.spectral).sum()
     ),
-    "log_sum_of_spec_over_margin": StudyMeasure(
+    "log_sum_of_spec_over_margin": MeasureFormula(
         "34", rf"\ln d + \tfrac1d \ln ({_SPEC} / \gamma^2)", lambda n: _sum(n.spectral), "sum"
     ),
-    "log_sum_of_spec": StudyMeasure("35", rf"\ln d + \tfrac1d \ln {_SPEC}", lambda n: _sum(n.spectral)),
-    "dist_spec_init": StudyMeasure(
+    "log_sum_of_spec": MeasureFormula("35", rf"\ln d + \tfrac1d \ln {_SPEC}", lambda n: _sum(n.spectral)),
+    "dist_spec_init": MeasureFormula(
         "41", r"\sum_i \lVert W_i - W_i^0 \rVert_2^2", lambda n: n.spectral_distance.sum(), needs_initial=True
     ),
 }
-STUDY: dict[str, StudyMeasure] = {
+MEASURES: dict[str, MeasureFormula] = {
     **_WITHOUT_FFT,
     **_WITH_FFT,
     **{f"{name}_fft": measure for name, measure in _WITH_FFT.items()},
 }
 
 
-class RobustMeasure(WeightsAndSamplesMetric):
+class GeneralizationMeasure(WeightsAndSamplesMetric):
     r"""One of the 28 weight-space measures of the study of robust generalization measures, as the study defines it.
 
     .. math:: \text{by default } \ln \Big( \prod_i \|W_i\|_2^2 / \gamma^2 \Big)
@@ -164,16 +164,16 @@ class RobustMeasure(WeightsAndSamplesMetric):
     The catalogue lists names, equation numbers and formulas. Weights are those of linear and convolution layers,
     kernels reshaped to ``(out, in * kernel)``, with BatchNorm folded in at both ends of training; biases only count in
     path norms. ``_fft`` takes for the spectral norm of a convolution that on a torus of the size of the input image,
-    as the study does for every layer. :math:`\gamma` is :func:`lightning_complexity.functional.study_margin`; measures
-    over margin are ``nan`` while it is not positive, where the study's code takes its absolute value. Path norms are
-    exact, where the study's code gives an average pooling the weight :math:`1/n` instead of :math:`1/n^2` and leaves
-    max pooling a maximum.
+    as the study does for every layer. :math:`\gamma` is
+    :func:`lightning_complexity.functional.order_statistic_margin`; measures over margin are ``nan`` while it is not
+    positive, where the study's code takes its absolute value. Path norms are exact, where the study's code gives an
+    average pooling the weight :math:`1/n` instead of :math:`1/n^2` and leaves max pooling a maximum.
 
     Args:
         of: The study's name of the measure, in small letters.
         adjusted: Whether the value is adjusted for the number ``m`` of training samples, as in the study's table:
-            :math:`(v - \ln m)/2` for logarithms, :math:`\sqrt{v/m}` for others. The value is logged as ``robust_<of>``,
-            adjusted as ``robust_<of>_adjusted``.
+            :math:`(v - \ln m)/2` for logarithms, :math:`\sqrt{v/m}` for others. The value is logged as
+            ``generalization_<of>``, adjusted as ``generalization_<of>_adjusted``.
         num_samples: ``m``; default the number of samples measured.
         per_layer: Must be ``False``, the measures are of the network as a whole.
 
@@ -184,13 +184,13 @@ class RobustMeasure(WeightsAndSamplesMetric):
         >>> import torch
         >>> net = torch.nn.Linear(2, 2, bias=False)
         >>> _ = net.weight.data.copy_(torch.diag(torch.tensor([3.0, 4.0])))
-        >>> metric = RobustMeasure("log_prod_of_spec_over_margin")
+        >>> metric = GeneralizationMeasure("log_prod_of_spec_over_margin")
         >>> metric.update(net, torch.eye(2), torch.tensor([0, 1]))
         >>> metric.compute().exp()  # 16 / 9
         tensor(1.7778, dtype=torch.float64)
     """
 
-    name = "robust_log_prod_of_spec_over_margin"
+    name = "generalization_log_prod_of_spec_over_margin"
     needs = frozenset({"inputs", "targets"})
     cost = "forward"
     formula = rf"\text{{by default }} \ln ({_SPEC} / \gamma^2)"
@@ -205,11 +205,11 @@ class RobustMeasure(WeightsAndSamplesMetric):
         per_layer: bool = False,
         **kwargs: Any,
     ) -> None:
-        if of not in STUDY:
-            raise ValueError(f"of must be one of {', '.join(STUDY)}; got {of!r}.")
+        if of not in MEASURES:
+            raise ValueError(f"of must be one of {', '.join(MEASURES)}; got {of!r}.")
         super().__init__(per_layer=per_layer, **kwargs)
         self.of, self.adjusted, self.num_samples = of, adjusted, num_samples
-        self.name = f"robust_{of}{'_adjusted' if adjusted else ''}"
+        self.name = f"generalization_{of}{'_adjusted' if adjusted else ''}"
         self.needs = frozenset({"inputs"})
         if self._study.over:
             self.needs |= {"targets"}
@@ -217,8 +217,8 @@ class RobustMeasure(WeightsAndSamplesMetric):
             self.needs |= {"initial"}
 
     @property
-    def _study(self) -> StudyMeasure:
-        return STUDY[self.of]
+    def _study(self) -> MeasureFormula:
+        return MEASURES[self.of]
 
     def from_weights(self, snapshot: Snapshot) -> Tensor:
         """The capacity, and the number of layers."""
@@ -241,24 +241,24 @@ class RobustMeasure(WeightsAndSamplesMetric):
 def _over(over: Over, capacity: Tensor, depth: Tensor, margins: Tensor) -> Tensor:
     if not over:
         return capacity
-    margin = study_margin(margins)
+    margin = order_statistic_margin(margins)
     if over == "ratio":
         return capacity / margin.square()
     return capacity - 2 * margin.log() / (depth if over == "sum" else 1)
 
 
-def robust_measures(*, adjusted: bool = False, num_samples: int | None = None) -> list[RobustMeasure]:
+def generalization_measures(*, adjusted: bool = False, num_samples: int | None = None) -> list[GeneralizationMeasure]:
     """All weight-space measures of the study.
 
     Args:
-        adjusted: As in :class:`RobustMeasure`.
-        num_samples: As in :class:`RobustMeasure`.
+        adjusted: As in :class:`GeneralizationMeasure`.
+        num_samples: As in :class:`GeneralizationMeasure`.
 
     Returns:
         One metric each, the study's ``_fft`` ones last.
 
     Example:
-        >>> len(robust_measures())
+        >>> len(generalization_measures())
         28
     """
-    return [RobustMeasure(of, adjusted=adjusted, num_samples=num_samples) for of in STUDY]
+    return [GeneralizationMeasure(of, adjusted=adjusted, num_samples=num_samples) for of in MEASURES]

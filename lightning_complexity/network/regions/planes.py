@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from lightning_complexity.network.segments import RESOLUTION, SAME_SLOPE, AffineParts, Restriction, bends
+from lightning_complexity.network.regions.segments import RESOLUTION, SAME_SLOPE, AffineParts, Restriction, bends
 
 Array = NDArray[np.float64]
 _BORDER = -1

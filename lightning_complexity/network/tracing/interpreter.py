@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from lightning_complexity.network.batches import tensors_in
+from lightning_complexity.network.running.batches import tensors_in
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def operation_name(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", str(function))
 
 
-class TensorFlow(TorchFunctionMode):
+class TorchFunctionInterpreter(TorchFunctionMode):
     """See every torch operation of a forward pass, functional calls and tensor methods alike.
 
     Subclasses say in :meth:`on_operation` what to do with an operation. While they work on it, the

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["adjusted_measure", "study_margin"]
+__all__ = ["adjusted_measure", "order_statistic_margin"]
 
 
-def study_margin(margins: Tensor) -> Tensor:
+def order_statistic_margin(margins: Tensor) -> Tensor:
     r"""The :math:`\lfloor n/10 \rfloor`-th smallest margin, without interpolation; the smallest of fewer than 10.
 
     Args:
@@ -23,7 +23,7 @@ def study_margin(margins: Tensor) -> Tensor:
         Dziugaite et al., "In search of robust measures of generalization", NeurIPS 2020.
 
     Example:
-        >>> study_margin(torch.arange(1.0, 31.0))
+        >>> order_statistic_margin(torch.arange(1.0, 31.0))
         tensor(3.)
     """
     margin = margins.sort().values[max(len(margins) // 10, 1) - 1]

@@ -14,11 +14,11 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 from typing_extensions import Self
 
-from lightning_complexity.network.batches import chunks, map_tensors, num_samples
+from lightning_complexity.network.choice import LayerChoice, owners
 from lightning_complexity.network.errors import MissingInputError
-from lightning_complexity.network.observe import hooked_weights, observe
-from lightning_complexity.network.selection import LayerChoice, owners
-from lightning_complexity.network.sharding import sharding_suspended, whole_parameters
+from lightning_complexity.network.running.batches import chunks, map_tensors, num_samples
+from lightning_complexity.network.running.guard import hooked_weights, observe
+from lightning_complexity.network.running.sharding import sharding_suspended, whole_parameters
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 Result = TypeVar("Result")

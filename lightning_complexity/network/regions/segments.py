@@ -10,8 +10,8 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
-from lightning_complexity.network.activations import Activation, run_capturing
 from lightning_complexity.network.errors import UnsupportedOperationError
+from lightning_complexity.network.tracing.activations import Activation, run_capturing
 
 # Kinks closer than this share of the domain are one.
 RESOLUTION = 1e-10

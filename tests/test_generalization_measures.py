@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_complexity.functional import study_margin
-from lightning_complexity.metrics import RobustMeasure, robust_measures
+from lightning_complexity.functional import order_statistic_margin
+from lightning_complexity.metrics import GeneralizationMeasure, generalization_measures
 from lightning_complexity.network import initial_state
 
 
@@ -74,7 +74,7 @@ PUBLISHED = {
 }
 
 
-def value(metric: RobustMeasure) -> float:
+def value(metric: GeneralizationMeasure) -> float:
     net, x = NetworkInNetwork(1.0), wave(30, 2, 8, 8, phase=0.3)
     metric.update(net, x, net.eval()(x).argmax(1), initial=initial_state(NetworkInNetwork(5.0)))
     return metric.compute().item()
@@ -85,40 +85,40 @@ def test_equals_the_public_code(name: str) -> None:
     # That code leaves a BatchNorm of 1 / sqrt(1 + 1e-5) behind, and gives averages over 16 places the weight 1/16.
     expected = PUBLISHED[name] / (16 if name.startswith("path_norm") else 1)
     of_outputs = "margin" in name or "main" in name or "path" in name
-    assert value(RobustMeasure(name)) == pytest.approx(expected, rel=2e-4 if of_outputs else 1e-12)
+    assert value(GeneralizationMeasure(name)) == pytest.approx(expected, rel=2e-4 if of_outputs else 1e-12)
 
 
 def test_every_measure_is_compared() -> None:
-    assert {metric.of for metric in robust_measures()} == PUBLISHED.keys()
+    assert {metric.of for metric in generalization_measures()} == PUBLISHED.keys()
 
 
 def test_adjustment_for_the_number_of_samples() -> None:
-    assert value(RobustMeasure("param_norm", adjusted=True)) == pytest.approx(math.sqrt(36.29504618867128 / 30))
-    logarithm = value(RobustMeasure("log_prod_of_fro", adjusted=True))
+    assert value(GeneralizationMeasure("param_norm", adjusted=True)) == pytest.approx(math.sqrt(36.29504618867128 / 30))
+    logarithm = value(GeneralizationMeasure("log_prod_of_fro", adjusted=True))
     assert logarithm == pytest.approx((6.801610302030955 - math.log(30)) / 2)
-    many = RobustMeasure("param_norm", adjusted=True, num_samples=50_000)
+    many = GeneralizationMeasure("param_norm", adjusted=True, num_samples=50_000)
     assert value(many) == pytest.approx(math.sqrt(36.29504618867128 / 50_000))
 
 
 def test_margin_is_the_tenth_of_a_hundred() -> None:
-    assert study_margin(torch.arange(1.0, 101.0)) == 10
-    assert study_margin(torch.arange(1.0, 100.0)) == 9
-    assert study_margin(torch.tensor([3.0, 2.0])) == 2
-    assert study_margin(torch.tensor([-1.0, 2.0])).isnan()
-    assert study_margin(torch.tensor([1.0, math.nan])).isnan()
+    assert order_statistic_margin(torch.arange(1.0, 101.0)) == 10
+    assert order_statistic_margin(torch.arange(1.0, 100.0)) == 9
+    assert order_statistic_margin(torch.tensor([3.0, 2.0])) == 2
+    assert order_statistic_margin(torch.tensor([-1.0, 2.0])).isnan()
+    assert order_statistic_margin(torch.tensor([1.0, math.nan])).isnan()
 
 
 def test_names_tell_measures_apart() -> None:
-    metrics = robust_measures() + robust_measures(adjusted=True)
+    metrics = generalization_measures() + generalization_measures(adjusted=True)
     assert len({metric.name for metric in metrics}) == 56
-    assert RobustMeasure().name == RobustMeasure.name
+    assert GeneralizationMeasure().name == GeneralizationMeasure.name
     with pytest.raises(ValueError, match=r"of must be one of l2, .* got 'sharpness'"):
-        RobustMeasure("sharpness")
+        GeneralizationMeasure("sharpness")
 
 
 def test_the_image_is_what_the_first_convolution_gets() -> None:
     images = wave(30, 2, 8, 8, phase=0.3)
-    metric, flat = RobustMeasure("log_prod_of_spec_fft"), RobustMeasure("log_prod_of_spec_fft")
+    metric, flat = GeneralizationMeasure("log_prod_of_spec_fft"), GeneralizationMeasure("log_prod_of_spec_fft")
     metric.update(NetworkInNetwork(1.0), images)
     flat.update(nn.Sequential(nn.Unflatten(1, (2, 8, 8)), NetworkInNetwork(1.0)), images.flatten(1))
     assert flat.compute() == metric.compute()
@@ -127,7 +127,7 @@ def test_the_image_is_what_the_first_convolution_gets() -> None:
 def test_every_kernel_is_transformed_at_the_size_of_the_image() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1), nn.Flatten())
-    metric = RobustMeasure("log_prod_of_spec_fft")
+    metric = GeneralizationMeasure("log_prod_of_spec_fft")
     metric.update(net, torch.zeros(1, 1, 8, 8))
     norms = []
     for layer in (net[0], net[2]):

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_complexity.network.interpreter import TensorFlow
+from lightning_complexity.network.tracing.interpreter import TorchFunctionInterpreter
 
 
-class ElementaryOperations(TensorFlow):
+class Decompositions(TorchFunctionInterpreter):
     """Inside, operations whose derivatives are wrong are made from others, with the same values.
 
     Args:

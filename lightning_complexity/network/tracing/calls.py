@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_complexity.network.interpreter import hooks_on_all_modules
+from lightning_complexity.network.tracing.interpreter import hooks_on_all_modules
 from lightning_complexity.network.weights import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
 Layer = str | int

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_complexity.network.batches import num_samples
 from lightning_complexity.network.errors import UnsupportedOperationError
-from lightning_complexity.network.interpreter import ModulePath, TensorFlow, operation_name
-from lightning_complexity.network.pooling import is_max_pooling, max_pool_comparisons
+from lightning_complexity.network.running.batches import num_samples
+from lightning_complexity.network.tracing.interpreter import ModulePath, TorchFunctionInterpreter, operation_name
+from lightning_complexity.network.tracing.pooling import is_max_pooling, max_pool_comparisons
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +192,7 @@ def _same_memory(first: Tensor, second: Tensor) -> bool:
     return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
 
 
-class ActivationCapture(TensorFlow):
+class ActivationCapture(TorchFunctionInterpreter):
     """Notes every nonlinearity of a forward pass, and may put something else in its place.
 
     Args:

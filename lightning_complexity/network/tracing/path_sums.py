@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_complexity.functional.paths import Scaled, aligned, scaled, scaled_power, scaled_sum
-from lightning_complexity.network.batches import map_tensors, tensors_in
 from lightning_complexity.network.errors import UnsupportedOperationError
-from lightning_complexity.network.interpreter import (
+from lightning_complexity.network.running.batches import map_tensors, tensors_in
+from lightning_complexity.network.tracing.interpreter import (
     HandlerTable,
     ModulePath,
-    TensorFlow,
+    TorchFunctionInterpreter,
     operation_name,
     tensor_arguments,
 )
-from lightning_complexity.network.pooling import mean_window_weights, sum_pool
+from lightning_complexity.network.tracing.pooling import mean_window_weights, sum_pool
 
 _TABLE = HandlerTable()
 
@@ -62,7 +62,7 @@ def _along_channels(vector: Tensor, like: Tensor) -> Tensor:
     return vector.reshape(-1, *[1] * (like.ndim - 2))
 
 
-class PathInterpreter(TensorFlow):
+class PathInterpreter(TorchFunctionInterpreter):
     r"""Replaces each operation by the one that sums :math:`\prod |\theta|^q` over paths.
 
     Weights become :math:`|\theta|^q`; max pooling, which may pick any of its window, becomes the sum

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_complexity.network.activations import PIECEWISE_LINEAR, ActivationCapture, plain_name
-from lightning_complexity.network.batches import num_samples
 from lightning_complexity.network.errors import UnsupportedOperationError
-from lightning_complexity.network.interpreter import ModulePath, operation_name
+from lightning_complexity.network.running.batches import num_samples
+from lightning_complexity.network.tracing.activations import PIECEWISE_LINEAR, ActivationCapture, plain_name
+from lightning_complexity.network.tracing.interpreter import ModulePath, operation_name
 
 # Each passes on all of what comes in and nothing else, so that layers in between follow each other in a chain.
 _CHAIN = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lightning_complexity.callbacks.record import Measurement
+from lightning_complexity.recording.record import Measurement
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,0 +1,1 @@
+"""The linear regions of a network, and the patterns of its units."""

@@ -1,0 +1,1 @@
+"""See, or replace, each operation of a network's forward pass."""
