@@ -10,12 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from lightning_complexity.functional import bounds
-from lightning_complexity.functional.margins import check_classification, margin_percentile
+from lightning_complexity.functional.margins import margin_percentile
 from lightning_complexity.functional.norms import mixed_norm
 from lightning_complexity.metrics.base import WeightsAndSamplesMetric
 from lightning_complexity.metrics.margins import check_percentile
 from lightning_complexity.metrics.size import VCDimensionBound
-from lightning_complexity.network import Snapshot, Weight
+from lightning_complexity.network import (
+    Context,
+    MeasureError,
+    Snapshot,
+    Weight,
+    distance_norms,
+    distances,
+    features,
+    layer_norms,
+    margins,
+    predictions,
+    weight_matrices,
+)
+from lightning_complexity.network.outputs import class_targets, classified
 
 __all__ = [
     "FrobeniusBound",
@@ -94,10 +107,10 @@ def _data(samples: Tensor, percentile: float) -> _Data:
 
 def _weights(snapshot: Snapshot) -> list[Weight]:
     """The folded weights, if the network is of the kind that bounds are proved or used for."""
-    weights = snapshot.folded_weights
+    weights = weight_matrices(snapshot, folded=True)
     for w in weights:
         if not (isinstance(w.module, nn.Linear) or w.is_convolution):
-            raise ValueError(
+            raise MeasureError(
                 f"needs a network of linear and convolution layers; {w.name!r} belongs to {type(w.module).__name__}."
             )
     return weights
@@ -107,16 +120,16 @@ class _NormBound(_Bound):
     """A bound that reads numbers of each layer, kept one layer after the other."""
 
     @abstractmethod
-    def layer_numbers(self, snapshot: Snapshot) -> list[Tensor]:
+    def layer_numbers(self, snapshot: Snapshot, context: Context) -> list[Tensor]:
         """Vectors with one number a layer."""
 
-    def from_weights(self, snapshot: Snapshot) -> Tensor:
+    def from_weights(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Number of classes, of features and the largest width, then the numbers of the layers."""
         weights = _weights(snapshot)
-        features = snapshot.float_inputs[0].numel()
-        width = max(features, *(w.blocks.shape[0] * w.blocks.shape[1] for w in weights))
-        sizes = snapshot.margins.new_tensor([snapshot.outputs.shape[1], features, width], dtype=torch.float64)
-        return torch.cat([sizes, *(numbers.double() for numbers in self.layer_numbers(snapshot))])
+        entries = snapshot.float_inputs[0].numel()
+        width = max(entries, *(w.blocks.shape[0] * w.blocks.shape[1] for w in weights))
+        sizes = margins(snapshot).new_tensor([predictions(snapshot).shape[1], entries, width], dtype=torch.float64)
+        return torch.cat([sizes, *(numbers.double() for numbers in self.layer_numbers(snapshot, context))])
 
     @abstractmethod
     def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
@@ -126,14 +139,16 @@ class _NormBound(_Bound):
         """Logarithm of the bound, 0-d."""
         return bounds.log_deviation_bound(self.log_capacity(of_weights, data, m), m, self.delta)
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
+    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Margin, squared norms of the input, and where it is needed of the hidden units at the start."""
-        x = snapshot.float_inputs.flatten(1).double()
-        columns = [snapshot.margins.double(), x.square().sum(1), x.abs().amax(1).square(), self._hidden(snapshot)]
-        return torch.stack(columns, dim=1)
+        of_samples = margins(snapshot).double()
+        _, kept = class_targets(snapshot)
+        x = snapshot.float_inputs.flatten(1).double()[kept]
+        hidden = self._hidden(snapshot, context)[kept]
+        return torch.stack([of_samples, x.square().sum(1), x.abs().amax(1).square(), hidden], dim=1)
 
-    def _hidden(self, snapshot: Snapshot) -> Tensor:
-        return torch.zeros_like(snapshot.margins, dtype=torch.float64)
+    def _hidden(self, snapshot: Snapshot, context: Context) -> Tensor:
+        return torch.zeros(snapshot.num_samples, dtype=torch.float64, device=snapshot.float_inputs.device)
 
     def summarize(self, of_weights: Tensor, samples: Tensor) -> Tensor:
         """The bound or the complexity."""
@@ -193,6 +208,7 @@ class MixedNormBound(_NormBound):
     """
 
     name = "log_mixed_norm_bound"
+    no_penalty_reason = "LogNormProduct is the part of it that depends on the weights"
     formula = (
         r"(R + 3 \sqrt{\ln(m/\delta)}) / \sqrt m, \; "
         r"R = 2^{d+2} C \sqrt{\ln D} \; r \prod_i \lVert W_i \rVert_{1,\infty} / \gamma"
@@ -200,9 +216,9 @@ class MixedNormBound(_NormBound):
     reference = "Bartlett and Mendelson, JMLR 2002; constants of Neyshabur et al., ICLR 2019"
     _quantity = "mixed_norm"
 
-    def layer_numbers(self, snapshot: Snapshot) -> list[Tensor]:
+    def layer_numbers(self, snapshot: Snapshot, context: Context) -> list[Tensor]:
         """Norms."""
-        return [_vector(snapshot.layer_norms((1, math.inf), folded=True))]
+        return [_vector(layer_norms(snapshot, (1, math.inf), folded=True))]
 
     def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
         """Logarithm of ``R``."""
@@ -238,15 +254,16 @@ class FrobeniusBound(_NormBound):
     """
 
     name = "log_frobenius_bound"
+    no_penalty_reason = "LogNormProduct is the part of it that depends on the weights"
     formula = (
         r"(R + 3 \sqrt{\ln(m/\delta)}) / \sqrt m, \; R = 2^{d+1} \sqrt C \; r \prod_i \lVert W_i \rVert_F / \gamma"
     )
     reference = "Neyshabur et al., COLT 2015; constants of Neyshabur et al., ICLR 2019"
     _quantity = "frobenius"
 
-    def layer_numbers(self, snapshot: Snapshot) -> list[Tensor]:
+    def layer_numbers(self, snapshot: Snapshot, context: Context) -> list[Tensor]:
         """Norms."""
-        return [_vector(snapshot.layer_norms("frobenius", folded=True))]
+        return [_vector(layer_norms(snapshot, "frobenius", folded=True))]
 
     def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
         """Logarithm of ``R``."""
@@ -282,6 +299,7 @@ class SizeIndependentBound(FrobeniusBound):
     """
 
     name = "log_size_independent_bound"
+    no_penalty_reason = "LogNormProduct is the part of it that depends on the weights"
     formula = (
         r"(R + 3 \sqrt{\ln(m/\delta)}) / \sqrt m, \; "
         r"R = 4 \sqrt C (\sqrt{2 d \ln 2} + 1) \; r \prod_i \lVert W_i \rVert_F / \gamma"
@@ -326,6 +344,7 @@ class SpectralBound(_NormBound):
     """
 
     name = "log_spectral_bound"
+    no_penalty_reason = "LogSpectralComplexity is the part of it that depends on the weights"
     needs = frozenset({"inputs", "targets", "initial"})
     formula = (
         r"(R + S) / \sqrt m + 8/m, \; R = 144 \ln(m) \ln(2w) (r + 1/\sqrt m) "
@@ -334,10 +353,10 @@ class SpectralBound(_NormBound):
     reference = "after Bartlett et al., NeurIPS 2017"
     _quantity = "spectral"
 
-    def layer_numbers(self, snapshot: Snapshot) -> list[Tensor]:
+    def layer_numbers(self, snapshot: Snapshot, context: Context) -> list[Tensor]:
         """Norms and distances."""
-        distances = {w.name: mixed_norm(w.blocks, 2, 1) for w in snapshot.distances(folded=True)}
-        return [_vector(snapshot.layer_norms(folded=True)), _vector(distances)]
+        moved = {w.name: mixed_norm(w.blocks, 2, 1) for w in distances(snapshot, folded=True)}
+        return [_vector(layer_norms(snapshot, folded=True)), _vector(moved)]
 
     def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
         """Logarithm of ``R``."""
@@ -382,6 +401,7 @@ class SpectralFrobeniusBound(_NormBound):
     """
 
     name = "log_spectral_frobenius_bound"
+    no_penalty_reason = "LogSpectralProduct and WeightDistance are the parts of it that depend on the weights"
     needs = frozenset({"inputs", "targets", "initial"})
     formula = (
         r"\sqrt{(R^2 + 6 \ln (2m/\delta)) / m}, \; R = 168\, d \; r \sqrt{\ln (4dh)} \prod_i \lVert W_i \rVert_2 "
@@ -395,11 +415,11 @@ class SpectralFrobeniusBound(_NormBound):
             raise ValueError("SpectralFrobeniusBound is a PAC-Bayes bound and has no Rademacher form; leave of out.")
         super().__init__(**kwargs)
 
-    def layer_numbers(self, snapshot: Snapshot) -> list[Tensor]:
+    def layer_numbers(self, snapshot: Snapshot, context: Context) -> list[Tensor]:
         """Norms, distances and widths."""
-        norms = _vector(snapshot.layer_norms(folded=True))
-        widths = [w.blocks.shape[0] * w.blocks.shape[1] for w in snapshot.folded_weights]
-        return [norms, _vector(snapshot.distance_norms("frobenius", folded=True)), norms.new_tensor(widths)]
+        norms = _vector(layer_norms(snapshot, folded=True))
+        widths = [w.blocks.shape[0] * w.blocks.shape[1] for w in weight_matrices(snapshot, folded=True)]
+        return [norms, _vector(distance_norms(snapshot, "frobenius", folded=True)), norms.new_tensor(widths)]
 
     def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
         """Logarithm of ``R``."""
@@ -444,6 +464,8 @@ class TwoLayerBound(_NormBound):
     """
 
     name = "log_two_layer_bound"
+    suite = None
+    no_penalty_reason = "DistanceFromInitialization is the part of it that depends on the weights"
     needs = frozenset({"inputs", "targets", "initial"})
     formula = (
         r"(R + 3 \sqrt{5H + \ln(\max(1, \gamma \sqrt m) / \delta)}) / \sqrt m, \; "
@@ -452,17 +474,17 @@ class TwoLayerBound(_NormBound):
     reference = "Neyshabur et al., ICLR 2019"
     _quantity = "two_layer"
 
-    def layer_numbers(self, snapshot: Snapshot) -> list[Tensor]:
+    def layer_numbers(self, snapshot: Snapshot, context: Context) -> list[Tensor]:
         """Hidden units, norm of the second layer, distance of the first."""
         first, second = _two_layers(snapshot)
-        norms = snapshot.layer_norms("frobenius", folded=True)
-        distances = snapshot.distance_norms("frobenius", folded=True)
+        norms = layer_norms(snapshot, "frobenius", folded=True)
+        moved = distance_norms(snapshot, "frobenius", folded=True)
         hidden = norms[second.name].new_tensor(float(first.blocks.shape[-2]))
-        return [torch.stack([hidden, norms[second.name], distances[first.name]])]
+        return [torch.stack([hidden, norms[second.name], moved[first.name]])]
 
-    def _hidden(self, snapshot: Snapshot) -> Tensor:
+    def _hidden(self, snapshot: Snapshot, context: Context) -> Tensor:
         _, second = _two_layers(snapshot)
-        (entering,) = snapshot.start.features(second.name.removesuffix(".weight")).values()
+        (entering,) = features(snapshot.at_initialization, second.name.removesuffix(".weight")).values()
         return entering.double().square().sum(1)
 
     def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
@@ -477,10 +499,10 @@ class TwoLayerBound(_NormBound):
 
 
 def _two_layers(snapshot: Snapshot) -> list[Weight]:
-    weights = snapshot.folded_weights
+    weights = weight_matrices(snapshot, folded=True)
     if len(weights) != 2 or not all(isinstance(w.module, nn.Linear) for w in weights):
         names = ", ".join(w.name for w in weights)
-        raise ValueError(f"TwoLayerBound needs a network of two linear layers, got the weights {names}.")
+        raise MeasureError(f"TwoLayerBound needs a network of two linear layers, got the weights {names}.")
     return weights
 
 
@@ -512,6 +534,7 @@ class VCGeneralizationBound(_Bound):
     """
 
     name = "log_vc_generalization_bound"
+    no_penalty_reason = "depends on the architecture alone, so that its gradient is zero"
     formula = r"\sqrt{(8 C V \ln(e \max(m/V, 1)) + 8 \ln(2/\delta)) / m}"
     reference = "Vapnik and Chervonenkis; Harvey et al., COLT 2017"
     _quantity = "vc_generalization"
@@ -520,15 +543,15 @@ class VCGeneralizationBound(_Bound):
         super().__init__(**kwargs)
         self._dimension = VCDimensionBound()
 
-    def from_weights(self, snapshot: Snapshot) -> Tensor:
+    def from_weights(self, snapshot: Snapshot, context: Context) -> Tensor:
         """VC dimension and number of classes."""
-        check_classification(snapshot.outputs, snapshot.targets)
-        dimension = self._dimension.measure(snapshot).double()
-        return torch.stack([dimension, dimension.new_tensor(float(snapshot.outputs.shape[1]))])
+        logits, _ = classified(snapshot)
+        dimension = self._dimension.measure(snapshot, context).double()
+        return torch.stack([dimension, dimension.new_tensor(float(logits.shape[1]))])
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
+    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Nothing; the samples are only counted."""
-        return torch.zeros(snapshot.num_samples, 0)
+        return torch.zeros(len(classified(snapshot).targets), 0)
 
     def summarize(self, of_weights: Tensor, samples: Tensor) -> Tensor:
         """The bound or the complexity."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_complexity.functional.curvature import hutchinson_samples
 from lightning_complexity.metrics.base import ProbedMetric
-from lightning_complexity.network import Snapshot
+from lightning_complexity.network import Context, HessianOperator, Snapshot
 
 __all__ = ["HessianTrace"]
 
@@ -39,20 +39,15 @@ class HessianTrace(ProbedMetric):
     name = "hessian_trace"
     needs = frozenset({"inputs", "targets", "loss"})
     cost = "hessian"
+    order = 2
     formula = r"\operatorname{tr} \nabla_\theta^2 L"
     reference = "Hutchinson, 1990; Yao et al., PyHessian, 2020"
 
     def __init__(self, num_probes: int = 8, *, per_layer: bool = False, **kwargs: Any) -> None:
         super().__init__(num_probes, per_layer=per_layer, **kwargs)
 
-    def probe(self, snapshot: Snapshot) -> tuple[list[str], Tensor]:
+    def probe(self, snapshot: Snapshot, context: Context) -> tuple[list[str], Tensor]:
         """Samples of the trace of each parameter's block."""
-        parameters = snapshot.trainable
-        samples = hutchinson_samples(
-            snapshot.hvp,
-            [p.numel() for p in parameters.values()],
-            self.num_probes,
-            like=next(iter(parameters.values())),
-            generator=snapshot.generator(),
-        )
-        return list(parameters), samples
+        hessian = HessianOperator(snapshot, context.layers)
+        samples = hutchinson_samples(hessian, self.num_probes, generator=context.generator())
+        return list(hessian.blocks), samples

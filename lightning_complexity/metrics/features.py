@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
 
 from lightning_complexity.functional.features import davies_bouldin_index, two_nn_dimension
 from lightning_complexity.functional.spectra import effective_rank, singular_values
 from lightning_complexity.metrics.base import ComplexityMetric
-from lightning_complexity.network import Snapshot
+from lightning_complexity.network import Context, Snapshot, features
+from lightning_complexity.network.outputs import class_targets
 from lightning_complexity.network.tracing.calls import Layer
 
 __all__ = [
@@ -21,25 +23,19 @@ __all__ = [
 ]
 
 
-def class_targets(snapshot: Snapshot) -> Tensor:
-    """The targets, where a measure needs them to be classes."""
-    targets = snapshot.targets
-    if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
-        raise ValueError("needs integer class targets of shape (n,).")
-    return targets
-
-
 class _FeatureMetric(ComplexityMetric):
     """A number that is read off the features of all samples; keeps them.
 
     Args:
-        layer: Whose input the features are; see :meth:`lightning_complexity.network.Snapshot.features`.
+        layer: Whose input the features are; see :func:`lightning_complexity.network.features`.
         per_layer: Whether ``compute`` returns the values of all linear and convolution layers by name.
     """
 
     needs = frozenset({"inputs"})
     cost = "forward"
     features: list[Tensor] | Tensor
+    widths: dict[str, int]
+    chosen_layer: str
 
     def __init__(self, layer: Layer = -1, *, per_layer: bool = False, **kwargs: Any) -> None:
         super().__init__(per_layer=per_layer, **kwargs)
@@ -49,37 +45,34 @@ class _FeatureMetric(ComplexityMetric):
     def of_features(self, features: Tensor) -> Tensor:
         """The value, 0-d, from features of shape ``(n, d)``."""
 
-    def measure(self, snapshot: Snapshot) -> Tensor:
+    def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The value on the snapshot's features."""
-        (features,) = snapshot.features(self.layer).values()
-        return self.of_features(features)
+        (found,) = features(snapshot, self.layer).values()
+        return self.of_features(found)
 
     def _prepare_state(self) -> None:
-        self._widths: dict[str, int] = {}
-        self._chosen = ""
+        self.add_note("widths", {})
+        self.add_note("chosen_layer", "")
         self.add_state("features", [], dist_reduce_fx="cat")
 
-    def _accumulate(self, snapshot: Snapshot) -> None:
-        (self._chosen,) = chosen = snapshot.features(self.layer)
-        layers = {**snapshot.features(), **chosen} if self.per_layer else chosen
-        self._widths = {name: features.shape[1] for name, features in layers.items()}
+    def accumulate(self, snapshot: Snapshot, context: Context) -> None:
+        """Add the samples' features."""
+        (self.chosen_layer,) = chosen = features(snapshot, self.layer)
+        layers = {**features(snapshot), **chosen} if self.per_layer else chosen
+        self.widths = {name: of_layer.shape[1] for name, of_layer in layers.items()}
         self.features = [*self.features, torch.cat(list(layers.values()), 1).detach()]
 
-    def _values(self) -> dict[str, Tensor]:
-        joined = torch.cat(self.features) if isinstance(self.features, list) else self.features
-        parts = joined.split(list(self._widths.values()), dim=1)
-        return {name: self.of_features(part) for name, part in zip(self._widths, parts, strict=True)}
+    def _of_layer(self, name: str) -> Tensor:
+        parts = dim_zero_cat(self.features).split(list(self.widths.values()), dim=1)
+        return self.of_features(parts[list(self.widths).index(name)])
 
-    def compute(self) -> Tensor | dict[str, Tensor]:
-        """The value of the chosen layer, or with ``per_layer=True`` those of all layers."""
-        values = self._values()
-        return values if self.per_layer else values[self._chosen]
+    def total(self) -> Tensor:
+        """The value of the chosen layer."""
+        return self._of_layer(self.chosen_layer)
 
-    def report(self) -> dict[str, Tensor]:
-        """The value, and with ``per_layer=True`` those of all layers."""
-        values = self._values()
-        by_layer = {f"{self.name}/{layer}": value for layer, value in values.items()} if self.per_layer else {}
-        return {self.name: values[self._chosen], **by_layer}
+    def parts(self) -> dict[str, Tensor]:
+        """The values of all layers."""
+        return {name: self._of_layer(name) for name in self.widths}
 
 
 class FeatureEffectiveRank(_FeatureMetric):
@@ -147,6 +140,7 @@ class IntrinsicDimension(_FeatureMetric):
     """
 
     name = "intrinsic_dimension"
+    no_penalty_reason = "the two nearest neighbours of each sample alone decide it, and change"
     has_layers = True
     formula = r"d: \; -\ln(1 - F(\mu)) = d \ln \mu, \quad \mu = r_2 / r_1"
     reference = "Facco et al., Scientific Reports 2017; of features as in Ansuini et al., NeurIPS 2019"
@@ -188,6 +182,7 @@ class DaviesBouldinIndex(_FeatureMetric):
     """
 
     name = "davies_bouldin_index"
+    no_penalty_reason = "the largest overlap of each class alone decides it; contrastive losses are another measure"
     needs = frozenset({"inputs", "targets"})
     increases_with_complexity = None
     formula = r"\frac{1}{C} \sum_i \max_{j \neq i} (s_i + s_j) / M_{ij}"
@@ -199,17 +194,20 @@ class DaviesBouldinIndex(_FeatureMetric):
         super()._prepare_state()
         self.add_state("targets", [], dist_reduce_fx="cat")
 
-    def measure(self, snapshot: Snapshot) -> Tensor:
+    def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The index on the snapshot's features."""
-        (features,) = snapshot.features(self.layer).values()
-        return davies_bouldin_index(features, snapshot.targets)
+        (found,) = features(snapshot, self.layer).values()
+        targets, kept = class_targets(snapshot)
+        return davies_bouldin_index(found[kept], targets[kept])
 
-    def _accumulate(self, snapshot: Snapshot) -> None:
-        super()._accumulate(snapshot)
-        self.targets = [*self.targets, class_targets(snapshot)]
+    def accumulate(self, snapshot: Snapshot, context: Context) -> None:
+        """Add the samples' features, and their classes."""
+        targets, kept = class_targets(snapshot)
+        super().accumulate(snapshot, context)
+        *before, added = self.features
+        self.features = [*before, added[kept]]
+        self.targets = [*self.targets, targets[kept]]
 
     def of_features(self, features: Tensor) -> Tensor:
         """The index, with the targets so far."""
-        return davies_bouldin_index(
-            features, torch.cat(self.targets) if isinstance(self.targets, list) else self.targets
-        )
+        return davies_bouldin_index(features, dim_zero_cat(self.targets))

@@ -10,8 +10,18 @@ from torch import Tensor
 
 from lightning_complexity.functional.generalization import adjusted_measure, order_statistic_margin
 from lightning_complexity.metrics.base import WeightsAndSamplesMetric
-from lightning_complexity.network import Snapshot
-from lightning_complexity.network.norms import circular_norms, matrix_norms
+from lightning_complexity.network import (
+    Context,
+    Snapshot,
+    Weight,
+    distance_norms,
+    distances,
+    layer_norms,
+    margins,
+    path_sums,
+    weight_matrices,
+)
+from lightning_complexity.network.norms import circular_matrix_norm, convolution_inputs
 
 __all__ = ["GeneralizationMeasure", "generalization_measures"]
 
@@ -29,42 +39,50 @@ class _Network:
 
     def _image_sizes(self) -> dict[int, torch.Size]:
         """The study transforms every kernel at the size of the first convolution's input, also behind a stride."""
-        called = self.snapshot.input_shapes
-        convolutions = [w.module for w in self.snapshot.folded_weights if id(w.module) in called]
+        called = convolution_inputs(self.snapshot)
+        convolutions = [w.module for w in self.weights if id(w.module) in called]
         return {id(module): called[id(convolutions[0])] for module in convolutions}
 
     @property
+    def weights(self) -> list[Weight]:
+        return weight_matrices(self.snapshot, folded=True)
+
+    @property
     def depth(self) -> int:
-        return len(self.snapshot.folded_weights)
+        return len(self.weights)
 
     @property
     def size(self) -> Tensor:
-        count = sum(w.tensor.numel() for w in self.snapshot.folded_weights)
+        count = sum(w.tensor.numel() for w in self.weights)
         return torch.tensor(float(count), dtype=torch.float64)
 
     @property
     def frobenius(self) -> Tensor:
-        return self._squares(self.snapshot.layer_norms("frobenius", folded=True))
+        return self._squares(layer_norms(self.snapshot, "frobenius", folded=True))
 
     @property
     def spectral(self) -> Tensor:
         if self.fft:
-            return self._squares(circular_norms(self.snapshot.folded_weights, self._image_sizes()))
-        return self._squares(self.snapshot.layer_norms(folded=True))
+            return self._circular(self.weights)
+        return self._squares(layer_norms(self.snapshot, folded=True))
 
     @property
     def frobenius_distance(self) -> Tensor:
-        return self._squares(self.snapshot.distance_norms("frobenius", folded=True))
+        return self._squares(distance_norms(self.snapshot, "frobenius", folded=True))
 
     @property
     def spectral_distance(self) -> Tensor:
-        distances = self.snapshot.distances(folded=True)
-        norms = circular_norms(distances, self._image_sizes()) if self.fft else matrix_norms(distances, "spectral")
-        return self._squares(norms)
+        if self.fft:
+            return self._circular(distances(self.snapshot, folded=True))
+        return self._squares(distance_norms(self.snapshot, "spectral", folded=True))
+
+    def _circular(self, weights: list[Weight]) -> Tensor:
+        sizes = self._image_sizes()
+        return self._squares({w.name: circular_matrix_norm(w, sizes) for w in weights})
 
     @property
     def log_paths(self) -> Tensor:
-        paths = self.snapshot.path_sums(2)
+        paths = path_sums(self.snapshot, 2)
         return paths.value.sum().double().log() + paths.log_scale
 
 
@@ -191,6 +209,7 @@ class GeneralizationMeasure(WeightsAndSamplesMetric):
     """
 
     name = "generalization_log_prod_of_spec_over_margin"
+    no_penalty_reason = "each has a differentiable measure of its own among the others"
     needs = frozenset({"inputs", "targets"})
     cost = "forward"
     formula = rf"\text{{by default }} \ln ({_SPEC} / \gamma^2)"
@@ -220,15 +239,15 @@ class GeneralizationMeasure(WeightsAndSamplesMetric):
     def _study(self) -> MeasureFormula:
         return MEASURES[self.of]
 
-    def from_weights(self, snapshot: Snapshot) -> Tensor:
+    def from_weights(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The capacity, and the number of layers."""
         network = _Network(snapshot, fft=self.of.endswith("_fft"))
         capacity = self._study.capacity(network)
         return torch.stack([capacity.double(), capacity.new_tensor(float(network.depth), dtype=torch.float64)])
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
+    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Signed margins; zeros, to be counted, where the measure is one of the weights alone."""
-        return snapshot.margins.double() if self._study.over else torch.zeros(snapshot.num_samples)
+        return margins(snapshot).double() if self._study.over else torch.zeros(snapshot.num_samples)
 
     def summarize(self, of_weights: Tensor, samples: Tensor) -> Tensor:
         """The measure."""

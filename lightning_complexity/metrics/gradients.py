@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lightning_complexity.functional.norms import combine_norms, lp_norm
 from lightning_complexity.metrics.base import ComplexityMetric
-from lightning_complexity.network import Snapshot
+from lightning_complexity.network import Context, Snapshot, gradients
+from lightning_complexity.network.choice import chosen
 
 __all__ = ["GradientNorm"]
 
@@ -46,12 +47,15 @@ class GradientNorm(ComplexityMetric):
     name = "gradient_norm"
     needs = frozenset({"inputs", "targets", "loss"})
     cost = "backward"
+    order = 1
     has_layers = True
+    chooses_layers = True
     formula = r"\lVert \nabla_\theta L \rVert_2"
     reference = "Zhao, Zhang and Hu, ICML 2022; Barrett and Dherin, ICLR 2021 (its square)"
 
     weighted: Tensor
     count: Tensor
+    sizes: dict[str, int]
 
     def __init__(self, *, squared: bool = False, per_layer: bool = False, **kwargs: Any) -> None:
         super().__init__(per_layer=per_layer, **kwargs)
@@ -59,33 +63,36 @@ class GradientNorm(ComplexityMetric):
         if squared:
             self.name = "squared_gradient_norm"
 
-    def measure(self, snapshot: Snapshot) -> Tensor:
+    def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The norm on the snapshot's samples."""
-        return self._of(snapshot.gradients.values())
+        return self._of(self._gradients(snapshot, context).values())
 
-    def _of(self, gradients: Iterable[Tensor]) -> Tensor:
-        norm = combine_norms(torch.stack([lp_norm(gradient) for gradient in gradients]))
+    @staticmethod
+    def _gradients(snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
+        return chosen(gradients(snapshot), context.layers, snapshot.model)
+
+    def _of(self, parts: Iterable[Tensor]) -> Tensor:
+        norm = combine_norms(torch.stack([lp_norm(part) for part in parts]))
         return norm.square() if self.squared else norm
 
     def _prepare_state(self) -> None:
-        self._sizes: dict[str, int] = {}
+        self.add_note("sizes", {})
         self.add_state("weighted", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def _accumulate(self, snapshot: Snapshot) -> None:
-        self._sizes = {name: gradient.numel() for name, gradient in snapshot.gradients.items()}
-        self.weighted = self.weighted + snapshot.gradient.detach() * snapshot.num_samples
+    def accumulate(self, snapshot: Snapshot, context: Context) -> None:
+        """Add the gradient, weighted by the number of samples in the batch."""
+        found = self._gradients(snapshot, context)
+        self.sizes = {name: gradient.numel() for name, gradient in found.items()}
+        flat = torch.cat([gradient.detach().flatten() for gradient in found.values()])
+        self.weighted = self.weighted + flat * snapshot.num_samples
         self.count = self.count + snapshot.num_samples
 
-    def _by_layer(self) -> dict[str, Tensor]:
-        parts = (self.weighted / self.count).split(list(self._sizes.values()))
-        return {name: self._of([part]) for name, part in zip(self._sizes, parts, strict=True)}
+    def total(self) -> Tensor:
+        """The norm of the mean gradient so far."""
+        return self._of([self.weighted / self.count])
 
-    def compute(self) -> Tensor | dict[str, Tensor]:
-        """The norm of the mean gradient so far, or with ``per_layer=True`` of each parameter's part of it."""
-        return self._by_layer() if self.per_layer else self._of([self.weighted / self.count])
-
-    def report(self) -> dict[str, Tensor]:
-        """The norm, and with ``per_layer=True`` that of each parameter's part."""
-        layers = {f"{self.name}/{name}": norm for name, norm in self._by_layer().items()} if self.per_layer else {}
-        return {self.name: self._of([self.weighted / self.count]), **layers}
+    def parts(self) -> dict[str, Tensor]:
+        """The norm of each parameter's part of it."""
+        parts = (self.weighted / self.count).split(list(self.sizes.values()))
+        return {name: self._of([part]) for name, part in zip(self.sizes, parts, strict=True)}

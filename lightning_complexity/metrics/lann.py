@@ -19,7 +19,22 @@ from lightning_complexity.functional.lann import (
     propagated_error,
 )
 from lightning_complexity.metrics.base import LayerMetric
-from lightning_complexity.network import Activation, FedActivation, Snapshot, UnsupportedOperationError, trace_sources
+from lightning_complexity.network import (
+    Activation,
+    Context,
+    FedActivation,
+    Feed,
+    MeasureError,
+    Snapshot,
+    UnsupportedOperationError,
+    num_samples,
+    predictions,
+    shared,
+    trace_sources,
+)
+from lightning_complexity.network.choice import owners
+from lightning_complexity.network.outputs import checked_predictions
+from lightning_complexity.network.running.task import main_tensor
 from lightning_complexity.network.tracing.activations import run_capturing
 
 __all__ = ["CustomizedL1", "LANNComplexity"]
@@ -99,13 +114,14 @@ def _captured(model: nn.Module, inputs: Any) -> tuple[list[Activation], dict[str
 
     with torch.enable_grad():
         outputs, found = run_capturing(model, inputs, replace=with_leaf)
-    if not isinstance(outputs, Tensor):
-        raise ValueError(f"needs a network that returns one tensor, got {type(outputs).__name__}.")
-    return found, dict(zip(leaves, mean_absolute_jacobians(outputs, list(leaves.values())), strict=True))
+        rows = checked_predictions(main_tensor(outputs), num_samples(inputs)).flatten(1)
+    return found, dict(zip(leaves, mean_absolute_jacobians(rows, list(leaves.values())), strict=True))
 
 
-def linear_pieces(snapshot: Snapshot, degree: float, measure: str) -> LinearPieces:
+@shared
+def linear_pieces(snapshot: Snapshot, degree: float) -> LinearPieces:
     """Replace the curved activations of a network by tangents up to a propagated error of ``degree``."""
+    snapshot.check_samples_apart("LANNComplexity")
     curved = _Curved()
     pieces: dict[str, Tensor] = {}
     unit_dims: dict[str, int] = {}
@@ -116,9 +132,9 @@ def linear_pieces(snapshot: Snapshot, degree: float, measure: str) -> LinearPiec
             unit_dims[activation.name] = activation.unit_dim
             if not activation.piecewise_linear:
                 share = len(activation.inputs) / snapshot.num_samples
-                curved.add(activation, jacobians[activation.name] * share, measure)
+                curved.add(activation, jacobians[activation.name] * share, "LANNComplexity")
     if not pieces:
-        raise ValueError("needs a network with activation functions; this one has none that are known.")
+        raise MeasureError("needs a network with activation functions; this one has none that are known.")
     preactivations = [torch.cat(z) for z in curved.preactivations.values()]
     weights = list(curved.weights.values())
     built = approximate_by_tangents(list(curved.curves.values()), preactivations, weights, degree)
@@ -133,9 +149,9 @@ def _over_units(values: Tensor, unit_dim: int) -> Tensor:
     return values.movedim(unit_dim, 0).flatten(1).mean(1)
 
 
-def pieces_by_unit(snapshot: Snapshot, degree: float, measure: str) -> dict[str, Tensor]:
+def pieces_by_unit(snapshot: Snapshot, degree: float) -> dict[str, Tensor]:
     """Number of linear pieces of each unit of each activation, the mean over its positions."""
-    built = linear_pieces(snapshot, degree, measure)
+    built = linear_pieces(snapshot, degree)
     return {name: _over_units(k[None].double(), built.unit_dims[name]) for name, k in built.pieces.items()}
 
 
@@ -181,6 +197,8 @@ class LANNComplexity(LayerMetric):
     """
 
     name = "lann_complexity"
+    order = 1
+    no_penalty_reason = "a number of pieces has no gradient; CustomizedL1 is what one trains with"
     needs = frozenset({"inputs"})
     cost = "backward"
     single_update_reason = "its tangents are chosen for all samples together"
@@ -192,7 +210,6 @@ class LANNComplexity(LayerMetric):
             raise ValueError(f"degree must be above 0, got {degree!r}.")
         super().__init__(per_layer=per_layer, **kwargs)
         self.degree = degree
-        self._pieces: dict[str, Tensor] = {}
 
     propagated_error: Tensor
     actual_error: Tensor
@@ -202,40 +219,40 @@ class LANNComplexity(LayerMetric):
         for state in ("propagated_error", "actual_error"):
             self.add_state(state, torch.tensor(torch.nan, dtype=torch.float64), dist_reduce_fx="mean")
 
-    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """The term of each activation layer."""
-        return self._terms(linear_pieces(snapshot, self.degree, type(self).__name__), snapshot)
+        return self._terms(linear_pieces(snapshot, self.degree), snapshot)
 
     def _terms(self, built: LinearPieces, snapshot: Snapshot) -> dict[str, Tensor]:
         dim = snapshot.float_inputs[0].numel()
-        known = torch.where(built.estimate.isfinite() & snapshot.outputs.isfinite().all(), 0.0, torch.nan)
+        known = torch.where(built.estimate.isfinite() & predictions(snapshot).isfinite().all(), 0.0, torch.nan)
         return {name: lann_complexity([pieces], dim) + known for name, pieces in built.pieces.items()}
 
     def combine(self, values: Tensor) -> Tensor:
         """Sum over layers."""
         return values.sum()
 
-    def _accumulate(self, snapshot: Snapshot) -> None:
-        built = linear_pieces(snapshot, self.degree, type(self).__name__)
+    def accumulate(self, snapshot: Snapshot, context: Context) -> None:
+        """Keep the layers' terms and both errors."""
+        built = linear_pieces(snapshot, self.degree)
         terms = self._terms(built, snapshot)
         self.layer_names, self.values = list(terms), torch.stack(list(terms.values()))
-        self._pieces = built.pieces
         self.propagated_error = built.estimate
         self.actual_error = self._actual(built, snapshot)
 
     @staticmethod
     def _actual(built: LinearPieces, snapshot: Snapshot) -> Tensor:
-        imitated = torch.cat(list(snapshot.run_chunks(lambda model, x: run_capturing(model, x, replace=built)[0])))
-        return (imitated - snapshot.outputs).abs().double().mean()
+        parts = snapshot.run_chunks(lambda model, x: main_tensor(run_capturing(model, x, replace=built)[0]))
+        imitated = checked_predictions(torch.cat(list(parts)), snapshot.num_samples)
+        return (imitated - predictions(snapshot)).abs().double().mean()
 
-    def report(self) -> dict[str, Tensor]:
-        """The value, with ``per_layer=True`` the layers' terms, the propagated error and the actual one."""
-        errors = {f"{self.name}/{error}": getattr(self, error) for error in ("propagated_error", "actual_error")}
-        return {**super().report(), **errors}
+    def details(self) -> dict[str, Tensor]:
+        """The propagated error and the actual one."""
+        return {"propagated_error": self.propagated_error, "actual_error": self.actual_error}
 
     def histograms(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Number of pieces of the units of each layer."""
-        pieces = self._pieces or linear_pieces(snapshot, self.degree, type(self).__name__).pieces
+        pieces = linear_pieces(snapshot, self.degree).pieces
         return {f"pieces/{name}": values.double().flatten() for name, values in pieces.items()}
 
 
@@ -285,6 +302,7 @@ class CustomizedL1(LayerMetric):
     """
 
     name = "customized_l1"
+    chooses_layers = True
     needs = frozenset({"inputs"})
     cost = "forward"
     single_update_reason = "its coefficients are means over all samples together"
@@ -303,11 +321,11 @@ class CustomizedL1(LayerMetric):
         super().__init__(per_layer=per_layer, **kwargs)
         self.coefficient, self.degree = coefficient, degree
 
-    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """The sum of each nonlinearity that a layer leads to."""
         coefficients: dict[str, Tensor] = {}
         by_pieces = self.coefficient == "pieces"
-        pieces = pieces_by_unit(snapshot, self.degree, type(self).__name__) if by_pieces else {}
+        pieces = pieces_by_unit(snapshot, self.degree) if by_pieces else {}
         for network in snapshot.run_chunks(trace_sources):
             fed = {f.activation.name: f for f in network if f.feeds}
             for name, f in fed.items():
@@ -315,11 +333,20 @@ class CustomizedL1(LayerMetric):
                 part = share * self._coefficients(f, pieces)
                 coefficients[name] = coefficients[name] + part if name in coefficients else part
         if not coefficients:
-            raise ValueError("needs a network in which a linear layer or convolution reaches an activation function.")
+            raise MeasureError("needs a network in which a linear layer or convolution reaches an activation function.")
+        modules = owners(snapshot.model)
+        feeds = {name: [f for f in of.feeds if self._counts(f, context, modules)] for name, of in fed.items()}
+        if not any(feeds.values()):
+            raise MeasureError(f"no layer that reaches an activation function is chosen by {context.layers}.")
         return {
-            name: torch.stack([customized_l1(feed.weight, coefficients[name]) for feed in f.feeds]).sum()
-            for name, f in fed.items()
+            name: torch.stack([customized_l1(feed.weight, coefficients[name]) for feed in found]).sum()
+            for name, found in feeds.items()
+            if found
         }
+
+    @staticmethod
+    def _counts(feed: Feed, context: Context, modules: dict[str, nn.Module]) -> bool:
+        return context.layers is None or (feed.name in modules and context.layers(feed.name, modules[feed.name]))
 
     def _coefficients(self, fed: FedActivation, pieces: dict[str, Tensor]) -> Tensor:
         activation = fed.activation

@@ -15,13 +15,13 @@ from lightning_complexity.functional.margins import (
 )
 from lightning_complexity.metrics.base import (
     ComplexityMetric,
-    ProbedMetric,
     SampleDistributionMetric,
     SampleMeanMetric,
     WeightsAndSamplesMetric,
 )
 from lightning_complexity.metrics.spectra import LogSpectralProduct
-from lightning_complexity.network import Snapshot
+from lightning_complexity.network import Context, Snapshot, margins
+from lightning_complexity.network.outputs import classified
 
 __all__ = [
     "CapacityOverMargin",
@@ -61,6 +61,8 @@ class MarginPercentile(SampleDistributionMetric):
     """
 
     name = "margin_percentile"
+    suite = "fast"
+    no_penalty_reason = "two samples decide it; SmoothMarginLoss is what one trains with"
     needs = frozenset({"inputs", "targets"})
     cost = "forward"
     increases_with_complexity: ClassVar[bool | None] = None
@@ -72,9 +74,9 @@ class MarginPercentile(SampleDistributionMetric):
         super().__init__(per_layer=per_layer, **kwargs)
         self.percentile = percentile
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
+    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Signed margins."""
-        return snapshot.margins
+        return margins(snapshot)
 
     def summarize(self, values: Tensor) -> Tensor:
         """The percentile."""
@@ -82,7 +84,7 @@ class MarginPercentile(SampleDistributionMetric):
 
     def histograms(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """All margins."""
-        return {"margin": snapshot.margins}
+        return {"margin": margins(snapshot)}
 
 
 class InverseSquaredMargin(MarginPercentile):
@@ -106,6 +108,8 @@ class InverseSquaredMargin(MarginPercentile):
     """
 
     name = "inverse_squared_margin"
+    suite = "full"
+    no_penalty_reason = "two samples decide it; SmoothMarginLoss is what one trains with"
     increases_with_complexity = True
     formula = r"1 / \gamma^2"
     reference = "Jiang et al., ICLR 2020, eq. 22"
@@ -134,15 +138,16 @@ class MeanMargin(SampleMeanMetric):
     """
 
     name = "mean_margin"
+    no_penalty_reason = "has no lower bound; SmoothMarginLoss is what one trains with"
     needs = frozenset({"inputs", "targets"})
     cost = "forward"
     increases_with_complexity = None
     formula = r"\frac1n \sum_i \big( f(x_i)_{y_i} - \max_{c \neq y_i} f(x_i)_c \big)"
     reference = "Crammer and Singer, JMLR 2001 (the margin)"
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
+    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Signed margins."""
-        return snapshot.margins
+        return margins(snapshot)
 
 
 class SmoothMarginLoss(SampleMeanMetric):
@@ -182,9 +187,9 @@ class SmoothMarginLoss(SampleMeanMetric):
         super().__init__(per_layer=per_layer, **kwargs)
         self.margin, self.temperature = margin, temperature
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
+    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Smooth hinge of each sample."""
-        return smooth_margin_losses(snapshot.outputs, snapshot.targets, self.margin, self.temperature)
+        return smooth_margin_losses(*classified(snapshot), self.margin, self.temperature)
 
 
 class _CapacityAndMargins(WeightsAndSamplesMetric):
@@ -202,24 +207,27 @@ class _CapacityAndMargins(WeightsAndSamplesMetric):
         **kwargs: Any,
     ) -> None:
         capacity = LogSpectralProduct() if capacity is None else capacity
-        of_samples = (SampleMeanMetric, SampleDistributionMetric, ProbedMetric, WeightsAndSamplesMetric)
-        if not isinstance(capacity, ComplexityMetric) or isinstance(capacity, of_samples):
+        if not isinstance(capacity, ComplexityMetric):
+            raise TypeError(f"capacity must be a metric of the weights, such as metrics.PathNorm(), got {capacity!r}.")
+        if capacity.reads_samples:
             raise TypeError(
-                f"capacity must be a metric of the weights, such as metrics.PathNorm(), got {type(capacity).__name__}."
+                f"capacity must be a metric of the weights, such as metrics.PathNorm(); {type(capacity).__name__} depends "
+                "on the samples."
             )
         check_percentile(percentile)
         super().__init__(per_layer=per_layer, **kwargs)
         self.capacity, self.percentile = capacity, percentile
         self.needs = capacity.needs | {"inputs", "targets"}
+        self.cost = capacity.cost if capacity.cost != "weights" else "forward"
 
-    def from_weights(self, snapshot: Snapshot) -> Tensor:
+    def from_weights(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Logarithm of the capacity."""
-        value = self.capacity.measure(snapshot)
+        value = self.capacity.measure(snapshot, Context(layers=self.capacity.layers_chosen))
         return (value if self.capacity.is_logarithm else value.log()).reshape(1)
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
+    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Signed margins."""
-        return snapshot.margins
+        return margins(snapshot)
 
 
 class CapacityOverMargin(_CapacityAndMargins):
@@ -252,6 +260,7 @@ class CapacityOverMargin(_CapacityAndMargins):
     """
 
     name = "log_spectral_product_over_margin"
+    no_penalty_reason = "two samples decide the margin; the capacity and SmoothMarginLoss are what one trains with"
     is_logarithm = True
     formula = r"\ln ( C / \gamma )"
     reference = "Bartlett et al., NeurIPS 2017; Jiang et al., ICLR 2020, eq. 31, 36, 43"
@@ -295,6 +304,7 @@ class NormalizedMargin(_CapacityAndMargins):
     """
 
     name = "margin_over_spectral_product"
+    no_penalty_reason = "two samples decide the margin; the capacity and SmoothMarginLoss are what one trains with"
     increases_with_complexity = False
     formula = r"\gamma / C"
     reference = "Bartlett et al., NeurIPS 2017"
@@ -309,4 +319,4 @@ class NormalizedMargin(_CapacityAndMargins):
 
     def histograms(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """All margins, normalized."""
-        return {self.name: normalized_margins(snapshot.margins, self.from_weights(snapshot)[0]).detach()}
+        return {self.name: normalized_margins(margins(snapshot), self.from_weights(snapshot, Context())[0]).detach()}

@@ -18,16 +18,18 @@ from lightning_complexity.functional.features import (
     trimmed_mean,
 )
 from lightning_complexity.metrics.base import ComplexityMetric
-from lightning_complexity.metrics.features import class_targets
-from lightning_complexity.network import Snapshot
-from lightning_complexity.network.tracing.calls import Layer, entering, find_layer, with_output_of
+from lightning_complexity.network import Context, Snapshot, features, running_order
+from lightning_complexity.network.outputs import class_targets, features_on, predictions_on
+from lightning_complexity.network.running.task import main_tensor
+from lightning_complexity.network.tracing.calls import Layer, find_layer, with_output_of
 
 __all__ = ["LabelVariation", "MixupDaviesBouldin", "MixupMargin"]
 
 
 def _mixed_within_classes(snapshot: Snapshot, at_most: int) -> tuple[Tensor, Tensor]:
     """Halfway mixes of every two inputs of a class, among the first ``at_most`` of it, and their classes."""
-    inputs, targets = snapshot.float_inputs.detach(), class_targets(snapshot)
+    targets, kept = class_targets(snapshot)
+    inputs, targets = snapshot.float_inputs.detach()[kept], targets[kept]
     first, second = same_class_pairs(targets, at_most).T
     return (inputs[first] + inputs[second]) / 2, targets[first]
 
@@ -62,6 +64,7 @@ class MixupDaviesBouldin(ComplexityMetric):
     """
 
     name = "mixup_davies_bouldin"
+    no_penalty_reason = "an accuracy has no gradient"
     needs = frozenset({"inputs", "targets"})
     cost = "forward"
     increases_with_complexity = None
@@ -75,14 +78,15 @@ class MixupDaviesBouldin(ComplexityMetric):
         super().__init__(per_layer=per_layer, **kwargs)
         self.layer, self.at_most = layer, at_most
 
-    def measure(self, snapshot: Snapshot) -> Tensor:
+    def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The score on the snapshot."""
-        (features,) = snapshot.features(self.layer).values()
-        index = davies_bouldin_index(features, snapshot.targets)
+        (found,) = features(snapshot, self.layer).values()
+        targets, kept = class_targets(snapshot)
+        index = davies_bouldin_index(found[kept], targets[kept])
         mixes, classes = _mixed_within_classes(snapshot, self.at_most)
         if not len(mixes):
             return index * torch.nan
-        logits = torch.cat(list(snapshot.run_chunks(lambda model, x: model(x), mixes)))
+        logits = predictions_on(snapshot, mixes)
         return index * (logits.argmax(1) != classes).to(index.dtype).mean()
 
 
@@ -119,6 +123,7 @@ class MixupMargin(ComplexityMetric):
     """
 
     name = "mixup_margin"
+    no_penalty_reason = "JacobianNorm is what one trains with"
     needs = frozenset({"inputs", "targets"})
     cost = "backward"
     increases_with_complexity = None
@@ -142,21 +147,22 @@ class MixupMargin(ComplexityMetric):
         if augmentation is not None:
             self.name = "augmented_margin"
 
-    def measure(self, snapshot: Snapshot) -> Tensor:
+    def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The mean margin on the snapshot."""
-        name = find_layer(self.layer, snapshot.running_order, snapshot.model)
+        name = find_layer(self.layer, running_order(snapshot), snapshot.model)
         if self.augmentation is None:
             inputs, classes = _mixed_within_classes(snapshot, self.at_most)
         else:
-            inputs, classes = self.augmentation(snapshot.float_inputs.detach()), snapshot.targets
+            targets, kept = class_targets(snapshot)
+            inputs, classes = self.augmentation(snapshot.float_inputs.detach().clone())[kept], targets[kept]
         if len(inputs) < 2:
             return snapshot.float_inputs.new_tensor(torch.nan)
         margins, hidden, done = [], [], 0
         for outputs, h, leaf in snapshot.run_chunks(partial(with_output_of, name=name), inputs):
-            of_chunk = classes[done : done + len(outputs)]
-            margins.append(hidden_margins(outputs, leaf, of_chunk).detach())
+            of_chunk = classes[done : done + len(h)]
+            margins.append(hidden_margins(main_tensor(outputs), leaf, of_chunk).detach())
             hidden.append(h.flatten(1))
-            done += len(outputs)
+            done += len(h)
         variance = trimmed_mean(torch.cat(hidden).var(0))
         every = torch.cat(margins)
         return every[~every.isinf()].mean() / variance.sqrt()
@@ -188,6 +194,7 @@ class LabelVariation(ComplexityMetric):
     """
 
     name = "label_variation"
+    no_penalty_reason = "nearest neighbours change"
     needs = frozenset({"inputs", "targets"})
     cost = "forward"
     increases_with_complexity = None
@@ -199,12 +206,12 @@ class LabelVariation(ComplexityMetric):
         super().__init__(per_layer=per_layer, **kwargs)
         self.layer = layer
 
-    def measure(self, snapshot: Snapshot) -> Tensor:
+    def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The variation on the snapshot."""
-        inputs, labels = mixed(snapshot.float_inputs.detach(), F.one_hot(class_targets(snapshot)), snapshot.generator())
-        name = find_layer(self.layer, snapshot.running_order, snapshot.model)
-        parts = [part[name] for part in snapshot.run_chunks(partial(entering, names=[name]), inputs)]
-        return graph_variation(torch.cat(parts).flatten(1), labels)
+        targets, kept = class_targets(snapshot)
+        inputs, labels = mixed(snapshot.float_inputs.detach()[kept], F.one_hot(targets[kept]), context.generator())
+        name = find_layer(self.layer, running_order(snapshot), snapshot.model)
+        return graph_variation(features_on(snapshot, name, inputs), labels)
 
 
 def mixed(inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

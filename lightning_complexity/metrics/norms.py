@@ -11,7 +11,17 @@ from torch import Tensor
 from lightning_complexity.functional.norms import combine_norms, lp_norm
 from lightning_complexity.functional.spectra import log_spectral_complexity
 from lightning_complexity.metrics.base import ComplexityMetric, LayerMetric, Need, WeightMetric
-from lightning_complexity.network import ConvolutionNorm, MatrixNorm, Snapshot, check_convolution, norm_name
+from lightning_complexity.network import (
+    Context,
+    ConvolutionNorm,
+    MatrixNorm,
+    Snapshot,
+    check_convolution,
+    distance_norms,
+    layer_norms,
+    norm_name,
+)
+from lightning_complexity.network.norms import chosen_parameters
 
 __all__ = [
     "DistanceFromInitialization",
@@ -24,6 +34,10 @@ __all__ = [
 
 
 class _ParameterLpMetric(LayerMetric):
+    chooses_layers = True
+    reads_samples = False
+    suite = "fast"
+
     def __init__(self, p: float = 2, *, per_layer: bool = False, **kwargs: Any) -> None:
         if not p >= 1:
             raise ValueError(f"p must be at least 1 for a norm, got {p!r}.")
@@ -60,9 +74,9 @@ class ParameterNorm(_ParameterLpMetric):
     formula = r"\lVert \theta \rVert_p"
     reference = "Jiang et al., ICLR 2020, eq. 42 (its square, of weight matrices)"
 
-    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Norm of each parameter."""
-        return {name: lp_norm(p, self.p) for name, p in snapshot.chosen_parameters.items()}
+        return {name: lp_norm(p, self.p) for name, p in chosen_parameters(snapshot, context.layers).items()}
 
 
 class DistanceFromInitialization(_ParameterLpMetric):
@@ -98,10 +112,13 @@ class DistanceFromInitialization(_ParameterLpMetric):
     formula = r"\lVert \theta - \theta_0 \rVert_p"
     reference = "Nagarajan and Kolter, 2019; Jiang et al., ICLR 2020, eq. 40 (its square, of weight matrices)"
 
-    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Distance of each parameter."""
-        start = snapshot.start.parameters
-        return {name: lp_norm(p - start[name].detach(), self.p) for name, p in snapshot.chosen_parameters.items()}
+        start = snapshot.at_initialization.parameters
+        return {
+            name: lp_norm(p - start[name].detach(), self.p)
+            for name, p in chosen_parameters(snapshot, context.layers).items()
+        }
 
 
 class WeightDistance(WeightMetric):
@@ -148,9 +165,10 @@ class WeightDistance(WeightMetric):
         self.norm = norm
         self.needs = self.needs | {"initial"}
 
-    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Distance of each weight."""
-        return snapshot.distance_norms(self.norm, folded=self.fold_batch_norm)
+        options: Any = {"folded": self.fold_batch_norm, "layers": context.layers, "warm_start": context.warm_start}
+        return distance_norms(snapshot, self.norm, **options)
 
     def combine(self, values: Tensor) -> Tensor:
         """Root of the sum of squares."""
@@ -186,6 +204,7 @@ class LogSpectralComplexity(ComplexityMetric):
     """
 
     name = "log_spectral_complexity"
+    reads_samples = False
     is_logarithm = True
     formula = (
         r"\ln \big( \prod_i \lVert W_i \rVert_2 \; \big( \sum_i ( \lVert W_i - M_i \rVert_{2,1} "
@@ -202,14 +221,14 @@ class LogSpectralComplexity(ComplexityMetric):
         self.origin, self.fold_batch_norm = origin, fold_batch_norm
         needs: dict[Need, bool] = {"initial": origin == "initialization", "inputs": fold_batch_norm}
         self.needs = frozenset(need for need, needed in needs.items() if needed)
+        self.cost = "forward" if fold_batch_norm else "weights"
 
-    def measure(self, snapshot: Snapshot) -> Tensor:
+    def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The logarithm."""
-        norms = snapshot.layer_norms(folded=self.fold_batch_norm)
-        if self.origin == "zero":
-            distances = snapshot.layer_norms((2, 1), folded=self.fold_batch_norm)
-        else:
-            distances = snapshot.distance_norms((2, 1), folded=self.fold_batch_norm)
+        folded = self.fold_batch_norm
+        norms = layer_norms(snapshot, folded=folded, warm_start=context.warm_start)
+        from_origin = layer_norms if self.origin == "zero" else distance_norms
+        distances = from_origin(snapshot, (2, 1), folded=folded)
         return log_spectral_complexity(*(torch.stack(list(n.values())) for n in (norms, distances)))
 
 
@@ -264,11 +283,18 @@ class LogNormProduct(WeightMetric):
         super().__init__(fold_batch_norm=fold_batch_norm, per_layer=per_layer, **kwargs)
         self.norm, self.convolution = norm, convolution
         if convolution != "kernel":
-            self.needs = frozenset({"inputs"})
+            self.needs, self.cost = frozenset({"inputs"}), "forward"
 
-    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Logarithm of each weight's norm."""
-        norms = snapshot.layer_norms(self.norm, convolution=self.convolution, folded=self.fold_batch_norm)
+        norms = layer_norms(
+            snapshot,
+            self.norm,
+            convolution=self.convolution,
+            folded=self.fold_batch_norm,
+            layers=context.layers,
+            warm_start=context.warm_start,
+        )
         return {name: norm.log() for name, norm in norms.items()}
 
     def combine(self, values: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_complexity.functional.paths import log_path_norm, log_path_norms
-from lightning_complexity.metrics.base import ComplexityMetric, _latest
-from lightning_complexity.network import Snapshot
+from lightning_complexity.metrics.base import ComplexityMetric, latest
+from lightning_complexity.network import Context, Snapshot, path_sums
 
 __all__ = ["PathNorm"]
 
@@ -64,6 +64,8 @@ class PathNorm(ComplexityMetric):
     """
 
     name = "log_path_norm"
+    suite = "fast"
+    reads_samples = False
     is_logarithm = True
     needs = frozenset({"inputs"})
     cost = "forward"
@@ -82,41 +84,31 @@ class PathNorm(ComplexityMetric):
         if not log:
             self.name = "path_norm"
 
-    def measure(self, snapshot: Snapshot) -> Tensor:
+    def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The path norm or its logarithm."""
-        return self._value(log_path_norm(snapshot.path_sums(self.q), self.q))
+        return self._value(log_path_norm(path_sums(snapshot, self.q), self.q))
 
     def _value(self, logarithm: Tensor) -> Tensor:
         return logarithm if self.log else logarithm.exp()
 
     def _prepare_state(self) -> None:
         super()._prepare_state()
-        self.add_state("outputs", torch.zeros(0, dtype=torch.float64), dist_reduce_fx=_latest)
+        self.add_state("outputs", torch.zeros(0, dtype=torch.float64), dist_reduce_fx=latest)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Measure and return the value, as ``update`` and ``compute`` do."""
-        # torchmetrics would stack the old state and the new one, which may have another number of outputs.
-        self.update(*args, **kwargs)
-        value: Any = self.compute()
-        self._forward_cache = value
-        return value
-
-    def _accumulate(self, snapshot: Snapshot) -> None:
-        super()._accumulate(snapshot)
+    def accumulate(self, snapshot: Snapshot, context: Context) -> None:
+        """Keep the value, and that of each output."""
+        super().accumulate(snapshot, context)
         if self.per_output:
-            norms = self._value(log_path_norms(snapshot.path_sums(self.q), self.q)).detach()
+            norms = self._value(log_path_norms(path_sums(snapshot, self.q), self.q)).detach()
             self.outputs = norms.squeeze(0)  # the one sample
 
-    def compute(self) -> Tensor | dict[str, Tensor]:
-        """The value of the network, or with ``per_output=True`` that of each output."""
-        return self._by_output() if self.per_output else self.value
+    @property
+    def splits(self) -> bool:
+        """Whether ``compute`` returns the parts."""
+        return self.per_output
 
-    def _by_output(self) -> dict[str, Tensor]:
+    def parts(self) -> dict[str, Tensor]:
+        """The value of each output."""
         indices = itertools.product(*map(range, self.outputs.shape))
         names = ("_".join(map(str, index)) or "0" for index in indices)
         return dict(zip(names, self.outputs.flatten(), strict=True))
-
-    def report(self) -> dict[str, Tensor]:
-        """The value of the network, and with ``per_output=True`` that of each output."""
-        outputs = self._by_output() if self.per_output else {}
-        return {self.name: self.value, **{f"{self.name}/{index}": v for index, v in outputs.items()}}

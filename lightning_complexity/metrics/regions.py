@@ -12,8 +12,16 @@ from torch import Tensor
 from lightning_complexity.functional.region_bounds import log_region_bound, montufar_upper_bound, serra_upper_bound
 from lightning_complexity.functional.regions import cut_depths, cut_units, region_boundary_distances
 from lightning_complexity.metrics.base import ComplexityMetric, SampleMeanMetric
-from lightning_complexity.network import NotFiniteError, Snapshot, capture_activations, segment_pieces
+from lightning_complexity.network import (
+    Context,
+    MeasureError,
+    NotFiniteError,
+    Snapshot,
+    capture_activations,
+    segment_pieces,
+)
 from lightning_complexity.network.regions.patterns import checked_activations, has_nan
+from lightning_complexity.network.regions.restrictions import regions_around_samples, restriction
 from lightning_complexity.network.tracing.chains import chain_widths
 
 if TYPE_CHECKING:
@@ -63,6 +71,7 @@ class LinearRegions(ComplexityMetric):
     """
 
     name = "linear_regions"
+    no_penalty_reason = "an integer has no gradient"
     needs = frozenset({"inputs"})
     cost = "sampling"
     single_update_reason = "it looks at segments between samples that follow each other"
@@ -88,7 +97,7 @@ class LinearRegions(ComplexityMetric):
         super().__init__(per_layer=per_layer, **kwargs)
         self.along, self.num_segments, self.margin, self.max_units = along, num_segments, margin, max_units
 
-    def measure(self, snapshot: Snapshot) -> Tensor:
+    def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The number of regions."""
         sample = snapshot.float_inputs[:1].double()
         activations = snapshot.run(lambda model: capture_activations(model, sample), dtype=torch.float64)
@@ -100,14 +109,14 @@ class LinearRegions(ComplexityMetric):
         return torch.tensor(count, dtype=torch.float64)
 
     def _in_plane(self, snapshot: Snapshot) -> float:
-        return snapshot.plane_regions(self.margin, measure=type(self).__name__).num_linear_regions
+        return regions_around_samples(snapshot, self.margin).num_linear_regions
 
     def _along_segments(self, snapshot: Snapshot) -> float:
         points = snapshot.float_inputs.detach().double()[: self.num_segments + 1]
         ends = points[1:] if len(points) > 1 else points
         counts = [
             segment_pieces(
-                snapshot.restriction(start, (end - start)[None], measure=type(self).__name__)
+                restriction(snapshot, start, (end - start)[None], measure=type(self).__name__)
             ).num_linear_regions
             for start, end in zip(points, ends, strict=False)
         ]
@@ -151,6 +160,7 @@ class RegionBoundaryDistance(SampleMeanMetric):
     """
 
     name = "region_boundary_distance"
+    no_penalty_reason = "SmoothLocalComplexity is what one trains with"
     needs = frozenset({"inputs"})
     increases_with_complexity = False
     cost = "backward"
@@ -161,8 +171,9 @@ class RegionBoundaryDistance(SampleMeanMetric):
         super().__init__(per_layer=per_layer, **kwargs)
         self.max_units = max_units
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
+    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Distance of each sample."""
+        snapshot.check_samples_apart(type(self).__name__)
         return torch.cat([self._distances(snapshot, x) for x in snapshot.float_inputs.split(snapshot.chunk_size)])
 
     def _distances(self, snapshot: Snapshot, inputs: Tensor) -> Tensor:
@@ -172,7 +183,7 @@ class RegionBoundaryDistance(SampleMeanMetric):
                 activations = checked_activations(capture_activations(model, x), type(self).__name__)
                 _check_size(self, sum(a.inputs[0].numel() for a in activations), self.max_units)
                 distances = [
-                    region_boundary_distances(a.inputs, a.kinks, x, create_graph=snapshot.live)
+                    region_boundary_distances(a.inputs, a.kinks, x, create_graph=snapshot.differentiable)
                     for a in activations
                     if a.inputs.requires_grad
                 ]
@@ -183,7 +194,7 @@ class RegionBoundaryDistance(SampleMeanMetric):
 
 def _check_size(metric: ComplexityMetric, num_units: int, max_units: int) -> None:
     if num_units > max_units:
-        raise ValueError(
+        raise MeasureError(
             f"{type(metric).__name__} looks at each of {num_units} units, more than max_units={max_units}. "
             "Raise max_units if that is meant."
         )
@@ -219,6 +230,8 @@ class RegionBound(ComplexityMetric):
     """
 
     name = "log_region_bound"
+    reads_samples = False
+    no_penalty_reason = "depends on the architecture alone, so that its gradient is zero"
     needs = frozenset({"inputs"})
     increases_with_complexity = None
     cost = "forward"
@@ -231,7 +244,7 @@ class RegionBound(ComplexityMetric):
         super().__init__(per_layer=per_layer, **kwargs)
         self.of = of
 
-    def measure(self, snapshot: Snapshot) -> Tensor:
+    def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The logarithm of the bound."""
         sample, measure = snapshot.float_inputs[:1].detach(), type(self).__name__
         if self.of == "any":
@@ -271,21 +284,22 @@ class NeighbourhoodMetric(SampleMeanMetric):
     def at_vertices(self, preactivations: Tensor, kinks: tuple[float, ...]) -> Tensor:
         """The value, shape ``(n,)``, from the preactivations of one layer, shape ``(n, vertices, units)``."""
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
+    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The sum over layers for each sample."""
+        snapshot.check_samples_apart(type(self).__name__)
         x = snapshot.float_inputs.detach()
-        frame = self._frame(snapshot, x)
+        frame = self._frame(context, x)
         offsets = torch.cat([frame, -frame]) * self.radius
         rows = max(snapshot.chunk_size, _NUMBERS_AT_ONCE // x[0].numel())
         at_once = max(1, rows // len(offsets))
         return torch.cat([self._around(snapshot, part, offsets) for part in x.split(at_once)])
 
-    def _frame(self, snapshot: Snapshot, x: Tensor) -> Tensor:
+    def _frame(self, context: Context, x: Tensor) -> Tensor:
         dim = x[0].numel()
         num_directions = min(25, dim) if self.num_directions is None else self.num_directions
         if num_directions > dim:
-            raise ValueError(f"num_directions must be at most the number of inputs, {dim}, got {num_directions}.")
-        noise = torch.randn(dim, num_directions, generator=snapshot.generator(), dtype=torch.float64)
+            raise MeasureError(f"num_directions must be at most the number of inputs, {dim}, got {num_directions}.")
+        noise = torch.randn(dim, num_directions, generator=context.generator(), dtype=torch.float64)
         return torch.linalg.qr(noise)[0].T.to(x).reshape(-1, *x.shape[1:])
 
     def _around(self, snapshot: Snapshot, x: Tensor, offsets: Tensor) -> Tensor:
@@ -304,7 +318,7 @@ class LocalComplexity(NeighbourhoodMetric):
 
     .. math:: \frac{1}{n} \sum_i \#\{ j : z_j - b_j \text{ has both signs among } x_i \pm r s_1, \dots, x_i \pm r s_P \}
 
-    The neighbourhood is spanned by ``P`` orthonormal directions, drawn with the snapshot's seed and the same for all
+    The neighbourhood is spanned by ``P`` orthonormal directions, drawn with the seed and the same for all
     samples. For the first layer this is exactly ``r max_p |w s_p| > |w x + b|``; in deeper layers a kink that
     comes in and goes out between the vertices is missed. Units of the last layer do not count, nor does max pooling.
     One forward pass of ``2 P`` rows for each sample, chunked. Choose the radius after the scale of the data.
@@ -329,6 +343,7 @@ class LocalComplexity(NeighbourhoodMetric):
     """
 
     name = "local_complexity"
+    no_penalty_reason = "SmoothLocalComplexity is what one trains with"
     formula = (
         r"\frac{1}{n} \sum_i \#\{ j : z_j - b_j \text{ has both signs among } x_i \pm r s_1, \dots, x_i \pm r s_P \}"
     )

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import logging
+from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from lightning_complexity.functional.random import normal_by_sample, sample_keys
 from lightning_complexity.functional.sensitivity import (
     class_jacobian_norms,
     jacobian_norms,
     jacobian_spectral_norms,
     safe_sqrt,
-    softmax_jacobian_grams,
     squared_jacobian_norms,
+    unit_directions,
 )
 from lightning_complexity.metrics.base import SampleDistributionMetric, SampleMeanMetric
-from lightning_complexity.network import Snapshot
+from lightning_complexity.network import (
+    Context,
+    MeasureError,
+    Snapshot,
+    input_gradients,
+    jacobian_grams,
+    predictions,
+)
+from lightning_complexity.network.derivatives import JacobianOf, as_rows, explained_derivatives, input_output_chunks
+from lightning_complexity.network.outputs import class_dim, predictions_on
 
 __all__ = [
     "GeometricComplexity",
@@ -28,12 +40,26 @@ __all__ = [
     "ShiftSensitivity",
 ]
 
-JacobianOf = Literal["softmax", "logits"]
+_LOGGER = logging.getLogger(__name__)
 
 
-def _check_of(of: str) -> None:
-    if of not in get_args(JacobianOf):
-        raise ValueError(f'of must be "softmax" or "logits", got {of!r}.')
+def _check_of(of: str | None) -> None:
+    if of is not None and of not in get_args(JacobianOf):
+        raise ValueError(f'of must be "softmax" or "logits", or None for what the outputs are, got {of!r}.')
+
+
+def _kind(snapshot: Snapshot, of: JacobianOf | None, name: str) -> JacobianOf:
+    """What is taken of the outputs: probabilities where there are classes, unless the user says."""
+    has_classes = class_dim(snapshot) is not None
+    if of == "softmax" and not has_classes:
+        raise MeasureError(
+            f'{name} of="softmax" needs outputs of several classes, got shape {tuple(predictions(snapshot).shape)}. Leave of '
+            "out to take the outputs themselves."
+        )
+    if of is None:
+        of = "softmax" if has_classes else "logits"
+        _LOGGER.info("%s is that of the %s.", name, "class probabilities" if has_classes else "outputs themselves")
+    return of
 
 
 def _check_projections(num_projections: int | None) -> None:
@@ -41,23 +67,23 @@ def _check_projections(num_projections: int | None) -> None:
         raise ValueError(f"num_projections must be at least 1 or None for exact, got {num_projections!r}.")
 
 
-def _grams(snapshot: Snapshot, of: JacobianOf) -> Tensor:
-    grams = snapshot.jacobian_grams
-    return softmax_jacobian_grams(grams, snapshot.jacobian_outputs) if of == "softmax" else grams
-
-
-def _estimated_squares(snapshot: Snapshot, of: JacobianOf, num_projections: int) -> Tensor:
+def _estimated_squares(snapshot: Snapshot, context: Context, of: JacobianOf, num_projections: int) -> Tensor:
     parts = []
-    for inputs, logits in snapshot.input_output_chunks():
-        with torch.enable_grad():
-            outputs = logits.softmax(-1) if of == "softmax" else logits
-            generator = snapshot.generator()
-            parts.append(
-                squared_jacobian_norms(
-                    outputs, inputs, num_projections, generator=generator, create_graph=snapshot.live
-                )
-            )
+    generator = context.generator() if snapshot.differentiable else None
+    for inputs, outputs in input_output_chunks(snapshot):
+        with torch.enable_grad(), explained_derivatives():
+            rows = as_rows(outputs, of, class_dim(snapshot))
+            normals = _normals(inputs, (num_projections, rows.shape[1]), context.seed, generator)
+            directions = unit_directions(normals.to(rows).movedim(1, 0))
+            parts.append(squared_jacobian_norms(rows, inputs, directions, create_graph=snapshot.differentiable))
     return torch.cat(parts)
+
+
+def _normals(samples: Tensor, shape: tuple[int, ...], seed: int, generator: torch.Generator | None) -> Tensor:
+    """Normal numbers of a shape for each sample: one's own, so that batches of any size give the same, or fresh ones."""
+    if generator is not None:
+        return torch.randn(len(samples), *shape, generator=generator)
+    return normal_by_sample(sample_keys(samples.detach(), seed), shape)
 
 
 class JacobianNorm(SampleMeanMetric):
@@ -66,15 +92,18 @@ class JacobianNorm(SampleMeanMetric):
     .. math:: \frac{1}{n} \sum_i \Big\| \frac{\partial f(x_i)}{\partial x_i} \Big\|_F
 
     Exact, it takes one backward pass for each output, which all exact measures of the Jacobian share. With
-    ``num_projections=k`` it takes ``k``, along random unit vectors; the squared norm is then unbiased, the norm itself
-    slightly low for few projections. The reported standard error is over samples. Scaling the inputs scales the value
+    ``num_projections=k`` it takes ``k``, along random unit vectors of each sample's own; the squared norm is then unbiased,
+    the norm itself slightly low for few projections. The standard error covers samples and projections. Where a
+    sample has several positions, as in segmentation, its Jacobian is that of all of them, with a softmax at each. Scaling the inputs scales the value
     inversely, so compare networks on the same inputs. A saturated softmax has a small Jacobian also in a bad network:
     look at ``of="logits"`` too. The gradient where the Jacobian is zero is 0.
 
     Public code also has the mean over classes of the norms of single rows, which is another number.
 
     Args:
-        of: ``"softmax"`` for the class probabilities, as in the paper, or ``"logits"``.
+        of: ``"softmax"`` for the class probabilities, as in the paper; ``"logits"`` for the outputs themselves; by default
+            the probabilities where there are classes, else the outputs, and which of them is logged at level ``INFO``.
+            There are classes if there are several outputs and targets, where given, are class indices or probabilities.
         num_projections: ``None`` for exact.
         per_class: Whether ``compute`` returns a dictionary with the mean norm of each output's gradient alone, by the
             output's number; only exact.
@@ -93,6 +122,9 @@ class JacobianNorm(SampleMeanMetric):
     """
 
     name = "jacobian_norm"
+    suite = "standard"
+    order = 1
+    differentiates_inputs = True
     needs = frozenset({"inputs"})
     cost = "backward"
     formula = r"\frac{1}{n} \sum_i \lVert \partial f(x_i) / \partial x_i \rVert_F"
@@ -100,7 +132,7 @@ class JacobianNorm(SampleMeanMetric):
 
     def __init__(
         self,
-        of: JacobianOf = "softmax",
+        of: JacobianOf | None = None,
         *,
         num_projections: int | None = None,
         per_class: bool = False,
@@ -114,35 +146,23 @@ class JacobianNorm(SampleMeanMetric):
         super().__init__(per_layer=per_layer, **kwargs)
         self.of, self.num_projections, self.per_class = of, num_projections, per_class
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
+    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Norm of each sample's Jacobian; with ``per_class=True`` in the first column, before those of its rows."""
+        of = _kind(snapshot, self.of, type(self).__name__)
         if self.num_projections is not None:
-            return safe_sqrt(_estimated_squares(snapshot, self.of, self.num_projections))
-        grams = _grams(snapshot, self.of)
+            return safe_sqrt(_estimated_squares(snapshot, context, of, self.num_projections))
+        grams = jacobian_grams(snapshot, of)
         norms = jacobian_norms(grams)
         return torch.cat([norms.unsqueeze(1), class_jacobian_norms(grams)], dim=1) if self.per_class else norms
 
-    def measure(self, snapshot: Snapshot) -> Tensor:
-        """Mean over the snapshot's samples."""
-        values = self.per_sample(snapshot)
-        return (values[:, 0] if self.per_class else values).mean()
+    @property
+    def splits(self) -> bool:
+        """Whether ``compute`` returns the parts."""
+        return self.per_class
 
-    def compute(self) -> Tensor | dict[str, Tensor]:  # type: ignore[override]
-        """Mean over all samples so far; with ``per_class=True`` of each class."""
-        mean = super().compute()
-        return self._by_class(mean) if self.per_class else mean
-
-    @staticmethod
-    def _by_class(values: Tensor) -> dict[str, Tensor]:
-        return {str(index): value for index, value in enumerate(values[1:])}
-
-    def report(self) -> dict[str, Tensor]:
-        """The mean and its standard error, and with ``per_class=True`` each class's mean as ``name/<class>``."""
-        mean, error = super().compute(), self.standard_error()
-        if not self.per_class:
-            return {self.name: mean, f"{self.name}/standard_error": error}
-        classes = {f"{self.name}/{index}": value for index, value in self._by_class(mean).items()}
-        return {self.name: mean[0], f"{self.name}/standard_error": error[0], **classes}
+    def parts(self) -> dict[str, Tensor]:
+        """The mean norm of each class's gradient alone."""
+        return {str(index): mean for index, mean in enumerate(self.means()[1:])} if self.per_class else {}
 
 
 class GeometricComplexity(SampleMeanMetric):
@@ -171,6 +191,8 @@ class GeometricComplexity(SampleMeanMetric):
     """
 
     name = "geometric_complexity"
+    order = 1
+    differentiates_inputs = True
     needs = frozenset({"inputs"})
     cost = "backward"
     formula = r"\frac1n \sum_i \lVert \partial f(x_i) / \partial x_i \rVert_F^2"
@@ -181,11 +203,11 @@ class GeometricComplexity(SampleMeanMetric):
         super().__init__(per_layer=per_layer, **kwargs)
         self.num_projections = num_projections
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
+    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Squared norm of each sample's Jacobian."""
         if self.num_projections is not None:
-            return _estimated_squares(snapshot, "logits", self.num_projections)
-        return snapshot.jacobian_grams.diagonal(dim1=-2, dim2=-1).sum(-1)
+            return _estimated_squares(snapshot, context, "logits", self.num_projections)
+        return jacobian_grams(snapshot).diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 class LocalLipschitzConstant(SampleDistributionMetric):
@@ -214,6 +236,9 @@ class LocalLipschitzConstant(SampleDistributionMetric):
     """
 
     name = "local_lipschitz_constant"
+    order = 1
+    differentiates_inputs = True
+    no_penalty_reason = "one sample decides it; JacobianNorm bounds it"
     needs = frozenset({"inputs"})
     cost = "backward"
     formula = r"\max_i \lVert \partial f(x_i) / \partial x_i \rVert_2"
@@ -224,9 +249,9 @@ class LocalLipschitzConstant(SampleDistributionMetric):
         super().__init__(per_layer=per_layer, **kwargs)
         self.of = of
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
+    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Largest singular value of each sample's Jacobian."""
-        return jacobian_spectral_norms(_grams(snapshot, self.of))
+        return jacobian_spectral_norms(jacobian_grams(snapshot, _kind(snapshot, self.of, type(self).__name__)))
 
     def summarize(self, values: Tensor) -> Tensor:
         """The largest."""
@@ -257,14 +282,16 @@ class InputGradientNorm(SampleMeanMetric):
     """
 
     name = "input_gradient_norm"
+    order = 1
+    differentiates_inputs = True
     needs = frozenset({"inputs", "targets", "loss"})
     cost = "backward"
     formula = r"\frac1n \sum_i \lVert \partial \ell(f(x_i), y_i) / \partial x_i \rVert_2"
     reference = "Drucker and Le Cun, 1992, as double backpropagation (its square)"
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
+    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Norm of each sample's gradient."""
-        return safe_sqrt(torch.cat([g.flatten(1).square().sum(1) for g in snapshot.input_gradients()]))
+        return safe_sqrt(torch.cat([g.flatten(1).square().sum(1) for g in input_gradients(snapshot)]))
 
 
 class _OutputChange(SampleMeanMetric):
@@ -273,23 +300,21 @@ class _OutputChange(SampleMeanMetric):
     needs = frozenset({"inputs"})
     cost = "forward"
 
-    def __init__(self, of: JacobianOf = "softmax", *, per_layer: bool = False, **kwargs: Any) -> None:
+    def __init__(self, of: JacobianOf | None = None, *, per_layer: bool = False, **kwargs: Any) -> None:
         _check_of(of)
         super().__init__(per_layer=per_layer, **kwargs)
         self.of = of
 
-    def changed_inputs(self, snapshot: Snapshot) -> Iterator[Tensor]:
+    @abstractmethod
+    def changed_inputs(self, snapshot: Snapshot, context: Context) -> Iterator[Tensor]:
         """Each change, made to all inputs."""
-        raise NotImplementedError
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
+    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Mean distance over the changes, for each sample."""
-        outputs = self._outputs(snapshot.outputs)
-        changes = [self._outputs(snapshot.outputs_on(x)) - outputs for x in self.changed_inputs(snapshot)]
-        return torch.stack([torch.linalg.vector_norm(change.flatten(1), dim=1) for change in changes]).mean(0)
-
-    def _outputs(self, outputs: Tensor) -> Tensor:
-        return outputs.softmax(-1) if self.of == "softmax" else outputs
+        of, dim = _kind(snapshot, self.of, type(self).__name__), class_dim(snapshot)
+        rows = as_rows(predictions(snapshot), of, dim)
+        changes = [as_rows(predictions_on(snapshot, x), of, dim) - rows for x in self.changed_inputs(snapshot, context)]
+        return torch.stack([torch.linalg.vector_norm(change, dim=1) for change in changes]).mean(0)
 
 
 class NoiseSensitivity(_OutputChange):
@@ -297,11 +322,12 @@ class NoiseSensitivity(_OutputChange):
 
     .. math:: \frac{1}{n m} \sum_{i, k} \| f(x_i + \sigma \epsilon_k) - f(x_i) \|_2, \quad \epsilon_k \sim N(0, I)
 
-    The same ``m`` draws for every sample, so that batches of any size give the same value. For small :math:`\sigma` it
+    Each sample has ``m`` draws of its own, which depend on its numbers alone, so that batches of any size give the same
+    value and the standard error covers them. For small :math:`\sigma` it
     tends to :math:`\sigma` times a mean of :math:`\|J \epsilon\|_2`, which the Jacobian's Frobenius norm bounds.
 
     Args:
-        of: ``"softmax"`` or ``"logits"``.
+        of: ``"softmax"`` or ``"logits"``; by default as for :class:`JacobianNorm`.
         sigma: Standard deviation of the noise, positive, in units of the inputs.
         num_draws: Number of draws, one forward pass each.
         per_layer: Must be ``False``, the function is that of the whole network.
@@ -317,12 +343,13 @@ class NoiseSensitivity(_OutputChange):
     """
 
     name = "noise_sensitivity"
+    no_penalty_reason = "JacobianNorm is its limit, at less noise"
     formula = r"\frac{1}{nm} \sum_{i,k} \lVert f(x_i + \sigma \epsilon_k) - f(x_i) \rVert_2"
     reference = "Novak et al., ICLR 2018, sec. 3.1 (the motivation of the Jacobian norm)"
 
     def __init__(
         self,
-        of: JacobianOf = "softmax",
+        of: JacobianOf | None = None,
         *,
         sigma: float = 0.1,
         num_draws: int = 4,
@@ -336,12 +363,12 @@ class NoiseSensitivity(_OutputChange):
         super().__init__(of, per_layer=per_layer, **kwargs)
         self.sigma, self.num_draws = sigma, num_draws
 
-    def changed_inputs(self, snapshot: Snapshot) -> Iterator[Tensor]:
+    def changed_inputs(self, snapshot: Snapshot, context: Context) -> Iterator[Tensor]:
         """The inputs with each draw of the noise."""
-        x, generator = snapshot.float_inputs, snapshot.generator()
-        for _ in range(self.num_draws):
-            noise = torch.randn(x.shape[1:], generator=generator, dtype=torch.float64)
-            yield x + self.sigma * noise.to(x)
+        x = snapshot.float_inputs
+        for draw in range(self.num_draws):
+            keys = sample_keys(x.detach(), seed=context.seed * self.num_draws + draw)
+            yield x + self.sigma * normal_by_sample(keys, tuple(x.shape[1:])).to(x)
 
 
 class ShiftSensitivity(_OutputChange):
@@ -352,7 +379,7 @@ class ShiftSensitivity(_OutputChange):
     over shifts in both directions along every spatial dimension.
 
     Args:
-        of: ``"softmax"`` or ``"logits"``.
+        of: ``"softmax"`` or ``"logits"``; by default as for :class:`JacobianNorm`.
         pixels: By how many pixels, at least 1.
         per_layer: Must be ``False``, the function is that of the whole network.
 
@@ -367,20 +394,24 @@ class ShiftSensitivity(_OutputChange):
     """
 
     name = "shift_sensitivity"
+    suite = None
+    no_penalty_reason = "shifting the training images is what one trains with"
     formula = r"\frac{1}{ns} \sum_{i,s} \lVert f(\text{shift}_s\, x_i) - f(x_i) \rVert_2"
     reference = "after Novak et al., ICLR 2018 (the trajectories of shifts)"
 
-    def __init__(self, of: JacobianOf = "softmax", *, pixels: int = 1, per_layer: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, of: JacobianOf | None = None, *, pixels: int = 1, per_layer: bool = False, **kwargs: Any
+    ) -> None:
         if pixels < 1:
             raise ValueError(f"pixels must be at least 1, got {pixels!r}.")
         super().__init__(of, per_layer=per_layer, **kwargs)
         self.pixels = pixels
 
-    def changed_inputs(self, snapshot: Snapshot) -> Iterator[Tensor]:
+    def changed_inputs(self, snapshot: Snapshot, context: Context) -> Iterator[Tensor]:
         """The inputs, shifted each way."""
         x = snapshot.float_inputs
         if x.ndim < 3:
-            raise ValueError(f"a shift needs inputs of shape (n, channels, ...), got {tuple(x.shape)}.")
+            raise MeasureError(f"a shift needs inputs of shape (n, channels, ...), got {tuple(x.shape)}.")
         for dim in range(2, x.ndim):
             for step in (self.pixels, -self.pixels):
                 yield x.roll(step, dim)

@@ -15,8 +15,8 @@ from lightning_complexity.functional.size import (
     piecewise_linear_vc_dimension,
 )
 from lightning_complexity.metrics.base import ComplexityMetric, LayerMetric
-from lightning_complexity.network import Snapshot, UnsupportedOperationError
-from lightning_complexity.network.running.batches import tensors_in
+from lightning_complexity.network import Context, Snapshot, UnsupportedOperationError, costs, trainable, weight_matrices
+from lightning_complexity.network.norms import chosen_parameters
 from lightning_complexity.network.tracing.costs import Costs
 from lightning_complexity.network.weights import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
@@ -34,12 +34,11 @@ def _check_choice(of: str, choices: Any) -> None:
 
 
 def _number(value: float, snapshot: Snapshot) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64, device=tensors_in(snapshot.inputs)[0].device)
+    return torch.tensor(value, dtype=torch.float64, device=snapshot.device)
 
 
 def _counted(counts: dict[str, int], snapshot: Snapshot) -> dict[str, Tensor]:
-    device = tensors_in(snapshot.inputs)[0].device
-    return {name: torch.tensor(count, device=device) for name, count in counts.items()}
+    return {name: torch.tensor(count, device=snapshot.device) for name, count in counts.items()}
 
 
 class ParameterCount(LayerMetric):
@@ -66,6 +65,9 @@ class ParameterCount(LayerMetric):
     """
 
     name = "parameter_count"
+    chooses_layers = True
+    reads_samples = False
+    no_penalty_reason = "an integer has no gradient"
     formula = r"\sum_i \lvert \theta_i \rvert"
     reference = "Jiang et al., ICLR 2020, eq. 20"
 
@@ -76,9 +78,12 @@ class ParameterCount(LayerMetric):
         if of != "all":
             self.name = f"{of}_parameter_count"
 
-    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Number of entries of each parameter."""
-        parameters = snapshot.trainable if self.of == "trainable" else snapshot.parameters
+        if self.of == "trainable":
+            parameters = trainable(snapshot, context.layers)
+        else:
+            parameters = chosen_parameters(snapshot, context.layers, integers=True)
         count = num_nonzero if self.of == "nonzero" else num_entries
         return {name: torch.tensor(count([p.detach()]), device=p.device) for name, p in parameters.items()}
 
@@ -124,6 +129,8 @@ class FlopCount(LayerMetric):
     """
 
     name = "flop_count"
+    reads_samples = False
+    no_penalty_reason = "an integer has no gradient"
     needs = frozenset({"inputs"})
     cost = "forward"
     formula = r"2 \sum_{\text{products}} \text{MACs}"
@@ -136,10 +143,10 @@ class FlopCount(LayerMetric):
         if of == "macs":
             self.name = "mac_count"
 
-    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Operations of each module that computes products."""
         each = 1 if self.of == "flops" else 2
-        return _counted(snapshot.costs.by_layer(lambda product: product.flops // each), snapshot)
+        return _counted(costs(snapshot).by_layer(lambda product: product.flops // each), snapshot)
 
     def combine(self, values: Tensor) -> Tensor:
         """Sum of the counts."""
@@ -175,6 +182,8 @@ class ActivationCount(LayerMetric):
     """
 
     name = "activation_count"
+    reads_samples = False
+    no_penalty_reason = "an integer has no gradient"
     needs = frozenset({"inputs"})
     cost = "forward"
     formula = r"\sum_i c_i h_i w_i"
@@ -187,10 +196,10 @@ class ActivationCount(LayerMetric):
         if of == "all":
             self.name = "all_activation_count"
 
-    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Activations of each module that computes products."""
         everything = self.of == "all"
-        counts = snapshot.costs.by_layer(lambda product: product.outputs * (everything or product.convolution))
+        counts = costs(snapshot).by_layer(lambda product: product.outputs * (everything or product.convolution))
         return _counted(counts, snapshot)
 
     def combine(self, values: Tensor) -> Tensor:
@@ -229,14 +238,16 @@ class PeakActivationMemory(ComplexityMetric):
     """
 
     name = "peak_activation_memory"
+    reads_samples = False
+    no_penalty_reason = "an integer has no gradient"
     needs = frozenset({"inputs"})
     cost = "forward"
     formula = r"\max_t \sum_{a \text{ alive at } t} \text{bytes}(a)"
     reference = "Sandler et al., CVPR 2018, section 5.1"
 
-    def measure(self, snapshot: Snapshot) -> Tensor:
+    def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The peak, in bytes."""
-        return _number(snapshot.costs.peak_memory, snapshot)
+        return _number(costs(snapshot).peak_memory, snapshot)
 
 
 # fmt: off
@@ -293,6 +304,8 @@ class VCDimensionBound(ComplexityMetric):
     """
 
     name = "vc_dimension_bound"
+    reads_samples = False
+    no_penalty_reason = "depends on the architecture alone, so that its gradient is zero"
     needs = frozenset({"inputs"})
     cost = "forward"
     formula = r"L + \sum_i (L-i+1) q_i \log_2\big(8e R \log_2(4e R)\big), \; R = \sum_i i\, a_i"
@@ -305,25 +318,25 @@ class VCDimensionBound(ComplexityMetric):
         if of == "convolutional":
             self.name = "convolutional_vc_dimension"
 
-    def measure(self, snapshot: Snapshot) -> Tensor:
+    def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The bound."""
-        bound = _convolutional(snapshot) if self.of == "convolutional" else _piecewise_linear(snapshot.costs)
+        bound = _convolutional(snapshot) if self.of == "convolutional" else _piecewise_linear(costs(snapshot))
         return _number(bound, snapshot)
 
 
-def _piecewise_linear(costs: Costs) -> float:
-    for operation, module in costs.operations.items():
+def _piecewise_linear(counted: Costs) -> float:
+    for operation, module in counted.operations.items():
         if _plain(operation) in _SMOOTH:
             raise UnsupportedOperationError(operation, module, "VCDimensionBound")
-    read = [0, *(product.parameters for product in costs.products)]
+    read = [0, *(product.parameters for product in counted.products)]
     if not read[-1]:
         raise ValueError("needs a network with weight matrices; this one multiplies with no parameters.")
     brought = [after - before for before, after in pairwise(read)]
-    pieces = 3 if _THREE_PIECES & {_plain(operation) for operation in costs.operations} else 2
-    return piecewise_linear_vc_dimension(brought, [product.outputs for product in costs.products], pieces=pieces)
+    pieces = 3 if _THREE_PIECES & {_plain(operation) for operation in counted.operations} else 2
+    return piecewise_linear_vc_dimension(brought, [product.outputs for product in counted.products], pieces=pieces)
 
 
 def _convolutional(snapshot: Snapshot) -> float:
     layers = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, torch.nn.Linear)
-    weights = [w.tensor.numel() for w in snapshot.weights if isinstance(w.module, layers)]
-    return convolutional_vc_dimension(weights, snapshot.costs.side)
+    weights = [w.tensor.numel() for w in weight_matrices(snapshot) if isinstance(w.module, layers)]
+    return convolutional_vc_dimension(weights, costs(snapshot).side)

@@ -20,7 +20,7 @@ from lightning_complexity.functional.spectra import (
     stable_rank,
 )
 from lightning_complexity.metrics.base import WeightMetric
-from lightning_complexity.network import ConvolutionNorm, MatrixNorm, Snapshot, check_convolution
+from lightning_complexity.network import Context, ConvolutionNorm, MatrixNorm, Snapshot, check_convolution, layer_norms
 
 __all__ = [
     "EffectiveRank",
@@ -41,9 +41,9 @@ class _SpectrumMetric(WeightMetric):
     def of_spectrum(self, spectrum: Tensor) -> Tensor:
         """The value of one layer, 0-d."""
 
-    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """The value of each weight."""
-        return {name: self.of_spectrum(spectrum) for name, spectrum in self.spectra(snapshot).items()}
+        return {name: self.of_spectrum(spectrum) for name, spectrum in self.spectra(snapshot, context).items()}
 
     def combine(self, values: Tensor) -> Tensor:
         """Mean over layers."""
@@ -85,6 +85,7 @@ class LogSpectralProduct(WeightMetric):
     """
 
     name = "log_spectral_product"
+    suite = "fast"
     is_logarithm = True
     formula = r"\sum_i \ln \lVert W_i \rVert_2"
     reference = "Bartlett et al., NeurIPS 2017; Jiang et al., ICLR 2020, eq. 32 (twice this)"
@@ -101,11 +102,17 @@ class LogSpectralProduct(WeightMetric):
         super().__init__(fold_batch_norm=fold_batch_norm, per_layer=per_layer, **kwargs)
         self.convolution = convolution
         if convolution != "kernel":
-            self.needs = frozenset({"inputs"})
+            self.needs, self.cost = frozenset({"inputs"}), "forward"
 
-    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Logarithm of each weight's norm."""
-        norms = snapshot.layer_norms(convolution=self.convolution, folded=self.fold_batch_norm)
+        norms = layer_norms(
+            snapshot,
+            convolution=self.convolution,
+            folded=self.fold_batch_norm,
+            layers=context.layers,
+            warm_start=context.warm_start,
+        )
         return {name: log_spectral_product(norm.unsqueeze(0)) for name, norm in norms.items()}
 
     def combine(self, values: Tensor) -> Tensor:
@@ -140,9 +147,9 @@ class SoftOrthogonality(WeightMetric):
     formula = r"\frac{1}{L} \sum_i \lVert W_i W_i^T - I \rVert_F^2"
     reference = "Bansal et al., NeurIPS 2018"
 
-    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Defect of each weight."""
-        return {w.name: soft_orthogonality(w.blocks) for w in self.weights(snapshot)}
+        return {w.name: soft_orthogonality(w.blocks) for w in self.weights(snapshot, context)}
 
     def combine(self, values: Tensor) -> Tensor:
         """Mean over layers."""
@@ -176,13 +183,15 @@ class StableRank(WeightMetric):
     """
 
     name = "stable_rank"
+    suite = "fast"
     formula = r"\frac{1}{L} \sum_i \lVert W_i \rVert_F^2 / \lVert W_i \rVert_2^2"
     reference = "Rudelson and Vershynin, J. ACM 2007; Jiang et al., ICLR 2020, eq. 33 (the sum)"
 
-    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Stable rank of each weight."""
-        norms = snapshot.layer_norms(folded=self.fold_batch_norm)
-        return {w.name: stable_rank(lp_norm(w.blocks), norms[w.name]) for w in self.weights(snapshot)}
+        folded, layers = self.fold_batch_norm, context.layers
+        norms = layer_norms(snapshot, folded=folded, layers=layers, warm_start=context.warm_start)
+        return {w.name: stable_rank(lp_norm(w.blocks), norms[w.name]) for w in self.weights(snapshot, context)}
 
     def combine(self, values: Tensor) -> Tensor:
         """Mean over layers."""
@@ -250,12 +259,13 @@ class SchattenNorm(WeightMetric):
         super().__init__(fold_batch_norm=fold_batch_norm, per_layer=per_layer, **kwargs)
         self.p = p
 
-    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Norm of each weight; orders 2 and ``inf`` need no spectrum."""
         norm: MatrixNorm = ("schatten", self.p)
         if self.p in (2, math.inf):
             norm = "frobenius" if self.p == 2 else "spectral"
-        return snapshot.layer_norms(norm, folded=self.fold_batch_norm)
+        folded, layers = self.fold_batch_norm, context.layers
+        return layer_norms(snapshot, norm, folded=folded, layers=layers, warm_start=context.warm_start)
 
     def combine(self, values: Tensor) -> Tensor:
         """Mean over layers."""
@@ -284,6 +294,7 @@ class LogConditionNumber(_SpectrumMetric):
     """
 
     name = "log_condition_number"
+    no_penalty_reason = "SoftOrthogonality is what one trains with"
     is_logarithm = True
     increases_with_complexity = None
     formula = r"\frac{1}{L} \sum_i \ln ( \max_k s_{ik} / \min_k s_{ik} )"
@@ -316,6 +327,7 @@ class LogVolume(_SpectrumMetric):
     """
 
     name = "log_volume"
+    no_penalty_reason = "SoftOrthogonality is what one trains with"
     is_logarithm = True
     formula = r"\sum_i \sum_k \ln s_{ik}"
     reference = "half the log-determinant of the Gram matrix"
@@ -358,6 +370,7 @@ class HeavyTailAlpha(_SpectrumMetric):
     """
 
     name = "heavy_tail_alpha"
+    no_penalty_reason = "the threshold of the fit jumps"
     increases_with_complexity = None
     formula = r"\frac{1}{L} \sum_i \alpha_i, \quad p_i(\lambda) \propto \lambda^{-\alpha_i}"
     reference = "Martin and Mahoney, JMLR 2021; Clauset et al., SIAM Review 2009"

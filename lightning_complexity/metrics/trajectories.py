@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_complexity.functional.regions import ellipse_through, shifted_images, trajectory_length, transitions
 from lightning_complexity.metrics.base import LayerMetric, SampleMeanMetric
-from lightning_complexity.network import Snapshot
-from lightning_complexity.network.regions.patterns import has_nan, unit_codes
+from lightning_complexity.network import Context, MeasureError, Snapshot
+from lightning_complexity.network.regions.patterns import activations_on, has_nan, unit_codes
 
 __all__ = ["TrajectoryLength", "Transitions"]
 
@@ -33,7 +33,7 @@ def trajectories(snapshot: Snapshot, along: Trajectory, num_points: int, num_tra
     x = snapshot.float_inputs.detach()
     if along == "shifts":
         if x.ndim < 3:
-            raise ValueError(f"shifted images need inputs of shape (n, ..., height, width), got {tuple(x.shape)}.")
+            raise MeasureError(f"shifted images need inputs of shape (n, ..., height, width), got {tuple(x.shape)}.")
         return [shifted_images(image, num_points) for image in x[:num_trajectories]]
     count = max(1, min(len(x) // 3, num_trajectories))
     index = torch.arange(3 * count, device=x.device) % len(x)
@@ -80,13 +80,14 @@ class Transitions(SampleMeanMetric):
     """
 
     name = "transitions"
+    no_penalty_reason = "an integer has no gradient"
     needs = frozenset({"inputs"})
     cost = "sampling"
     single_update_reason = "its trajectories run through several samples"
     formula = r"\sum_i \lVert c(z_i) - c(z_{i+1}) \rVert_0"
     reference = "Novak et al., ICLR 2018"
 
-    total_of_half: Tensor
+    sum_of_half: Tensor
 
     def __init__(
         self,
@@ -104,18 +105,17 @@ class Transitions(SampleMeanMetric):
 
     def _prepare_state(self) -> None:
         super()._prepare_state()
-        self.add_state("total_of_half", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("sum_of_half", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def per_sample(self, snapshot: Snapshot) -> Tensor:
+    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Transitions of each trajectory."""
         return self._counts(snapshot)[0]
 
-    def _accumulate(self, snapshot: Snapshot) -> None:
+    def accumulate(self, snapshot: Snapshot, context: Context) -> None:
+        """Add the trajectories' counts."""
         counts, from_half = self._counts(snapshot)
-        self.total = self.total + counts.sum()
-        self.total_of_squares = self.total_of_squares + counts.square().sum()
-        self.count = self.count + len(counts)
-        self.total_of_half = self.total_of_half + from_half.sum()
+        self.add_values(counts)
+        self.sum_of_half = self.sum_of_half + from_half.sum()
         if self._missed_by_half() > 0.01 and not self._warned:
             self._warned = True
             warnings.warn(
@@ -129,7 +129,7 @@ class Transitions(SampleMeanMetric):
         found = []
         for points in trajectories(snapshot, self.along, self.num_points, self.num_trajectories):
             parts, finite = [], True
-            for activations in snapshot.activations(points):
+            for activations in activations_on(snapshot, points):
                 parts.append(unit_codes(activations, type(self).__name__).to(torch.int8))
                 finite = finite and not has_nan(activations)
             codes = torch.cat(parts)
@@ -139,11 +139,15 @@ class Transitions(SampleMeanMetric):
         return whole, half
 
     def _missed_by_half(self) -> Tensor:
-        return 1 - self.total_of_half / self.total if self.total > 0 else torch.zeros_like(self.total)
+        return (
+            1 - self.sum_of_half / self.sum_of_values
+            if self.sum_of_values > 0
+            else torch.zeros_like(self.sum_of_values)
+        )
 
-    def report(self) -> dict[str, Tensor]:
-        """The mean, its standard error, and the share that half of the points miss."""
-        return {**super().report(), f"{self.name}/found_by_doubling": self._missed_by_half()}
+    def details(self) -> dict[str, Tensor]:
+        """The standard error, and the share that half of the points miss."""
+        return {**super().details(), "found_by_doubling": self._missed_by_half()}
 
 
 class TrajectoryLength(LayerMetric):
@@ -174,6 +178,7 @@ class TrajectoryLength(LayerMetric):
     """
 
     name = "trajectory_length"
+    no_penalty_reason = "JacobianNorm is what one trains with"
     needs = frozenset({"inputs"})
     cost = "sampling"
     single_update_reason = "its trajectories run through several samples"
@@ -193,7 +198,7 @@ class TrajectoryLength(LayerMetric):
         super().__init__(per_layer=per_layer, **kwargs)
         self.along, self.num_points, self.num_trajectories = along, num_points, num_trajectories
 
-    def layers(self, snapshot: Snapshot) -> dict[str, Tensor]:
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Relative length behind each nonlinearity."""
         lengths: dict[str, Tensor] = {}
         at_input = torch.zeros((), dtype=torch.float64)
@@ -202,14 +207,14 @@ class TrajectoryLength(LayerMetric):
             for name, length in self._lengths(snapshot, points).items():
                 lengths[name] = lengths.get(name, 0) + length
         if not lengths:
-            raise ValueError(f"{type(self).__name__} needs a network with nonlinearities; this one has none.")
+            raise MeasureError(f"{type(self).__name__} needs a network with nonlinearities; this one has none.")
         return {name: length / at_input for name, length in lengths.items()}
 
     def _lengths(self, snapshot: Snapshot, points: Tensor) -> dict[str, Tensor]:
         lengths: dict[str, Tensor] = {}
         first: dict[str, Tensor] = {}
         last: dict[str, Tensor] = {}
-        for activations in snapshot.activations(points):
+        for activations in activations_on(snapshot, points):
             for a in activations:
                 z = a.outputs.double().flatten(1)
                 steps = z if a.name not in last else torch.cat([last[a.name], z])

@@ -7,25 +7,14 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
 
-from lightning_complexity.functional.regions import (
-    activation_codes,
-    dead_units,
-    linear_units,
-    pattern_entropy,
-    piece_counts,
-    unit_entropy,
-)
+from lightning_complexity.functional.regions import dead_units, linear_units, pattern_entropy, unit_entropy
 from lightning_complexity.metrics.base import ComplexityMetric
-from lightning_complexity.network import Activation, Snapshot
-from lightning_complexity.network.regions.patterns import checked_activations
+from lightning_complexity.network import Context, Snapshot
+from lightning_complexity.network.regions.patterns import LayerPatterns, patterns
 
 __all__ = ["ActivationEntropy", "DeadUnits", "PatternEntropy"]
-
-
-def _by_unit(activation: Activation) -> Tensor:
-    """Preactivations of shape ``(samples and positions, units)``."""
-    return activation.inputs.movedim(activation.unit_dim, -1).flatten(0, -2)
 
 
 class UnitMetric(ComplexityMetric):
@@ -40,64 +29,44 @@ class UnitMetric(ComplexityMetric):
     cost = "forward"
 
     counts: Tensor
+    shapes: dict[str, tuple[int, int]]
+    flat_pieces: dict[str, tuple[int, ...]]
 
     @abstractmethod
     def of_units(self, counts: Tensor, flat: tuple[int, ...]) -> Tensor:
         """The number of each unit of a layer, from counts of shape ``(units, pieces)``; the pieces in ``flat`` are."""
 
     def _prepare_state(self) -> None:
-        self._layers: list[tuple[str, int, int, tuple[int, ...]]] = []
+        self.add_note("shapes", {})
+        self.add_note("flat_pieces", {})
         self.add_state("counts", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def measure(self, snapshot: Snapshot) -> Tensor:
+    def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The mean over all units."""
-        return torch.cat([self.of_units(*layer) for layer in self._split(self._count(snapshot)).values()]).mean()
+        return torch.cat([self.of_units(layer.counts, layer.flat) for layer in patterns(snapshot).values()]).mean()
 
-    def _accumulate(self, snapshot: Snapshot) -> None:
-        self.counts = self.counts + self._count(snapshot)
-
-    def _count(self, snapshot: Snapshot) -> Tensor:
-        total: Tensor | float = 0.0
-        for activations in snapshot.activations(snapshot.inputs):
-            checked_activations(activations, type(self).__name__)
-            layers = [self._count_layer(a) for a in activations]
-            self._layers = [(a.name, *layer.shape, a.flat) for a, layer in zip(activations, layers, strict=True)]
-            total = total + torch.cat([layer.flatten() for layer in layers])
-        return torch.as_tensor(total)
-
-    @staticmethod
-    def _count_layer(activation: Activation) -> Tensor:
-        preactivations = _by_unit(activation)
-        counts = piece_counts(activation_codes(preactivations, activation.kinks), len(activation.kinks) + 1)
-        return torch.where(preactivations.isnan().any(0)[:, None], torch.nan, counts)
-
-    def _split(self, counts: Tensor) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
-        parts = counts.split([units * pieces for _, units, pieces, _ in self._layers])
-        return {
-            name: (part.reshape(units, pieces), flat)
-            for part, (name, units, pieces, flat) in zip(parts, self._layers, strict=True)
-        }
+    def accumulate(self, snapshot: Snapshot, context: Context) -> None:
+        """Add the counts."""
+        found = patterns(snapshot)
+        self.shapes = {name: (layer.counts.shape[0], layer.counts.shape[1]) for name, layer in found.items()}
+        self.flat_pieces = {name: layer.flat for name, layer in found.items()}
+        self.counts = self.counts + torch.cat([layer.counts.flatten() for layer in found.values()])
 
     def _values(self) -> dict[str, Tensor]:
-        if self.counts.ndim == 0:
-            return {}
-        values = {name: self.of_units(*layer) for name, layer in self._split(self.counts).items()}
-        return {name: v + 0 * self.counts.sum() for name, v in values.items()}
+        sizes = [units * pieces for units, pieces in self.shapes.values()]
+        unknown = 0 * self.counts.sum()
+        return {
+            name: self.of_units(part.reshape(self.shapes[name]), self.flat_pieces[name]) + unknown
+            for name, part in zip(self.shapes, self.counts.split(sizes), strict=True)
+        }
 
-    def compute(self) -> Tensor | dict[str, Tensor]:
-        """The mean over all units; with ``per_layer=True`` over those of each layer, by name."""
-        values = self._values()
-        if self.per_layer:
-            return {name: value.mean() for name, value in values.items()}
-        return torch.cat(list(values.values())).mean() if values else torch.tensor(torch.nan)
+    def total(self) -> Tensor:
+        """The mean over all units."""
+        return torch.cat(list(self._values().values())).mean()
 
-    def report(self) -> dict[str, Tensor]:
-        """The mean over all units, and with ``per_layer=True`` those of the layers."""
-        values = self._values()
-        report = {self.name: torch.cat(list(values.values())).mean()}
-        if self.per_layer:
-            report |= {f"{self.name}/{layer}": value.mean() for layer, value in values.items()}
-        return report
+    def parts(self) -> dict[str, Tensor]:
+        """The mean over the units of each layer."""
+        return {name: values.mean() for name, values in self._values().items()}
 
 
 Behaviour = Literal["dead", "always_on"]
@@ -131,6 +100,7 @@ class DeadUnits(UnitMetric):
     """
 
     name = "dead_units"
+    no_penalty_reason = "a share of units has no gradient"
     increases_with_complexity = False
     formula = r"\frac{1}{N} \#\{ j : \phi'(z_j(x_i)) = 0 \text{ for all } i \}"
     reference = "Lu et al., Dying ReLU and initialization, 2020"
@@ -172,6 +142,7 @@ class ActivationEntropy(UnitMetric):
     """
 
     name = "activation_entropy"
+    no_penalty_reason = "counts of samples have no gradient"
     formula = r"\frac{1}{N} \sum_j H(c_j)"
     reference = "Novak et al., ICLR 2018, for the codes; Shannon, 1948"
 
@@ -205,6 +176,7 @@ class PatternEntropy(ComplexityMetric):
     """
 
     name = "pattern_entropy"
+    no_penalty_reason = "counts of samples have no gradient"
     has_layers = True
     needs = frozenset({"inputs"})
     cost = "forward"
@@ -213,55 +185,39 @@ class PatternEntropy(ComplexityMetric):
 
     patterns: list[Tensor] | Tensor
     invalid: Tensor
+    layer_names: list[str]
 
     def _prepare_state(self) -> None:
-        self.layer_names: list[str] = []
+        self.add_note("layer_names", [])
         self.add_state("patterns", [], dist_reduce_fx="cat")
         self.add_state("invalid", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def measure(self, snapshot: Snapshot) -> Tensor:
+    def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Entropy of the patterns of the snapshot's samples."""
-        return self._entropy(*self._hashed(snapshot))
+        return self._entropy(*self._hashed(patterns(snapshot)))
 
-    def _accumulate(self, snapshot: Snapshot) -> None:
-        patterns, invalid = self._hashed(snapshot)
-        self.patterns, self.invalid = [*self.patterns, patterns], self.invalid + invalid
-
-    def _hashed(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
-        """One number for the pattern of each layer, shape ``(n, layers)``; a second result, ``nan`` if there is any."""
-        found, invalid = [], torch.zeros((), dtype=torch.float64)
-        for activations in snapshot.activations(snapshot.inputs):
-            checked_activations(activations, type(self).__name__)
-            self.layer_names = [a.name for a in activations]
-            found.append(torch.stack([_hash(activation_codes(a.inputs.flatten(1), a.kinks)) for a in activations], 1))
-            if any(a.inputs.isnan().any() for a in activations):
-                invalid = torch.full_like(invalid, torch.nan)
-        return torch.cat(found), invalid
+    def accumulate(self, snapshot: Snapshot, context: Context) -> None:
+        """Add the samples' patterns."""
+        found = patterns(snapshot)
+        hashes, invalid = self._hashed(found)
+        self.layer_names = list(found)
+        self.patterns, self.invalid = [*self.patterns, hashes], self.invalid + invalid
 
     @staticmethod
-    def _entropy(patterns: Tensor, invalid: Tensor) -> Tensor:
-        return pattern_entropy(patterns) + invalid.to(patterns.device)
+    def _hashed(found: dict[str, LayerPatterns]) -> tuple[Tensor, Tensor]:
+        """One number for the pattern of each layer, shape ``(n, layers)``; a second result, ``nan`` if there is any."""
+        hashes = torch.stack([torch.cat(layer.hashes) for layer in found.values()], 1)
+        return hashes, torch.stack([0 * layer.counts.double().sum() for layer in found.values()]).sum()
 
-    def _all(self) -> Tensor:
-        return torch.cat(self.patterns) if isinstance(self.patterns, list) else self.patterns
+    @staticmethod
+    def _entropy(hashes: Tensor, invalid: Tensor) -> Tensor:
+        return pattern_entropy(hashes) + invalid.to(hashes.device)
 
-    def _by_layer(self) -> dict[str, Tensor]:
-        columns = self._all().unbind(1)
+    def total(self) -> Tensor:
+        """The entropy of all samples so far."""
+        return self._entropy(dim_zero_cat(self.patterns), self.invalid)
+
+    def parts(self) -> dict[str, Tensor]:
+        """The entropy of each layer's pattern."""
+        columns = dim_zero_cat(self.patterns).unbind(1)
         return {n: self._entropy(c[:, None], self.invalid) for n, c in zip(self.layer_names, columns, strict=True)}
-
-    def compute(self) -> Tensor | dict[str, Tensor]:
-        """The entropy of all samples so far, or with ``per_layer=True`` that of each layer's pattern."""
-        return self._by_layer() if self.per_layer else self._entropy(self._all(), self.invalid)
-
-    def report(self) -> dict[str, Tensor]:
-        """The entropy, and with ``per_layer=True`` those of the layers."""
-        layers = self._by_layer() if self.per_layer else {}
-        total = self._entropy(self._all(), self.invalid)
-        return {self.name: total, **{f"{self.name}/{layer}": value for layer, value in layers.items()}}
-
-
-def _hash(codes: Tensor) -> Tensor:
-    """Equal numbers for equal rows, and with overwhelming probability only for those."""
-    generator = torch.Generator().manual_seed(0)
-    factors = torch.randint(-(2**62), 2**62, codes.shape[1:], generator=generator)
-    return (codes * factors.to(codes.device)).sum(1)

@@ -1,50 +1,112 @@
-"""Read a network without changing it: weights, spectra, outputs, derivatives, paths."""
+"""Read a network without changing it: weights, spectra, outputs, derivatives, paths.
+
+Quantities are functions of a :class:`Snapshot`, computed once however many measures ask; :func:`shared` makes one.
+"""
 
 from lightning_complexity.network.choice import LayerChoice
-from lightning_complexity.network.errors import MissingInputError, UnsupportedOperationError
-from lightning_complexity.network.norms import ConvolutionNorm, MatrixNorm, check_convolution, norm_name
-from lightning_complexity.network.regions.planes import PlaneRegions, decision_boundary, plane_regions, rectangle_around
+from lightning_complexity.network.context import Context
+from lightning_complexity.network.curvature import HessianOperator
+from lightning_complexity.network.derivatives import gradients, input_gradients, jacobian_grams, trainable
+from lightning_complexity.network.errors import (
+    MeasureError,
+    MissingInputError,
+    NetworkError,
+    NothingMeasuredError,
+    UnsupportedOperationError,
+)
+from lightning_complexity.network.norms import (
+    ConvolutionNorm,
+    MatrixNorm,
+    check_convolution,
+    distance_norms,
+    distances,
+    layer_norms,
+    norm_name,
+    path_sums,
+    spectra,
+    weight_matrices,
+)
+from lightning_complexity.network.outputs import (
+    accuracy,
+    costs,
+    features,
+    margins,
+    mean_loss,
+    model_outputs,
+    predictions,
+    running_order,
+)
+from lightning_complexity.network.regions.planes import (
+    PlaneRegions,
+    decision_boundary,
+    plane_regions,
+    rectangle_around,
+)
 from lightning_complexity.network.regions.segments import NotFiniteError, Restriction, SegmentPieces, segment_pieces
 from lightning_complexity.network.running.batches import map_tensors, num_samples, split_batch
-from lightning_complexity.network.running.execution import LossFunction, initial_state
 from lightning_complexity.network.running.guard import observe
-from lightning_complexity.network.snapshot import Snapshot
+from lightning_complexity.network.running.task import ForwardFunction, LossFunction
+from lightning_complexity.network.snapshot import Shared, Snapshot, initial_state, shared
 from lightning_complexity.network.tracing.activations import Activation, capture_activations
 from lightning_complexity.network.tracing.folding import fold_batch_norm
-from lightning_complexity.network.tracing.path_sums import path_sums
 from lightning_complexity.network.tracing.sources import FedActivation, Feed, trace_sources
 from lightning_complexity.network.weights import Weight, read_weights
 
 __all__ = [
     "Activation",
+    "Context",
     "ConvolutionNorm",
     "FedActivation",
     "Feed",
+    "ForwardFunction",
+    "HessianOperator",
     "LayerChoice",
     "LossFunction",
     "MatrixNorm",
+    "MeasureError",
     "MissingInputError",
+    "NetworkError",
     "NotFiniteError",
+    "NothingMeasuredError",
     "PlaneRegions",
     "Restriction",
     "SegmentPieces",
+    "Shared",
     "Snapshot",
     "UnsupportedOperationError",
     "Weight",
+    "accuracy",
     "capture_activations",
     "check_convolution",
+    "costs",
     "decision_boundary",
+    "distance_norms",
+    "distances",
+    "features",
     "fold_batch_norm",
+    "gradients",
     "initial_state",
+    "input_gradients",
+    "jacobian_grams",
+    "layer_norms",
     "map_tensors",
+    "margins",
+    "mean_loss",
+    "model_outputs",
     "norm_name",
     "num_samples",
     "observe",
     "path_sums",
     "plane_regions",
+    "predictions",
     "read_weights",
     "rectangle_around",
+    "running_order",
     "segment_pieces",
+    "shared",
+    "spectra",
     "split_batch",
     "trace_sources",
+    "trainable",
+    "weight_matrices",
 ]

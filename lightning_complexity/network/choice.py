@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from torch import nn
+
+from lightning_complexity.network.errors import MeasureError
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,23 @@ class LayerChoice:
     patterns: tuple[str, ...] = ()
     types: tuple[type[nn.Module], ...] = ()
 
+    @classmethod
+    def of(cls, layers: Iterable[str | type[nn.Module]]) -> LayerChoice:
+        """The choice of layers that fit any of the patterns or module types.
+
+        Raises:
+            ValueError: Without layers.
+            TypeError: If a layer is given as something else.
+        """
+        layers = tuple(layers)
+        if not layers:
+            raise ValueError('needs layers, such as "encoder.*" or torch.nn.Conv2d.')
+        for layer in layers:
+            if not isinstance(layer, str) and not (isinstance(layer, type) and issubclass(layer, nn.Module)):
+                raise TypeError(f"a layer is chosen by a name pattern or a module type, got {layer!r}.")
+        patterns = tuple(layer for layer in layers if isinstance(layer, str))
+        return cls(patterns, tuple(layer for layer in layers if not isinstance(layer, str)))
+
     def __call__(self, name: str, module: nn.Module) -> bool:
         """Whether a parameter of a module is chosen."""
         owner = name.rpartition(".")[0]
@@ -44,3 +67,18 @@ def owners(model: nn.Module) -> dict[str, nn.Module]:
         for path, module in model.named_modules()
         for name in ("weight", *(name for name, _ in module.named_parameters(recurse=False)))
     }
+
+
+def chosen(named: Mapping[str, Value], layers: LayerChoice | None, model: nn.Module) -> dict[str, Value]:
+    """Those of the values by parameter name whose layers are chosen; all where there is no choice.
+
+    Raises:
+        MeasureError: If none is chosen.
+    """
+    if layers is None:
+        return dict(named)
+    modules = owners(model)
+    found = {name: value for name, value in named.items() if layers(name, modules[name])}
+    if not found:
+        raise MeasureError(f"no layer is chosen by {layers}; there are {', '.join(named) or 'none'}.")
+    return found

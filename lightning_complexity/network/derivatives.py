@@ -1,190 +1,313 @@
-"""What a snapshot differentiates: outputs and losses for inputs, the loss for parameters, once and twice."""
+"""Derivatives of outputs and losses for inputs, and of the loss for parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property, partial
-from operator import itemgetter
-from typing import Any
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lightning_complexity.functional.sensitivity import jacobian_grams
-from lightning_complexity.network.outputs import OutputsOfNetwork
-from lightning_complexity.network.running.batches import chunks, map_tensors, num_samples
-from lightning_complexity.network.running.execution import at_least_single, forward
+from lightning_complexity.functional.sensitivity import jacobian_grams as grams_of_outputs
+from lightning_complexity.functional.sensitivity import softmax_jacobian_grams
+from lightning_complexity.network.choice import LayerChoice, chosen
+from lightning_complexity.network.errors import MeasureError, NetworkError
+from lightning_complexity.network.outputs import (
+    check_not_quantized,
+    checked_predictions,
+    class_dim,
+    graph_of_outputs,
+    model_outputs,
+    predictions,
+)
+from lightning_complexity.network.running.batches import map_tensors, tensors_in
+from lightning_complexity.network.running.memory import at_least_single
+from lightning_complexity.network.running.task import main_tensor
+from lightning_complexity.network.snapshot import Snapshot, shared
 from lightning_complexity.network.tracing.decompositions import Decompositions, check_derivatives
 
 _JACOBIAN_ENTRIES = 3 * 2**17  # of the Jacobians that are held at once
+MAX_ROWS = 1024
+"""Outputs of a sample, beyond which exact Jacobians are refused."""
+
+JacobianOf = Literal["softmax", "logits"]
 
 
-class DerivativesOfNetwork(OutputsOfNetwork):
-    """Jacobians, gradients and Hessian products."""
-
-    def input_output_chunks(self, at_most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of inputs that require grad and outputs computed from them, of some samples at a time."""
-        if self._outputs is not None:
-            yield self.float_inputs, self._outputs
-            return
-        size = self.chunk_size if at_most is None else min(at_most, self.chunk_size)
-        for (x,) in chunks((self.float_inputs,), size):
-            yield self._differentiable_outputs(x)
-
-    def _differentiable_outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        def forward(model: nn.Module) -> tuple[Tensor, Tensor]:
-            with torch.enable_grad():
-                leaf = x.detach().clone().requires_grad_()
-                return leaf, model(leaf)
-
-        return self.run(forward)
-
-    @cached_property
-    def _jacobians(self) -> tuple[Tensor, Tensor]:
-        parts = []
-        for x, y in self.input_output_chunks(None if self.live else self._jacobians_at_once()):
-            with torch.enable_grad():
-                parts.append((jacobian_grams(y, x, create_graph=self.live), y if self.live else y.detach()))
-        return torch.cat([grams for grams, _ in parts]), torch.cat([outputs for _, outputs in parts])
-
-    def _jacobians_at_once(self) -> int:
-        entries = self.float_inputs[0].numel() * self.run(partial(forward, self._one_sample())).numel()
-        return max(_JACOBIAN_ENTRIES // entries, 1)
-
-    @property
-    def jacobian_grams(self) -> Tensor:
-        """Gram matrix of each sample's Jacobian, shape ``(n, C, C)``, by one backward pass for each output."""
-        return self._jacobians[0]
-
-    @property
-    def jacobian_outputs(self) -> Tensor:
-        """The outputs that came with them."""
-        return self._jacobians[1]
-
-    def input_gradients(self) -> Iterator[Tensor]:
-        """Gradient of each sample's loss for its input, chunk by chunk. Needs targets."""
-        done = 0
-        for x, outputs in self.input_output_chunks():
-            targets = map_tensors(itemgetter(slice(done, done + len(x))), self.targets)
-            done += len(x)
-            with torch.enable_grad():
-                total = len(x) * self._loss(at_least_single(outputs), targets)
-                (gradient,) = torch.autograd.grad(total, x, create_graph=self.live, materialize_grads=True)
-            yield gradient
-
-    @cached_property
-    def trainable(self) -> dict[str, Tensor]:
-        """The parameters that are trained, by name.
-
-        Raises:
-            ValueError: If there are none.
-        """
-        # The graph of given outputs starts at the model's own parameters, also where those have half precision.
-        parameters = self.parameters if self._outputs is None else dict(self.model.named_parameters())
-        trained = {n: p for n, p in parameters.items() if p.requires_grad}
-        if not trained:
-            raise ValueError("needs a network with parameters that are trained; this one has none.")
-        return trained
-
-    def _shares(self, order: int) -> Iterator[list[Tensor]]:
-        """For each chunk, the share of the mean loss's gradient that it adds.
-
-        Args:
-            order: Of the highest derivative that will be taken; above 1 the shares have their graphs.
-        """
-        if self._outputs is not None:
-            yield self._differentiated(self._loss_of_given_outputs(self._outputs), order)
-            return
-        total = self.num_samples
-        for x, y in self._chunks(self.inputs, self.targets):
-
-            def gradients(model: nn.Module, x: Any = x, y: Any = y) -> list[Tensor]:
-                with Decompositions(order):
-                    loss = num_samples(x) / total * self._loss(at_least_single(model(x)), y)
-                return self._differentiated(loss, order)
-
-            yield self.run(gradients, differentiable=True)
-
-    def _loss_of_given_outputs(self, outputs: Tensor) -> Tensor:
-        if not outputs.requires_grad:
-            raise ValueError("needs outputs with the graph from the parameters to them, or none: leave outputs out.")
-        check_derivatives([outputs], order=2)
-        with torch.enable_grad():
-            return self._loss(at_least_single(outputs), self.targets)
-
-    def _differentiated(self, loss: Tensor, order: int) -> list[Tensor]:
-        parameters = list(self.trainable.values())
-        # Whoever gave the outputs still needs their graph.
-        retain = order > 1 or self._outputs is not None
-        return list(
-            torch.autograd.grad(loss, parameters, retain_graph=retain, create_graph=order > 1, materialize_grads=True)
-        )
-
-    @cached_property
-    def _kept_shares(self) -> dict[int, list[list[Tensor]]]:
-        return {}
-
-    def _keep_shares(self, order: int) -> list[list[Tensor]]:
-        if order not in self._kept_shares:
-            self._kept_shares[order] = list(self._shares(order))
-        return self._kept_shares[order]
-
-    def _graphs(self) -> Iterator[list[Tensor]]:
-        """Shares for products with the Hessian, kept if training goes through them or if the batch is one chunk."""
-        order = 3 if self.live else 2
-        if self.live or self.num_samples <= self.chunk_size:
-            yield from self._keep_shares(order)
-        else:
-            yield from self._shares(order)
-
-    @cached_property
-    def gradients(self) -> dict[str, Tensor]:
-        """Gradient of the mean loss for each trained parameter, by name. Needs targets.
-
-        On a live snapshot with its graph: to differentiate it is a product with the Hessian.
-        """
-        kept = self._keep_shares(2) if self.live else self._kept_shares.get(2)
-        shares = ([g if self.live else g.detach() for g in share] for share in kept or self._shares(1))
-        gradients = next(shares)
-        for share in shares:
-            gradients = [g + s for g, s in zip(gradients, share, strict=True)]
-        return {name: at_least_single(g) for name, g in zip(self.trainable, gradients, strict=True)}
-
-    @property
-    def gradient(self) -> Tensor:
-        """The gradient of the mean loss for the trained parameters as one vector. Needs targets."""
-        return _flat(list(self.gradients.values()))
-
-    def hvp(self, v: Tensor) -> Tensor:
-        """Product of the Hessian of the mean loss with a vector of the length of :attr:`gradient`.
-
-        One backward pass for each chunk of the batch over a retained graph of the gradient; the graph
-        is kept between calls if the batch is a single chunk. Differentiable on a live snapshot.
-        """
-        parameters = list(self.trainable.values())
-        sizes = [p.numel() for p in parameters]
-        parts = [part.view_as(p) for part, p in zip(v.split(sizes), parameters, strict=True)]
-        product = torch.zeros_like(v)
-        for gradients in self._graphs():
-            check_derivatives(gradients, order=3 if self.live else 2)
-            product = product + _flat(_vector_jacobian(gradients, parameters, parts, create_graph=self.live))
-        return product
-
-
-def _vector_jacobian(
-    outputs: list[Tensor], inputs: list[Tensor], vectors: list[Tensor], *, create_graph: bool
+def differentiated(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    vectors: Sequence[Tensor] | None = None,
+    *,
+    retain_graph: bool = False,
+    create_graph: bool = False,
 ) -> list[Tensor]:
-    """Backward pass through those outputs that depend on anything."""
-    used = [(o, v) for o, v in zip(outputs, vectors, strict=True) if o.requires_grad]
+    """Vectors times the Jacobian of outputs for inputs, dense, zero where nothing depends on an input.
+
+    Raises:
+        NetworkError: If torch has no such derivative of an operation.
+    """
+    given = vectors if vectors is not None else [torch.ones_like(o) for o in outputs]
+    used = [(o, v) for o, v in zip(outputs, given, strict=True) if o.requires_grad]
     if not used:
-        return [torch.zeros_like(p) for p in inputs]
-    outputs, vectors = [o for o, _ in used], [v for _, v in used]
-    return list(
-        torch.autograd.grad(
-            outputs, inputs, vectors, retain_graph=True, create_graph=create_graph, materialize_grads=True
+        return [torch.zeros_like(i) for i in inputs]
+    with explained_derivatives():
+        gradients = torch.autograd.grad(
+            [o for o, _ in used],
+            list(inputs),
+            [v for _, v in used],
+            retain_graph=retain_graph or create_graph,
+            create_graph=create_graph,
+            materialize_grads=True,
         )
-    )
+    return [g.to_dense() if g.layout != torch.strided else g for g in gradients]
 
 
-def _flat(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([t.flatten() for t in tensors])
+class explained_derivatives:  # noqa: N801 (used like a function)
+    """Say which derivative torch lacks, where a backward pass inside the block fails for that reason."""
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Replace torch's error."""
+        missing = re.search(r"derivative for aten::(\w+) is not implemented", str(error))
+        if isinstance(error, RuntimeError) and missing:
+            operation = missing[1].removesuffix("_backward").strip("_")
+            raise NetworkError(
+                f"needs a higher derivative of the operation {operation!r} than torch has. Build the network with another "
+                "operation in its place, or leave this measure out."
+            ) from error
+
+
+# For inputs ------------------------------------------------------------------------------------------
+
+
+def input_output_chunks(snapshot: Snapshot, at_most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of inputs that require grad and predictions computed from them, of some samples at a time.
+
+    Raises:
+        MeasureError: If a sample's outputs depend on other samples.
+    """
+    snapshot.check_samples_apart("a Jacobian for each sample")
+    check_not_quantized(snapshot)
+    if snapshot.differentiable:
+        graph = graph_of_outputs(snapshot, 2, inputs=True)
+        assert graph.inputs is not None
+        yield graph.inputs, _predicted(graph.outputs, len(graph.inputs))
+        return
+    size = snapshot.chunk_size if at_most is None else min(at_most, snapshot.chunk_size)
+    for x in snapshot.float_inputs.split(size):
+        yield _differentiable_outputs(snapshot, x)
+
+
+def _predicted(outputs: Any, count: int) -> Tensor:
+    return checked_predictions(main_tensor(outputs), count)
+
+
+def _differentiable_outputs(snapshot: Snapshot, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(model: nn.Module) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            return leaf, at_least_single(_predicted(model(leaf), len(x)))
+
+    return snapshot.run(forward)
+
+
+def as_rows(outputs: Tensor, of: JacobianOf, dim: int | None) -> Tensor:
+    """Outputs, or probabilities along the dimension of the classes, as one row a sample."""
+    probabilities = outputs.softmax(dim) if of == "softmax" and dim is not None else outputs
+    return probabilities.flatten(1)
+
+
+class _Jacobians(NamedTuple):
+    grams: Tensor
+    rows: Tensor
+
+
+@shared
+def _jacobians(snapshot: Snapshot, of: JacobianOf) -> _Jacobians:
+    at_once = None if snapshot.differentiable else _jacobians_at_once(snapshot)
+    parts = []
+    for x, y in input_output_chunks(snapshot, at_once):
+        with torch.enable_grad(), explained_derivatives():
+            rows = as_rows(y, of, class_dim(snapshot))
+            grams = grams_of_outputs(rows, x, create_graph=snapshot.differentiable)
+        parts.append((grams, rows if snapshot.differentiable else rows.detach()))
+    return _Jacobians(torch.cat([grams for grams, _ in parts]), torch.cat([rows for _, rows in parts]))
+
+
+def _jacobians_at_once(snapshot: Snapshot) -> int:
+    rows = snapshot.run_one(lambda model, x: main_tensor(model(x)).numel())
+    if rows > MAX_ROWS:
+        raise MeasureError(
+            f"the exact Jacobian takes a backward pass for each of {rows} outputs, more than {MAX_ROWS}. Estimate it with "
+            "num_projections=1, or give fewer outputs with forward=lambda model, inputs: ...."
+        )
+    return max(_JACOBIAN_ENTRIES // (snapshot.float_inputs[0].numel() * rows), 1)
+
+
+def jacobian_grams(snapshot: Snapshot, of: JacobianOf = "logits") -> Tensor:
+    """Gram matrix of each sample's Jacobian, shape ``(n, K, K)`` for ``K`` outputs, by one backward pass for each.
+
+    Args:
+        snapshot: With inputs.
+        of: ``"softmax"`` for the probabilities of classes, ``"logits"`` for the outputs themselves.
+    """
+    if of == "softmax" and predictions(snapshot).ndim == 2:
+        found = _jacobians(snapshot, "logits")
+        return softmax_jacobian_grams(found.grams, found.rows)
+    return _jacobians(snapshot, of).grams
+
+
+def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
+    """Number of samples times the gradient of the loss for each input, chunk by chunk. Needs targets.
+
+    For a loss that is a mean over samples, that is the gradient of each sample's own loss.
+    """
+    total = snapshot.num_samples
+    if snapshot.differentiable:
+        graph = graph_of_outputs(snapshot, 2, inputs=True)
+        assert graph.inputs is not None
+        with torch.enable_grad():
+            loss = total * snapshot.task.loss_of(graph.outputs, snapshot.targets)
+            yield differentiated([loss], [graph.inputs], create_graph=True)[0]
+        return
+    snapshot.check_samples_apart("the gradient for each input")
+    for x, vectors in snapshot.chunks(snapshot.float_inputs, output_gradients(snapshot)):
+        yield snapshot.run(partial(_pulled_back_to_inputs, x=x, vectors=vectors)) * total
+
+
+def _pulled_back_to_inputs(model: nn.Module, x: Tensor, vectors: Any) -> Tensor:
+    with torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        outputs = float_tensors(model(leaf))
+    return differentiated(outputs, [leaf], [v.to(o.dtype) for o, v in zip(outputs, tensors_in(vectors), strict=True)])[
+        0
+    ]
+
+
+# For outputs -----------------------------------------------------------------------------------------
+
+
+def float_tensors(outputs: Any) -> list[Tensor]:
+    """The tensors among outputs that a loss can be differentiated for."""
+    return [t for t in tensors_in(outputs) if t.is_floating_point()]
+
+
+class OutputLoss(NamedTuple):
+    """The loss of a batch as a function of its outputs: leaves that require grad, and the gradient for them."""
+
+    leaves: list[Tensor]
+    gradients: list[Tensor]
+
+
+@shared
+def output_loss(snapshot: Snapshot) -> OutputLoss:
+    """The loss of the whole batch, differentiated for its outputs, with the graph of the gradient. Needs targets."""
+    leaves: list[Tensor] = []
+
+    def as_leaf(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        leaves.append(tensor.detach().clone().requires_grad_())
+        return leaves[-1].clone()  # the loss may write to it
+
+    with torch.enable_grad():
+        loss = snapshot.task.loss_of(map_tensors(as_leaf, model_outputs(snapshot)), snapshot.targets)
+        return OutputLoss(leaves, differentiated([loss], leaves, create_graph=True))
+
+
+def output_gradients(snapshot: Snapshot) -> list[Tensor]:
+    """Gradient of the loss of the whole batch for each tensor of outputs. Needs targets.
+
+    A loss need not be a mean: with ignored targets, class weights or a sum, chunks of the outputs get their due share.
+    """
+    return [g.detach() for g in output_loss(snapshot).gradients]
+
+
+# For parameters --------------------------------------------------------------------------------------
+
+
+def trainable(snapshot: Snapshot, layers: LayerChoice | None = None) -> dict[str, Tensor]:
+    """The parameters that are trained, by name; of the chosen layers.
+
+    Raises:
+        MeasureError: If there are none.
+    """
+    check_not_quantized(snapshot)
+    # The graph of given outputs starts at the model's own parameters, also where those have half precision.
+    given = snapshot.given_outputs is not None
+    parameters = dict(snapshot.model.named_parameters()) if given else snapshot.parameters
+    trained = {n: p for n, p in parameters.items() if p.requires_grad}
+    if not trained:
+        raise MeasureError("needs a network with parameters that are trained; this one has none.")
+    return chosen(trained, layers, snapshot.model)
+
+
+def loss_with_graph(snapshot: Snapshot, order: int) -> Tensor:
+    """Loss of the whole batch, computed at once, with the graph from the parameters to it. Needs targets.
+
+    Args:
+        snapshot: Of the network.
+        order: Of the highest derivative that will be taken.
+    """
+    if snapshot.differentiable:
+        outputs = graph_of_outputs(snapshot, order).outputs
+        if snapshot.given_outputs is not None:
+            _check_given_outputs(outputs)
+    else:
+        with Decompositions(order):
+            outputs = snapshot.run(lambda model: model(snapshot.inputs), records=True)
+    with torch.enable_grad():
+        return snapshot.task.loss_of(map_tensors(at_least_single, outputs), snapshot.targets)
+
+
+def _check_given_outputs(outputs: Any) -> None:
+    found = float_tensors(outputs)
+    if not any(t.requires_grad for t in found):
+        raise MeasureError("needs outputs with the graph from the parameters to them, or none: leave outputs out.")
+    check_derivatives(found, order=2)
+
+
+@shared
+def gradient_graph(snapshot: Snapshot, order: int) -> list[Tensor]:
+    """Gradient of the loss for each trained parameter, with its graph, of the whole batch at once. Needs targets.
+
+    Args:
+        snapshot: Of the network.
+        order: Of the highest derivative that will be taken.
+    """
+    loss = loss_with_graph(snapshot, order)
+    return differentiated([loss], list(trainable(snapshot).values()), create_graph=True)
+
+
+@shared
+def gradients(snapshot: Snapshot) -> dict[str, Tensor]:
+    """Gradient of the loss for each trained parameter, by name. Needs targets.
+
+    Of a differentiable snapshot with its graph: to differentiate it is a product with the Hessian.
+    """
+    parameters = trainable(snapshot)
+    if snapshot.differentiable:
+        found = gradient_graph(snapshot, max(2, snapshot.order))
+    elif gradient_graph.is_known(snapshot, 2):
+        found = [g.detach() for g in gradient_graph(snapshot, 2)]
+    elif snapshot.num_samples <= snapshot.chunk_size:
+        found = differentiated([loss_with_graph(snapshot, 1)], list(parameters.values()))
+    else:
+        found = _pulled_back_to_parameters(snapshot, output_gradients(snapshot))
+    return {name: at_least_single(g) for name, g in zip(parameters, found, strict=True)}
+
+
+def _pulled_back_to_parameters(snapshot: Snapshot, vectors: list[Tensor]) -> list[Tensor]:
+    """Vectors for the outputs of the batch times their Jacobian for the trained parameters, chunk by chunk."""
+    parameters = list(trainable(snapshot).values())
+    total = [torch.zeros_like(p) for p in parameters]
+    for x, of_chunk in snapshot.chunks(snapshot.inputs, vectors):
+        with Decompositions(1):
+            outputs = float_tensors(snapshot.run(lambda model, x=x: model(x), records=True))  # type: ignore[misc]
+        found = differentiated(outputs, parameters, [v.to(o.dtype) for o, v in zip(outputs, of_chunk, strict=True)])
+        total = [t + f for t, f in zip(total, found, strict=True)]
+    return total

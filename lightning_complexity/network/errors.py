@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 
-class UnsupportedOperationError(ValueError):
+class MeasureError(ValueError):
+    """A measure has no value on this network, batch or loss; the message says why and what to do."""
+
+
+class UnsupportedOperationError(MeasureError):
     """The network does something that has no meaning for the measure.
 
     Attributes:
@@ -25,5 +29,13 @@ class UnsupportedOperationError(ValueError):
         )
 
 
-class MissingInputError(ValueError):
+class MissingInputError(MeasureError):
     """A measure needs inputs, targets or initial weights that it was not given."""
+
+
+class NetworkError(MeasureError):
+    """The network, the loss or a derivative of them raised an error of its own."""
+
+
+class NothingMeasuredError(MeasureError):
+    """A metric was asked for its value before it measured anything."""

@@ -1,4 +1,4 @@
-"""Norms of each layer's weight matrix: which there are, and how they are read off a network."""
+"""The weight matrices of a network, their spectra and norms, and their distance from where they started."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_complexity.functional.norms import mixed_norm
+from lightning_complexity.functional.paths import Scaled
 from lightning_complexity.functional.spectra import (
     NUM_WARM_VECTORS,
     circular_norm,
@@ -16,8 +17,15 @@ from lightning_complexity.functional.spectra import (
     singular_values,
     warm_started_spectral_norm,
 )
+from lightning_complexity.network.choice import LayerChoice, chosen
+from lightning_complexity.network.convolutions import input_shapes as read_input_shapes
 from lightning_complexity.network.convolutions import warm_started_operator_norm
-from lightning_complexity.network.weights import Weight
+from lightning_complexity.network.errors import MeasureError
+from lightning_complexity.network.outputs import check_not_quantized
+from lightning_complexity.network.snapshot import Snapshot, shared
+from lightning_complexity.network.tracing.folding import fold_batch_norm
+from lightning_complexity.network.tracing.path_sums import path_sums as read_path_sums
+from lightning_complexity.network.weights import Weight, low_rank_adapters, read_weights, running_statistics
 
 MatrixNorm = Literal["frobenius", "spectral", "trace"] | tuple[Literal["schatten"], float] | tuple[float, float]
 ConvolutionNorm = Literal["kernel", "circular", "operator"]
@@ -61,68 +69,201 @@ def schatten_order(norm: MatrixNorm) -> float | None:
     return float(norm[1]) if norm[0] == "schatten" else None
 
 
-def matrix_norms(
-    weights: list[Weight], norm: MatrixNorm, vectors: dict[str, Tensor] | None = None, key: str = "weight"
-) -> dict[str, Tensor]:
-    """Norm of each weight matrix by name, convolutions reshaped to ``(out, in * kernel)``.
+def weight_matrices(snapshot: Snapshot, *, folded: bool = False, layers: LayerChoice | None = None) -> list[Weight]:
+    """The weight matrices, see :func:`read_weights`.
 
     Args:
-        weights: Which.
-        norm: As in :meth:`Snapshot.layer_norms`.
-        vectors: Singular vectors that spectral norms start from, by ``key`` and name; brought up to date.
-        key: Tells the matrices of one kind from those of another.
+        snapshot: Of the network.
+        folded: Whether the BatchNorm that follows a layer is multiplied into it. Needs inputs.
+        layers: Which layers count; all by default.
+
+    Raises:
+        MeasureError: If there are none, or where the matrices of a low-rank adapter are no layers of their own.
+    """
+    weights = _all_weights(snapshot, folded)
+    if layers is None:
+        _check_no_adapters(snapshot)
+        return weights
+    found = [w for w in weights if layers(w.name, w.module)]
+    if not found:
+        raise MeasureError(f"no weight matrix is chosen by {layers}; there are {', '.join(w.name for w in weights)}.")
+    return found
+
+
+@shared
+def _all_weights(snapshot: Snapshot, folded: bool) -> list[Weight]:
+    check_not_quantized(snapshot)
+    if folded:
+        weights = snapshot.run_one(lambda model, sample: fold_batch_norm(model, sample, read_weights(model)))
+    else:
+        weights = snapshot.read(read_weights)
+    if not weights:
+        raise MeasureError("needs a network with weight matrices; this one has none that are known.")
+    return weights
+
+
+def _check_no_adapters(snapshot: Snapshot) -> None:
+    adapted = low_rank_adapters(snapshot.model)
+    if adapted:
+        raise MeasureError(
+            f"{adapted[0] or 'the network'!r} adds the product of two matrices of low rank to a layer, so that its matrices "
+            "are no layers of a chain. Merge the adapters into the layers, or choose layers with .on(...)."
+        )
+
+
+def chosen_parameters(
+    snapshot: Snapshot, layers: LayerChoice | None = None, *, integers: bool = False
+) -> dict[str, Tensor]:
+    """The parameters by name, tied ones once; of the chosen layers.
+
+    Args:
+        snapshot: Of the network.
+        layers: Which layers count; all by default.
+        integers: Whether tables of integers count too.
+    """
+    check_not_quantized(snapshot)
+    found = {n: p for n, p in snapshot.parameters.items() if integers or p.is_floating_point() or p.is_complex()}
+    return chosen(found, layers, snapshot.model)
+
+
+@shared
+def _spectrum(snapshot: Snapshot, name: str, folded: bool) -> Tensor:
+    return singular_values(_weight(snapshot, name, folded).blocks).flatten()
+
+
+def _weight(snapshot: Snapshot, name: str, folded: bool) -> Weight:
+    return next(w for w in _all_weights(snapshot, folded) if w.name == name)
+
+
+def spectra(snapshot: Snapshot, *, folded: bool = False, layers: LayerChoice | None = None) -> dict[str, Tensor]:
+    """Singular values of each weight by name; of a grouped convolution those of all its blocks."""
+    weights = weight_matrices(snapshot, folded=folded, layers=layers)
+    return {w.name: _spectrum(snapshot, w.name, folded) for w in weights}
+
+
+@shared
+def convolution_inputs(snapshot: Snapshot) -> dict[int, torch.Size]:
+    """Shape of one input of every convolution that is called, by ``id`` of the module. Needs inputs."""
+    return snapshot.run_one(read_input_shapes)
+
+
+def layer_norms(
+    snapshot: Snapshot,
+    norm: MatrixNorm = "spectral",
+    *,
+    convolution: ConvolutionNorm = "kernel",
+    folded: bool = False,
+    layers: LayerChoice | None = None,
+    warm_start: dict[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Norm of each weight by name.
+
+    Args:
+        snapshot: Of the network.
+        norm: ``"frobenius"``, ``"spectral"``, ``"trace"``, ``("schatten", p)`` or a pair ``(p, q)``, see
+            :func:`lightning_complexity.functional.mixed_norm`.
+        convolution: What a convolution's spectral norm is: that of its kernel reshaped to ``(out, in * kernel)``;
+            that of a ``"circular"`` convolution with stride 1, by Fourier transform; or that of the
+            ``"operator"`` itself at its input size, with its stride, padding, dilation and groups. The last two
+            need inputs.
+        folded: Whether the BatchNorm that follows a layer is multiplied into it. Needs inputs.
+        layers: Which layers count; all by default.
+        warm_start: Singular vectors that spectral norms start from, brought up to date.
+    """
+    weights = weight_matrices(snapshot, folded=folded, layers=layers)
+    return {w.name: _layer_norm(snapshot, w.name, norm, convolution, folded, warm_start) for w in weights}
+
+
+@shared
+def _layer_norm(
+    snapshot: Snapshot,
+    name: str,
+    norm: MatrixNorm,
+    convolution: ConvolutionNorm,
+    folded: bool,
+    warm_start: dict[str, Tensor] | None,
+) -> Tensor:
+    weight = _weight(snapshot, name, folded)
+    kind = f"{convolution}/folded" if folded else convolution
+    if convolution == "circular":
+        return circular_matrix_norm(weight, convolution_inputs(snapshot))
+    if convolution == "operator" and weight.is_convolution:
+        return _operator_norm(weight, convolution_inputs(snapshot), warm_start, f"{kind}/{name}")
+    if norm == "spectral" and (snapshot.differentiable or convolution == "operator"):
+        return matrix_norm(weight, norm, warm_start, f"{kind}/{name}")
+    order = schatten_order(norm)
+    return matrix_norm(weight, norm) if order is None else schatten_norm(_spectrum(snapshot, name, folded), order)
+
+
+def distances(snapshot: Snapshot, *, folded: bool = False, layers: LayerChoice | None = None) -> list[Weight]:
+    """How far each weight matrix is from where it started, as a weight of its own. Needs the initial state."""
+    if folded:
+        snapshot.check_initial(running_statistics(snapshot.model))
+    now, then = (weight_matrices(s, folded=folded, layers=layers) for s in (snapshot, snapshot.at_initialization))
+    return [w.minus(before) for w, before in zip(now, then, strict=True)]
+
+
+def distance_norms(
+    snapshot: Snapshot,
+    norm: MatrixNorm = "frobenius",
+    *,
+    folded: bool = False,
+    layers: LayerChoice | None = None,
+    warm_start: dict[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Norm of each weight's distance from where it started, by name. Needs the initial state."""
+    moved = distances(snapshot, folded=folded, layers=layers)
+    return {w.name: matrix_norm(w, norm, warm_start, f"distance/{w.name}") for w in moved}
+
+
+@shared
+def path_sums(snapshot: Snapshot, q: float) -> Scaled:
+    r"""Sum of :math:`\prod |\theta|^q` over the paths to each output. Needs inputs, for their shape."""
+    check_not_quantized(snapshot)
+    x = snapshot.float_inputs
+    return snapshot.run(lambda model: read_path_sums(model, tuple(x.shape[1:]), x, q, measure="PathNorm"))
+
+
+def matrix_norm(
+    weight: Weight, norm: MatrixNorm, warm_start: dict[str, Tensor] | None = None, key: str = "weight"
+) -> Tensor:
+    """Norm of a weight matrix, convolutions reshaped to ``(out, in * kernel)``.
+
+    Args:
+        weight: Which.
+        norm: As in :func:`layer_norms`.
+        warm_start: Singular vectors that spectral norms start from, brought up to date.
+        key: Under which the weight's vectors are kept there.
     """
     if norm == "spectral":
-        return {w.name: _follow_spectral_norm(w, vectors, f"{key}/{w.name}") for w in weights}
+        norms, found = warm_started_spectral_norm(weight.blocks, (warm_start or {}).get(key))
+        if found is not None and warm_start is not None:
+            warm_start[key] = found
+        return norms.amax()
     order = schatten_order(norm)
     if order is not None:
-        return {w.name: schatten_norm(singular_values(w.blocks).flatten(), order) for w in weights}
+        return schatten_norm(singular_values(weight.blocks).flatten(), order)
     p, q = (2.0, 2.0) if isinstance(norm, str) else (float(order) for order in norm)
-    return {w.name: mixed_norm(w.blocks, p, q) for w in weights}
+    return mixed_norm(weight.blocks, p, q)
 
 
-def _follow_spectral_norm(weight: Weight, vectors: dict[str, Tensor] | None, key: str) -> Tensor:
-    norms, found = warm_started_spectral_norm(weight.blocks, (vectors or {}).get(key))
-    if found is not None and vectors is not None:
-        vectors[key] = found
-    return norms.amax()
+def _operator_norm(
+    weight: Weight, shapes: Mapping[int, torch.Size], warm_start: dict[str, Tensor] | None, key: str
+) -> Tensor:
+    shape = _called_with(weight, shapes)
+    if warm_start is None:
+        return warm_started_operator_norm(weight, shape)[0]
+    norm, warm_start[key] = warm_started_operator_norm(weight, shape, warm_start.get(key), NUM_WARM_VECTORS)
+    return norm
 
 
-def warm_started_operator_norms(
-    weights: list[Weight], shapes: Mapping[int, torch.Size], vectors: dict[str, Tensor] | None, key: str
-) -> dict[str, Tensor]:
-    """Norm of each layer's linear map by name, of convolutions at their input's size.
-
-    Args:
-        weights: Which.
-        shapes: Input shape of each convolution, channels first, by ``id`` of the module.
-        vectors: As in :func:`matrix_norms`.
-        key: As in :func:`matrix_norms`.
-    """
-    norms = {}
-    for w in weights:
-        name = f"{key}/{w.name}"
-        if not w.is_convolution:
-            norms[w.name] = _follow_spectral_norm(w, vectors, name)
-        elif vectors is None:
-            norms[w.name], _ = warm_started_operator_norm(w, _called_with(w, shapes))
-        else:
-            shape = _called_with(w, shapes)
-            norms[w.name], vectors[name] = warm_started_operator_norm(w, shape, vectors.get(name), NUM_WARM_VECTORS)
-    return norms
-
-
-def circular_norms(weights: list[Weight], shapes: Mapping[int, torch.Size]) -> dict[str, Tensor]:
-    """Norm of each convolution with stride 1 on a torus of its input's size; spectral norms of other layers.
+def circular_matrix_norm(weight: Weight, shapes: Mapping[int, torch.Size]) -> Tensor:
+    """Norm of a convolution with stride 1 on a torus of its input's size; spectral norm of another layer.
 
     Args:
-        weights: Which.
+        weight: Which.
         shapes: Input shape of each convolution, channels first, by ``id`` of the module.
     """
-    return {w.name: _circular_norm(w, shapes) for w in weights}
-
-
-def _circular_norm(weight: Weight, shapes: Mapping[int, torch.Size]) -> Tensor:
     if not weight.is_convolution:
         return warm_started_spectral_norm(weight.blocks)[0].amax()
     size = _called_with(weight, shapes)[1:]
@@ -144,8 +285,8 @@ def _called_with(weight: Weight, shapes: Mapping[int, torch.Size]) -> torch.Size
     """Shape of one input of a weight's convolution.
 
     Raises:
-        ValueError: If the convolution was never called.
+        MeasureError: If the convolution was never called.
     """
     if id(weight.module) not in shapes:
-        raise ValueError(f"the norm of {weight.name!r} needs its input size, but it was not called.")
+        raise MeasureError(f"the norm of {weight.name!r} needs its input size, but it was not called.")
     return shapes[id(weight.module)]

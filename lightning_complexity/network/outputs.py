@@ -1,132 +1,260 @@
-"""What a snapshot reads off the forward pass: outputs, margins, features, costs, activations, regions."""
+"""What a network gives for the batch: outputs, margins, loss, accuracy, and what enters its layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_complexity.functional.margins import check_classification, signed_margins
-from lightning_complexity.network.errors import MissingInputError
-from lightning_complexity.network.regions.planes import PlaneRegions, plane_regions, rectangle_around
-from lightning_complexity.network.regions.segments import Restriction
-from lightning_complexity.network.running.batches import chunks
-from lightning_complexity.network.running.execution import RunningNetwork, at_least_single, forward
-from lightning_complexity.network.tracing.activations import Activation, capture_activations
-from lightning_complexity.network.tracing.calls import Layer, entering, find_layer, running_order
+from lightning_complexity.functional.margins import check_classification, positions_as_samples, signed_margins
+from lightning_complexity.network.errors import MeasureError
+from lightning_complexity.network.running.batches import joined, map_tensors, num_samples, tensors_in
+from lightning_complexity.network.running.memory import at_least_single
+from lightning_complexity.network.running.task import main_tensor
+from lightning_complexity.network.snapshot import Snapshot, shared
+from lightning_complexity.network.tracing.calls import Layer, entering, find_layer
+from lightning_complexity.network.tracing.calls import running_order as read_running_order
 from lightning_complexity.network.tracing.costs import Costs, count_costs
+from lightning_complexity.network.tracing.decompositions import Decompositions
+from lightning_complexity.network.weights import quantized_layers
 
 
-class OutputsOfNetwork(RunningNetwork):
-    """What the network gives for the batch, and on the way there."""
+class Graph(NamedTuple):
+    """Outputs of a batch and the leaf of the inputs that they were computed from, where that requires grad."""
 
-    @cached_property
-    def _features(self) -> dict[str, Tensor]:
-        return {}
-
-    @cached_property
-    def _plane_regions(self) -> dict[float, PlaneRegions]:
-        return {}
-
-    @cached_property
-    def outputs(self) -> Tensor:
-        """What the network gives for the batch."""
-        return self.outputs_on(self.inputs) if self._outputs is None else self._outputs
-
-    def outputs_on(self, inputs: Any) -> Tensor:
-        """What the network gives for another batch."""
-        parts = [self.run(partial(forward, x)) for (x,) in self._chunks(inputs)]
-        if not all(isinstance(part, Tensor) for part in parts):
-            raise ValueError(f"needs a network that returns one tensor, got {type(parts[0]).__name__}.")
-        return torch.cat([at_least_single(part) for part in parts])
-
-    @cached_property
-    def running_order(self) -> list[str]:
-        """Names of the linear and convolution modules in the order in which they run. Needs inputs."""
-        sample = self._one_sample()
-        order = self.run(lambda model: running_order(model, sample))
-        if not order:
-            raise ValueError("needs a network with linear or convolution layers; this one calls none.")
-        return order
-
-    def features(self, *layers: Layer) -> dict[str, Tensor]:
-        """What goes into layers, flattened to shape ``(n, d)``, by their names.
-
-        Args:
-            layers: Names of modules, or places among the linear and convolution modules in the order in which they
-                run: what goes into the last one, at -1, are the penultimate features. All of them by default.
-
-        Raises:
-            ValueError: If there is no such layer.
-        """
-        names = [find_layer(layer, self.running_order, self.model) for layer in layers or self.running_order]
-        new = [name for name in dict.fromkeys(names) if name not in self._features]
-        if new:
-            parts = list(self.run_chunks(lambda model, x: entering(model, x, new)))
-            self._features |= {name: torch.cat([part[name].flatten(1) for part in parts]) for name in new}
-        return {name: self._features[name] for name in names}
-
-    @cached_property
-    def margins(self) -> Tensor:
-        """Signed margin of every sample."""
-        return signed_margins(self.outputs, self.targets)
-
-    @cached_property
-    def mean_loss(self) -> Tensor:
-        """Mean loss of the batch."""
-        return self._loss(self.outputs, self.targets)
-
-    @cached_property
-    def accuracy(self) -> Tensor:
-        """Share of samples whose largest output is that of the target."""
-        check_classification(self.outputs, self.targets)
-        return (self.outputs.argmax(1) == self.targets).double().mean()
-
-    @cached_property
-    def costs(self) -> Costs:
-        """What one forward pass of the first sample takes, see :func:`count_costs`."""
-        sample = self._one_sample()
-        return self.run(lambda model: count_costs(model, sample))
-
-    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        if self.loss_function is F.cross_entropy and targets.is_floating_point():
-            _check_soft_labels(outputs, targets)
-        return self.loss_function(outputs, targets)
-
-    def activations(self, inputs: Any) -> Iterator[list[Activation]]:
-        """The nonlinearities that inputs go through, chunk by chunk; see :func:`capture_activations`."""
-        for chunk in chunks(inputs, self.chunk_size):
-            yield self.run(lambda model, chunk=chunk: capture_activations(model, chunk))  # type: ignore[misc]
-
-    def restriction(self, origin: Tensor, directions: Tensor, *, measure: str) -> Restriction:
-        """The network on a segment or a plane, in double precision; see :class:`Restriction`."""
-        call = partial(self.run, dtype=torch.float64)
-        return Restriction(call, origin, directions, measure=measure, chunk_size=self.chunk_size)
-
-    def plane_regions(self, margin: float, *, measure: str) -> PlaneRegions:
-        """Linear regions in the rectangle around the first three samples; see :func:`rectangle_around`.
-
-        Raises:
-            ValueError: If there are fewer than three samples, or they are on a line.
-        """
-        if margin not in self._plane_regions:
-            if self.num_samples < 3:
-                raise ValueError(f"{measure} in a plane needs three samples, got {self.num_samples}.")
-            origin, directions, _, corners = rectangle_around(self.float_inputs[:3].detach(), margin)
-            self._plane_regions[margin] = plane_regions(self.restriction(origin, directions, measure=measure), corners)
-        return self._plane_regions[margin]
+    inputs: Tensor | None
+    outputs: Any
 
 
-def _check_soft_labels(outputs: Tensor, targets: Tensor) -> None:
-    ones = targets.new_ones(targets.shape[:1])
-    if targets.shape == outputs.shape and torch.allclose(targets.sum(1), ones, atol=1e-3):
-        return
-    raise MissingInputError(
-        "needs class targets for the cross-entropy loss (integers of shape (n,), or probabilities that sum "
-        f"to 1), got {targets.dtype} of shape {tuple(targets.shape)}. For regression pass your loss, "
-        "as in ComplexityMonitor(loss=torch.nn.functional.mse_loss)."
+def graph_of_outputs(snapshot: Snapshot, order: int = 1, *, inputs: bool = False) -> Graph:
+    """The one forward pass of a differentiable snapshot.
+
+    Args:
+        snapshot: Differentiable, with inputs.
+        order: Highest derivative of the network that will be taken.
+        inputs: Whether derivatives for the inputs will be taken.
+    """
+    if snapshot.given_outputs is not None:
+        return Graph(snapshot.float_inputs if inputs else None, snapshot.given_outputs)
+    return _graph(snapshot, max(order, snapshot.order), inputs or snapshot.differentiate_inputs)
+
+
+@shared
+def _graph(snapshot: Snapshot, order: int, inputs: bool) -> Graph:
+    leaf = snapshot.float_inputs.detach().clone().requires_grad_() if inputs else None
+    with Decompositions(order):
+        outputs = snapshot.run(lambda model: model(snapshot.inputs if leaf is None else leaf))
+    return Graph(leaf, map_tensors(at_least_single, outputs))
+
+
+@shared
+def model_outputs(snapshot: Snapshot) -> Any:
+    """All that the network gives for the batch. Needs inputs."""
+    if snapshot.given_outputs is not None:
+        return map_tensors(at_least_single, snapshot.given_outputs)
+    if snapshot.differentiable:
+        return graph_of_outputs(snapshot).outputs
+    return outputs_on(snapshot, snapshot.inputs)
+
+
+def outputs_on(snapshot: Snapshot, inputs: Any) -> Any:
+    """All that the network gives for another batch."""
+    parts = list(snapshot.run_chunks(lambda model, x: model(x), inputs))
+    if len(parts) > 1 and not all(_counts_samples(part) for part in parts):
+        parts = [snapshot.run(lambda model: model(inputs))]
+    return map_tensors(at_least_single, joined(parts))
+
+
+def _counts_samples(outputs: Any) -> bool:
+    lengths = {t.shape[:1] for t in tensors_in(outputs)}
+    return len(lengths) == 1 and lengths.pop() != ()
+
+
+@shared
+def predictions(snapshot: Snapshot) -> Tensor:
+    """The outputs as one tensor, shape ``(n, ...)``: the only tensor among them, or the logits. Needs inputs.
+
+    Raises:
+        MeasureError: If there is no such tensor, or its first dimension does not count the samples.
+    """
+    return checked_predictions(main_tensor(model_outputs(snapshot)), snapshot.num_samples)
+
+
+def predictions_on(snapshot: Snapshot, inputs: Any) -> Tensor:
+    """The outputs for another batch, as one tensor."""
+    return checked_predictions(main_tensor(outputs_on(snapshot, inputs)), num_samples(inputs))
+
+
+def checked_predictions(outputs: Tensor, count: int) -> Tensor:
+    """The outputs, one dimension added where each sample has a single number."""
+    if outputs.ndim == 0 or len(outputs) != count:
+        raise MeasureError(
+            f"needs outputs whose first dimension counts the {count} samples, got shape {tuple(outputs.shape)}. Say what "
+            "the outputs are with forward=lambda model, inputs: ...."
+        )
+    return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs
+
+
+@shared
+def class_dim(snapshot: Snapshot) -> int | None:
+    """Dimension of the predictions along which classes lie; ``None`` where there are no classes. Needs inputs.
+
+    There are classes if there are several outputs and targets, where given, are class indices or probabilities. They lie
+    where the targets' shape says, else in dimension 1, as for torch's cross-entropy.
+    """
+    outputs = predictions(snapshot)
+    if snapshot.task.class_dim is not None:
+        return snapshot.task.class_dim % outputs.ndim
+    dim = 1
+    if snapshot.has("targets"):
+        targets = snapshot.targets
+        if not isinstance(targets, Tensor):
+            return None
+        if targets.is_floating_point():
+            return 1 if snapshot.task.is_distribution(outputs, targets) else None
+        if targets.shape != outputs.shape[:1] + outputs.shape[2:]:
+            if targets.shape != outputs.shape[:-1]:
+                return None
+            dim = outputs.ndim - 1
+    return dim if outputs.shape[dim] > 1 else None
+
+
+class Classified(NamedTuple):
+    """Logits of shape ``(m, classes)`` and class indices of shape ``(m,)``; positions count as samples."""
+
+    logits: Tensor
+    targets: Tensor
+
+
+@shared
+def classified(snapshot: Snapshot) -> Classified:
+    """Logits and classes of all samples, or of all their positions, that the loss does not ignore. Needs targets.
+
+    Raises:
+        MeasureError: If targets are not classes of these outputs.
+    """
+    outputs, targets = predictions(snapshot), snapshot.targets
+    if not isinstance(targets, Tensor):
+        raise MeasureError(f"needs integer class targets, got {type(targets).__name__}.")
+    if outputs.ndim == 2:
+        check_classification(outputs, targets)
+    dim, ignored = snapshot.task.class_dim, snapshot.task.ignore_index
+    logits, classes, _ = positions_as_samples(outputs, targets, class_dim=dim, ignore_index=ignored)
+    return Classified(logits, classes)
+
+
+def class_targets(snapshot: Snapshot) -> tuple[Tensor, Tensor]:
+    """One class of each sample, and which samples have one that the loss does not ignore, shapes ``(n,)``.
+
+    Raises:
+        MeasureError: If targets are something else.
+    """
+    targets = snapshot.targets
+    if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
+        got = (
+            f"{targets.dtype} of shape {tuple(targets.shape)}"
+            if isinstance(targets, Tensor)
+            else type(targets).__name__
+        )
+        raise MeasureError(f"needs integer class targets of shape (n,), got {got}.")
+    kept = targets != snapshot.task.ignore_index
+    if not kept.any():
+        raise MeasureError(f"needs a sample with a class; all targets are {snapshot.task.ignore_index}, to be ignored.")
+    return targets, kept
+
+
+@shared
+def margins(snapshot: Snapshot) -> Tensor:
+    """Signed margin of every sample, or of every position, that the loss does not ignore. Needs targets."""
+    return signed_margins(*classified(snapshot))
+
+
+@shared
+def mean_loss(snapshot: Snapshot) -> Tensor:
+    """Loss of the whole batch. Needs targets."""
+    return snapshot.task.loss_of(model_outputs(snapshot), snapshot.targets)
+
+
+@shared
+def accuracy(snapshot: Snapshot) -> Tensor:
+    """Share of samples, or positions, whose largest output is that of the target. Needs targets."""
+    logits, targets = classified(snapshot)
+    return (logits.argmax(1) == targets).double().mean()
+
+
+@shared
+def running_order(snapshot: Snapshot) -> list[str]:
+    """Names of the linear and convolution modules in the order in which they run. Needs inputs.
+
+    Raises:
+        MeasureError: If the network calls none.
+    """
+    order = snapshot.run_one(read_running_order)
+    if not order:
+        raise MeasureError("needs a network with linear or convolution layers; this one calls none.")
+    return order
+
+
+def features(snapshot: Snapshot, *layers: Layer) -> dict[str, Tensor]:
+    """What goes into layers, flattened to shape ``(n, d)``, by their names. Needs inputs.
+
+    Args:
+        snapshot: Of the network.
+        layers: Names of modules, or places among the linear and convolution modules in the order in which they
+            run: what goes into the last one, at -1, are the penultimate features. All of them by default.
+
+    Raises:
+        MeasureError: If there is no such layer.
+    """
+    order = running_order(snapshot)
+    names = [find_layer(layer, order, snapshot.model) for layer in layers or order]
+    return {name: _features_of(snapshot, name) for name in names} if layers else dict(_all_features(snapshot))
+
+
+@shared
+def _features_of(snapshot: Snapshot, name: str) -> Tensor:
+    return features_on(snapshot, name, snapshot.inputs)
+
+
+@shared
+def _all_features(snapshot: Snapshot) -> dict[str, Tensor]:
+    order = running_order(snapshot)
+    parts = list(snapshot.run_chunks(partial(entering, names=order)))
+    return {name: _by_sample(snapshot, name, [part[name] for part in parts]) for name in order}
+
+
+def features_on(snapshot: Snapshot, name: str, inputs: Any) -> Tensor:
+    """What goes into a module for another batch, flattened to shape ``(n, d)``."""
+    return _by_sample(
+        snapshot, name, [part[name] for part in snapshot.run_chunks(partial(entering, names=[name]), inputs)]
     )
+
+
+def _by_sample(snapshot: Snapshot, name: str, parts: list[Tensor]) -> Tensor:
+    found = torch.cat([at_least_single(part).flatten(1) if part.ndim > 1 else part for part in parts])
+    if found.ndim != 2:
+        raise MeasureError(f"module {name!r} is given a tensor of shape {tuple(found.shape)}, which has no features.")
+    return found
+
+
+@shared
+def costs(snapshot: Snapshot) -> Costs:
+    """What one forward pass of the first sample takes, see :func:`count_costs`. Needs inputs."""
+    check_not_quantized(snapshot)
+    return snapshot.run_one(count_costs)
+
+
+def check_not_quantized(snapshot: Snapshot) -> None:
+    """Raise an error where weights are packed.
+
+    Raises:
+        MeasureError: Naming a layer.
+    """
+    packed = quantized_layers(snapshot.model)
+    if packed:
+        raise MeasureError(
+            f"layer {packed[0]!r} is quantized, so that its weights can neither be read nor differentiated. Measure the "
+            "network before it is quantized."
+        )

@@ -1,44 +1,438 @@
-"""One network, on one batch, at one moment: everything that measures read from it, computed once."""
+"""One network, on one batch, at one moment, and a memo of what was computed from it."""
 
 from __future__ import annotations
 
-from lightning_complexity.network.derivatives import DerivativesOfNetwork
-from lightning_complexity.network.layers import LayersOfNetwork
+import inspect
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from functools import cached_property, partial, update_wrapper
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
+
+from lightning_complexity.network.errors import MeasureError, MissingInputError
+from lightning_complexity.network.running.batches import chunks, map_tensors, num_samples, tensors_in
+from lightning_complexity.network.running.execution import Execution
+from lightning_complexity.network.running.guard import hooked_weights
+from lightning_complexity.network.running.memory import at_least_single, lazily_cloned, recordable
+from lightning_complexity.network.running.sharding import whole, whole_parameters
+from lightning_complexity.network.running.task import ForwardFunction, LossFunction, Task
+from lightning_complexity.network.tracing.decompositions import FrozenStatistics
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
-class Snapshot(LayersOfNetwork, DerivativesOfNetwork):
-    """A lazy, cached view of one network on one batch at one moment.
+def plain_name(name: str) -> str:
+    """Name of a parameter without the module that ``torch.compile`` puts around another."""
+    return name.replace("_orig_mod.", "")
 
-    An observing snapshot works on detached parameters and cloned buffers: the network's gradients, buffers,
-    modes, hooks and random state stay as they are. A live one (``live=True``) works on the real
-    parameters, so that what is computed from it can be differentiated and trained with. Both see the
-    network in evaluation mode: no dropout, running statistics. Half-precision parameters and
-    inputs are computed with in single precision. It holds until the parameters change.
+
+def initial_state(model: nn.Module) -> dict[str, Tensor]:
+    """Copy the parameters to the CPU, to measure distances from them later, and the running statistics with them.
+
+    Returns:
+        Parameters, and buffers of floating-point numbers, by name; tied parameters once. A network and its compiled
+        form have the same names.
+    """
+    buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point()}
+    tensors = {**whole_parameters(model), **buffers}
+    return {plain_name(name): t.detach().to("cpu", copy=True) for name, t in tensors.items()}
+
+
+class Snapshot:
+    """One network on one batch at one moment, and what was computed from it.
+
+    Quantities are functions of a snapshot, decorated with :func:`shared`, so that each is computed once however many
+    measures ask; anyone can add one.
+
+    An observing snapshot works on copies: parameters, buffers and attributes of the network, inputs and targets stay as
+    they are, whatever a forward pass writes, and so do gradients, hooks, modes and random states. A
+    differentiable one reads the real parameters, so that what is computed from it can be trained with. Both see the
+    network in evaluation mode: no dropout, running statistics. A network of half-precision parameters is computed in
+    single precision where it runs so; one that mixes precisions runs as it is. It holds until the parameters change.
 
     Args:
-        model: Any module whose ``forward`` takes the inputs as its one argument.
-        inputs: A batch, first dimension samples; a tensor or nested mappings, tuples and lists of tensors.
-        targets: What the loss takes beside the outputs; class indices of shape ``(n,)`` for margins.
-        loss: Mean loss of a batch from outputs and targets; default cross-entropy.
+        model: Any module.
+        inputs: A batch, first dimension samples; a tensor, or mappings, tuples, lists and dataclasses of tensors.
+        targets: What the loss takes beside the outputs; class indices for margins.
+        loss: Loss of a batch from outputs and targets; default cross-entropy.
+        forward: Outputs from model and inputs; default ``model(inputs)``.
+        class_dim: Dimension of the outputs along which classes lie; by default found from the targets' shape, or else 1.
         initial: Parameters and buffers at the start of training by name, see :func:`initial_state`.
-        live: Whether to work on the real parameters.
-        outputs: What the network gave for ``inputs``, to save a second forward pass. ``inputs`` must have
-            required grad when it was computed if a Jacobian is to be taken.
-        chunk_size: How many samples are computed at once.
-        seed: Start of the random numbers that estimators draw; equal seeds draw equal numbers.
-        vectors: Singular vectors that spectral norms start from and bring up to date, so that those of the next
-            training step cost less, see :func:`lightning_complexity.functional.warm_started_spectral_norm`.
-
-        layers: Which layers count, for measures that have a value for each; see
-            :class:`lightning_complexity.network.LayerChoice`.
+        differentiable: Whether to work on the real parameters.
+        order: Of a differentiable snapshot, the highest derivative of the network that will be taken: with 3, operations
+            whose third derivatives torch gets wrong are made from others from the start.
+        differentiate_inputs: Of a differentiable snapshot, whether derivatives for the inputs will be taken.
+        outputs: What the network gave for ``inputs``, to save a forward pass. ``inputs`` must have required grad when it
+            was computed if a Jacobian is to be taken.
+        chunk_size: How many samples are computed at once. A differentiable snapshot computes all at once.
 
     Raises:
         ValueError: If the inputs are empty, or the model has parameters without a shape yet.
 
     Example:
         >>> import torch
+        >>> from lightning_complexity.network import margins, predictions
         >>> net = torch.nn.Linear(2, 3)
         >>> snapshot = Snapshot(net, torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))
-        >>> snapshot.outputs.shape, snapshot.margins.shape
+        >>> predictions(snapshot).shape, margins(snapshot).shape
         (torch.Size([4, 3]), torch.Size([4]))
     """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Any = None,
+        targets: Any = None,
+        *,
+        loss: LossFunction | None = None,
+        forward: ForwardFunction | None = None,
+        class_dim: int | None = None,
+        initial: Mapping[str, Tensor] | None = None,
+        differentiable: bool = False,
+        order: int = 1,
+        differentiate_inputs: bool = False,
+        outputs: Any = None,
+        chunk_size: int = 256,
+    ) -> None:
+        for name, parameter in model.named_parameters():
+            if isinstance(parameter, UninitializedParameter):
+                raise MeasureError(f"parameter {name!r} has no shape yet; call the model once before measuring it.")
+        if inputs is not None and num_samples(inputs) == 0:
+            raise MeasureError("inputs are empty; a measure needs at least one sample.")
+        self.model, self.task = model, Task(forward, loss, class_dim)
+        self.differentiable, self.order, self.differentiate_inputs = differentiable, order, differentiate_inputs
+        self._inputs, self._targets = map_tensors(recordable, inputs), map_tensors(recordable, targets)
+        self._initial, self._outputs, self._chunk_size = initial, outputs, chunk_size
+        self._replaced: Mapping[str, Tensor] = {}
+        self._execution = Execution(model)
+        self._memo: dict[Hashable, Any] = {}
+
+    # What was given ------------------------------------------------------------------------------
+
+    def has(self, what: str) -> bool:
+        """Whether ``"inputs"``, ``"targets"``, ``"initial"`` or ``"loss"`` can be used."""
+        return what == "loss" or getattr(self, f"_{what}") is not None
+
+    @property
+    def inputs(self) -> Any:
+        """The batch, in at least single precision unless the network mixes precisions."""
+        given = self._given("inputs", self._inputs)
+        return given if self.is_mixed else map_tensors(at_least_single, given)
+
+    @property
+    def targets(self) -> Any:
+        """The targets of the batch; the loss may write to them."""
+        return map_tensors(lazily_cloned, self._given("targets", self._targets))
+
+    @property
+    def initial(self) -> Mapping[str, Tensor]:
+        """Parameters, and the buffers that were kept with them, at the start of training."""
+        initial: Mapping[str, Tensor] = self._given("initial", self._initial)
+        return {plain_name(name): tensor for name, tensor in initial.items()}
+
+    @property
+    def given_outputs(self) -> Any:
+        """The outputs that the snapshot was given, ``None`` if it was not."""
+        return self._outputs
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples in the batch."""
+        return num_samples(self._given("inputs", self._inputs))
+
+    @cached_property
+    def float_inputs(self) -> Tensor:
+        """The batch, where a measure needs it to be one floating-point tensor.
+
+        Raises:
+            MissingInputError: If it is something else, such as token indices or a mapping.
+        """
+        inputs = self.inputs
+        if isinstance(inputs, Tensor) and inputs.is_floating_point():
+            return inputs
+        got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise MissingInputError(
+            f"needs inputs that are one floating-point tensor, got {got}. Measure the part of the "
+            "network behind the embedding, on its inputs."
+        )
+
+    @staticmethod
+    def _given(name: str, value: Any) -> Any:
+        if value is None:
+            raise MissingInputError(f"needs {name}, which this snapshot was not given.")
+        return value
+
+    # The memo ------------------------------------------------------------------------------------
+
+    def remembers(self, key: Hashable) -> bool:
+        """Whether something was computed for the key."""
+        return key in self._memo
+
+    def remember(self, key: Hashable, compute: Callable[[], Result]) -> Result:
+        """What ``compute`` gives, called once for each key."""
+        if key not in self._memo:
+            self._memo[key] = compute()
+        result: Result = self._memo[key]
+        return result
+
+    # Running the network -------------------------------------------------------------------------
+
+    def opened(self) -> AbstractContextManager[None]:
+        """Observe the network inside the block, backward passes through it included; blocks may be nested."""
+        return self._execution.opened()
+
+    @cached_property
+    def parameters(self) -> dict[str, Tensor]:
+        """The parameters by name, tied ones once: the real ones, or detached leaves of the same numbers.
+
+        In at least single precision.
+        """
+        named = {n: self._at_start(n, p) for n, p in whole_parameters(self.model).items()}
+        if self.differentiable:
+            return {n: at_least_single(p) for n, p in named.items()}
+        with torch.inference_mode(False):
+            leaves = {n: lazily_cloned(at_least_single(p.detach())) for n, p in named.items()}
+            return {n: leaf.requires_grad_(named[n].requires_grad) for n, leaf in leaves.items()}
+
+    @cached_property
+    def is_mixed(self) -> bool:
+        """Whether the network runs in the precisions of its parameters, half ones included.
+
+        It does if they differ, and where a network of half-precision parameters does not run in single precision.
+        """
+        kinds = {p.dtype for p in self.model.parameters() if p.is_floating_point()}
+        if all(kind.itemsize >= 4 for kind in kinds):
+            return False
+        return len(kinds) > 1 or not self._runs_in_single_precision()
+
+    def _runs_in_single_precision(self) -> bool:
+        if self._inputs is None:
+            return True
+        sample = map_tensors(at_least_single, next(chunks(self._inputs, 1)))
+        with self.opened(), torch.no_grad(), FrozenStatistics():
+            tensors = self._stand_ins(records=False, dtype=None, is_mixed=False)
+            try:
+                self._execution.run(lambda model: self.task.run(model, sample), tensors)
+            except MeasureError:
+                return False
+        return True
+
+    def _stand_ins(self, *, records: bool, dtype: torch.dtype | None, is_mixed: bool) -> dict[int, Tensor]:
+        """What takes the place of each parameter and buffer in a run, by the ``id`` of these."""
+
+        def stand_in(name: str, original: Tensor, tensor: Tensor) -> Tensor:
+            kind = dtype or (original.dtype if is_mixed else None)
+            if kind is not None and tensor.is_floating_point() and tensor.dtype != kind:
+                return tensor.to(kind)
+            return lazily_cloned(tensor)
+
+        tensors = {}
+        for name, parameter in self.model.named_parameters():
+            leaf = self.parameters[name]
+            tensors[id(parameter)] = stand_in(name, parameter, leaf if records else leaf.detach())
+        for name, buffer in self.model.named_buffers():
+            value = self._at_start(name, whole(buffer).detach())
+            tensors[id(buffer)] = stand_in(name, buffer, value if is_mixed else at_least_single(value))
+        return tensors
+
+    def _at_start(self, name: str, tensor: Tensor) -> Tensor:
+        replaced = self._replaced.get(plain_name(name))
+        return tensor if replaced is None else replaced.to(at_least_single(tensor))
+
+    @cached_property
+    def _has_plain_weights(self) -> bool:
+        """Whether the modules' own attributes are this snapshot's parameters, and reading them changes nothing."""
+        own = dict(self.model.named_parameters())
+        if any(own[name] is not p for name, p in self.parameters.items()):
+            return False
+        return not any(parametrize.is_parametrized(m) or any(hooked_weights(m)) for m in self.model.modules())
+
+    def read(self, function: Callable[[nn.Module], Result]) -> Result:
+        """Call ``function(model)``, which reads weights and does not call the model, in at least single precision."""
+        if self._has_plain_weights:
+            return function(self.model)
+        return self._run(function, records=self.differentiable, dtype=None, is_mixed=False)
+
+    def run(
+        self,
+        function: Callable[[nn.Module], Result],
+        *,
+        records: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> Result:
+        """Call ``function(model)`` with copies of this snapshot's parameters and of the rest in the model.
+
+        Args:
+            function: Anything that reads or calls the model, ``model(inputs)`` being what the snapshot's ``forward`` gives.
+            records: Whether an observing snapshot records gradients for its parameters.
+            dtype: Precision of parameters and buffers, if not their own.
+
+        Returns:
+            What the function returns.
+        """
+        return self._run(function, records=self.differentiable or records, dtype=dtype, is_mixed=self.is_mixed)
+
+    def _run(
+        self, function: Callable[[nn.Module], Result], *, records: bool, dtype: torch.dtype | None, is_mixed: bool
+    ) -> Result:
+        with self.opened(), torch.set_grad_enabled(records):
+            tensors = self._stand_ins(records=records, dtype=dtype, is_mixed=is_mixed)
+            return self._execution.run(lambda model: function(as_module(_Called(model, self.task))), tensors)
+
+    def run_one(self, function: Callable[[nn.Module, Any], Result]) -> Result:
+        """Call ``function(model, inputs)`` with one sample, where numbers do not matter.
+
+        BatchNorm that has no running statistics runs with others.
+        """
+        sample = next(chunks(self.inputs, 1))
+        with FrozenStatistics():
+            return self.run(lambda model: function(model, sample))
+
+    def run_chunks(self, function: Callable[[nn.Module, Any], Result], inputs: Any = None) -> Iterator[Result]:
+        """Call ``function(model, inputs)`` on each chunk of the batch, or of other inputs, see :meth:`run`."""
+        for (x,) in self.chunks(self.inputs if inputs is None else inputs):
+            yield self.run(partial(_called_with, function, x))
+
+    def chunks(self, *data: Any) -> Iterator[Any]:
+        """Data that have samples in the first dimension, some samples at a time."""
+        yield from chunks(data, self.chunk_size)
+
+    @property
+    def chunk_size(self) -> int:
+        """How many samples are computed at once: all where they are not apart."""
+        whole_batch = self.differentiable or self._outputs is not None or self._coupling is not None
+        return max(self.num_samples, 1) if whole_batch else self._chunk_size
+
+    @cached_property
+    def _coupling(self) -> str | None:
+        """Name of a module through which a sample's outputs depend on the other samples, if there is any."""
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+                return name
+        return None
+
+    def check_samples_apart(self, measure: str) -> None:
+        """Raise an error where a sample's outputs depend on the other samples.
+
+        Raises:
+            MeasureError: Naming the module.
+        """
+        if self._coupling is not None:
+            raise MeasureError(
+                f"{measure} needs outputs that depend on their own sample alone, but BatchNorm {self._coupling!r} has no "
+                "running statistics. Build it with track_running_stats=True, or leave this measure out."
+            )
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the network is, or the batch if it has no parameters."""
+        found = [*self.model.parameters(), *tensors_in(self._inputs)]
+        return found[0].device if found else torch.device("cpu")
+
+    @cached_property
+    def at_initialization(self) -> Snapshot:
+        """The network as it was at the start of training, on the same batch.
+
+        Raises:
+            MeasureError: If the initial state does not fit the network.
+        """
+        self.check_initial(dict(self.model.named_parameters()))
+        start = Snapshot(
+            self.model,
+            self._inputs,
+            self._targets,
+            loss=self.task.loss,
+            forward=self.task.forward,
+            class_dim=self.task.class_dim,
+            chunk_size=self._chunk_size,
+        )
+        start._replaced = self.initial
+        start._execution = self._execution
+        return start
+
+    def check_initial(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise an error unless the initial state has tensors of these names and shapes.
+
+        Raises:
+            MeasureError: Naming one that it has not.
+        """
+        initial = self.initial
+        unlike = [
+            n for n, t in tensors.items() if plain_name(n) not in initial or initial[plain_name(n)].shape != t.shape
+        ]
+        if unlike:
+            raise MeasureError(
+                f"the initial state does not fit the network: {unlike[0]!r} was not there, or had another shape. "
+                "Take it with network.initial_state(model) before training."
+            )
+
+
+class _Called:
+    """A module that is called as a task says, on inputs that it may write to."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        self._model, self._task = model, task
+
+    def __call__(self, inputs: Any) -> Any:
+        return self._task.run(self._model, map_tensors(lazily_cloned, inputs))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def as_module(called: _Called) -> nn.Module:
+    """What functions of a model are given; it has all that they read off one."""
+    module: Any = called
+    return module
+
+
+def _called_with(function: Callable[[nn.Module, Any], Result], inputs: Any, model: nn.Module) -> Result:
+    return function(model, inputs)
+
+
+_NOT_IN_KEY = "warm_start"  # it changes what a quantity costs, not what it is
+
+
+class Shared(Generic[P, Result]):
+    """A function of a snapshot that is computed once, see :func:`shared`."""
+
+    def __init__(self, function: Callable[Concatenate[Snapshot, P], Result]) -> None:
+        self._function, self._signature = function, inspect.signature(function)
+        update_wrapper(self, function)
+
+    def _key(self, snapshot: Snapshot, *args: Any, **kwargs: Any) -> Hashable:
+        bound = self._signature.bind(snapshot, *args, **kwargs)
+        bound.apply_defaults()
+        _, *arguments = bound.arguments.items()
+        return (self._function, *((name, value) for name, value in arguments if name != _NOT_IN_KEY))
+
+    def __call__(self, snapshot: Snapshot, /, *args: P.args, **kwargs: P.kwargs) -> Result:
+        key = self._key(snapshot, *args, **kwargs)
+        return snapshot.remember(key, lambda: self._function(snapshot, *args, **kwargs))
+
+    def is_known(self, snapshot: Snapshot, /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Whether it was computed already."""
+        return snapshot.remembers(self._key(snapshot, *args, **kwargs))
+
+
+def shared(function: Callable[Concatenate[Snapshot, P], Result]) -> Shared[P, Result]:
+    """Compute a function of a snapshot once for equal arguments, however many measures ask.
+
+    The other arguments must be hashable, but for one named ``warm_start``, which is not compared.
+
+    Example:
+        >>> @shared
+        ... def largest_output(snapshot):
+        ...     print("computed")
+        ...     return snapshot.run(lambda model: model(snapshot.inputs)).max()
+        >>> snapshot = Snapshot(torch.nn.Identity(), torch.ones(2, 3))
+        >>> largest_output(snapshot), largest_output(snapshot)
+        computed
+        (tensor(1.), tensor(1.))
+    """
+    return Shared(function)

@@ -112,3 +112,24 @@ def read_weights(model: nn.Module) -> list[Weight]:
             for part, matrix in _split(full_name, tensor, module):
                 found.append(Weight(part, matrix, _blocks(matrix, module), module))
     return found
+
+
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that BatchNorm folding reads, by name."""
+    normalizations = (m for m in model.named_modules() if isinstance(m[1], nn.modules.batchnorm._NormBase))
+    return {
+        f"{path}.{name}".removeprefix("."): buffer
+        for path, module in normalizations
+        for name, buffer in module.named_buffers(recurse=False)
+        if buffer.is_floating_point()
+    }
+
+
+def quantized_layers(model: nn.Module) -> list[str]:
+    """TEMP."""
+    return [n for n, m in model.named_modules() if "quantized" in type(m).__module__]
+
+
+def low_rank_adapters(model: nn.Module) -> list[str]:
+    """TEMP."""
+    return []

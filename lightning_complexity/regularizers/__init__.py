@@ -18,6 +18,7 @@ from lightning_complexity.regularizers.features import *
 from lightning_complexity.regularizers.gradients import *
 from lightning_complexity.regularizers.lann import *
 from lightning_complexity.regularizers.margins import *
+from lightning_complexity.regularizers.measure import TrainedMeasure, snapshot_for
 from lightning_complexity.regularizers.norms import *
 from lightning_complexity.regularizers.paths import *
 from lightning_complexity.regularizers.regions import *
@@ -26,6 +27,8 @@ from lightning_complexity.regularizers.spectra import *
 
 __all__ = [
     "Regularizer",
+    "TrainedMeasure",
+    "snapshot_for",
     *curvature.__all__,
     *features.__all__,
     *gradients.__all__,

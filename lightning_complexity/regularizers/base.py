@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lightning_complexity.metrics.base import ComplexityMetric, LayerMetric
-from lightning_complexity.network import LayerChoice, LossFunction, Snapshot, initial_state
+from lightning_complexity.metrics import ComplexityMetric
+from lightning_complexity.network import ForwardFunction, LayerChoice, LossFunction, Snapshot, initial_state
 from lightning_complexity.network.choice import owners
 from lightning_complexity.network.running.sharding import is_sharded
+from lightning_complexity.regularizers.measure import TrainedMeasure, snapshot_for
 
 
 class Regularizer(nn.Module):
@@ -33,9 +34,7 @@ class Regularizer(nn.Module):
         metric: What is penalised.
 
     Attributes:
-        layers: Which layers are penalised, see :meth:`on`; ``None`` for all.
-        initial: Parameters that distances are measured from, where the metric needs them: those of the first
-            call, unless set before (see :func:`lightning_complexity.network.initial_state`).
+        measure: What is penalised, without the strength, and what its next value goes on from.
 
     Example:
         >>> from lightning_complexity import metrics
@@ -51,22 +50,38 @@ class Regularizer(nn.Module):
             raise ValueError(f"strength must be finite, got {strength!r}.")
         super().__init__()
         self.strength = strength
-        self.metric = metric
-        self.initial: Mapping[str, Tensor] | None = None
-        self.layers: LayerChoice | None = None
-        self._warned, self._calls = False, 0
-        self._vectors: dict[str, Tensor] = {}  # of the last call, so that the next need not start anew
+        self.measure = TrainedMeasure(metric)
+        self._warned = False
 
     def progress(self) -> dict[str, Any]:
         """What a continued run needs to go on as if it had not been interrupted: tensors on the CPU, and numbers."""
-        initial = None if self.initial is None else {name: t.cpu() for name, t in self.initial.items()}
-        vectors = {name: t.cpu() for name, t in self._vectors.items()}
-        return {"initial": initial, "vectors": vectors, "calls": self._calls}
+        return self.measure.progress()
 
     def resume(self, progress: Mapping[str, Any]) -> None:
         """Continue from what :meth:`progress` gave."""
-        self.initial, self._vectors = progress["initial"], dict(progress["vectors"])
-        self._calls = progress["calls"]
+        self.measure.resume(progress)
+
+    @property
+    def metric(self) -> ComplexityMetric:
+        """What is penalised."""
+        return self.measure.metric
+
+    @property
+    def layers(self) -> LayerChoice | None:
+        """Which layers are penalised, see :meth:`on`; ``None`` for all."""
+        return self.metric.layers_chosen
+
+    @property
+    def initial(self) -> Mapping[str, Tensor] | None:
+        """Parameters that distances are measured from, where the metric needs them.
+
+        Those of the first call, unless set before (see :func:`lightning_complexity.network.initial_state`).
+        """
+        return self.measure.initial
+
+    @initial.setter
+    def initial(self, state: Mapping[str, Tensor] | None) -> None:
+        self.measure.initial = state
 
     @property
     def name(self) -> str:
@@ -78,28 +93,20 @@ class Regularizer(nn.Module):
 
         Args:
             layers: Module types, or patterns with ``*`` of the names of modules or parameters. A layer counts that
-                fits any of them.
+                fits any of them. The gradient of the penalty reaches the parameters of these layers alone.
 
         Returns:
             This regularizer.
 
         Raises:
             TypeError: If a layer is given as something else.
-            ValueError: Without layers, or if the measure has no value for a layer.
+            ValueError: Without layers, or if the measure has none to choose.
 
         Example:
             >>> from lightning_complexity import regularizers
             >>> penalty = regularizers.ParameterNorm(0.1).on("encoder.*", nn.Conv2d)
         """
-        if not isinstance(self.metric, LayerMetric):
-            raise ValueError(f"{type(self).__name__} belongs to the network as a whole and has no layers to choose.")
-        if not layers:
-            raise ValueError('needs layers, such as "encoder.*" or torch.nn.Conv2d.')
-        for layer in layers:
-            if not isinstance(layer, str) and not (isinstance(layer, type) and issubclass(layer, nn.Module)):
-                raise TypeError(f"a layer is chosen by a name pattern or a module type, got {layer!r}.")
-        patterns = tuple(layer for layer in layers if isinstance(layer, str))
-        self.layers = LayerChoice(patterns, tuple(layer for layer in layers if not isinstance(layer, str)))
+        self.metric.on(*layers)
         return self
 
     def _nothing_chosen(self, model: nn.Module) -> bool:
@@ -112,57 +119,54 @@ class Regularizer(nn.Module):
 
     def forward(
         self,
-        model: nn.Module,
+        model: nn.Module | Snapshot,
         inputs: Any = None,
         targets: Any = None,
         *,
-        outputs: Tensor | None = None,
+        outputs: Any = None,
         loss: LossFunction | None = None,
+        forward: ForwardFunction | None = None,
+        class_dim: int | None = None,
     ) -> Tensor:
         """The penalty.
 
         Args:
-            model: The network that is trained.
+            model: The network that is trained; or a differentiable snapshot of it that several penalties share, which
+                brings the rest with it, see :func:`lightning_complexity.regularizers.snapshot_for`.
             inputs: The batch, where the metric needs it.
             targets: Its targets, where the metric needs them.
             outputs: What ``model`` gave for ``inputs``, to save the second forward pass; for a Jacobian ``inputs`` must
                 have required grad then, and attention must have run under ``torch.nn.attention.sdpa_kernel`` with
                 ``SDPBackend.MATH``. The penalty is then that of the network as it ran, dropout included.
-            loss: Mean loss from outputs and targets, where the metric needs it; default cross-entropy.
+            loss: Loss of the batch from outputs and targets, where the metric needs it; default cross-entropy.
+            forward: Outputs from model and inputs; default ``model(inputs)``.
+            class_dim: Dimension of the outputs along which classes lie, where shapes do not tell.
 
         Returns:
             0-d.
 
         Raises:
             MissingInputError: If something that the metric needs is missing.
+            MeasureError: If the metric has no value on this network.
             ValueError: If ``outputs`` are given of a network that ``fully_shard`` has sharded.
         """
-        if self.strength == 0 or self._nothing_chosen(model):
-            return torch.zeros((), dtype=_dtype(model), device=_device(model))
-        if outputs is not None and is_sharded(model):
+        network = model.model if isinstance(model, Snapshot) else model
+        if self.strength == 0 or self._nothing_chosen(network):
+            return torch.zeros((), dtype=_dtype(network), device=_device(network))
+        if outputs is not None and is_sharded(network):
             raise ValueError(
                 "outputs= cannot be used with a network that fully_shard has sharded: it frees the parameters that "
                 "outputs were computed from. Leave it out."
             )
+        if isinstance(model, Snapshot):
+            return self._penalty(model)
         if "initial" in self.metric.needs and self.initial is None:
             self.initial = initial_state(model)
-        snapshot = Snapshot(
-            model,
-            inputs,
-            targets,
-            loss=loss,
-            initial=self.initial,
-            live=True,
-            outputs=outputs,
-            seed=self._calls,
-            vectors=self._vectors,
-            layers=self.layers,
-        )
-        self.metric.check(snapshot)
-        with torch.inference_mode(False), torch.autocast(_device(model).type, enabled=False):
-            value = self.strength * self.metric.measure(snapshot)
-        self._calls += 1
-        value = value.to(_dtype(model))
+        options: dict[str, Any] = {"loss": loss, "forward": forward, "class_dim": class_dim, "outputs": outputs}
+        return self._penalty(snapshot_for([self.measure], model, inputs, targets, initial=self.initial, **options))
+
+    def _penalty(self, snapshot: Snapshot) -> Tensor:
+        value = (self.strength * self.measure(snapshot)).to(_dtype(snapshot.model))
         return value if torch.is_grad_enabled() else value.detach()
 
     def extra_repr(self) -> str:

@@ -1,13 +1,19 @@
-"""The activation codes of a network's units."""
+"""Which linear pieces the units of a network are on, sample by sample."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_complexity.functional.regions import activation_codes
-from lightning_complexity.network.errors import UnsupportedOperationError
-from lightning_complexity.network.tracing.activations import Activation
+from lightning_complexity.functional.regions import activation_codes, piece_counts
+from lightning_complexity.network.errors import MeasureError, UnsupportedOperationError
+from lightning_complexity.network.running.batches import chunks
+from lightning_complexity.network.snapshot import Snapshot, shared
+from lightning_complexity.network.tracing.activations import Activation, capture_activations
 
 
 def checked_activations(activations: list[Activation], measure: str) -> list[Activation]:
@@ -15,13 +21,13 @@ def checked_activations(activations: list[Activation], measure: str) -> list[Act
 
     Raises:
         UnsupportedOperationError: At a smooth one.
-        ValueError: If there are none.
+        MeasureError: If there are none.
     """
     for activation in activations:
         if not activation.piecewise_linear:
             raise UnsupportedOperationError(activation.function, activation.name, measure)
     if not activations:
-        raise ValueError(
+        raise MeasureError(
             f"{measure} needs a network with nonlinearities such as ReLU; this one has none that are known."
         )
     return activations
@@ -36,3 +42,55 @@ def unit_codes(activations: list[Activation], measure: str) -> Tensor:
 def has_nan(activations: list[Activation]) -> bool:
     """Whether a preactivation is not a number."""
     return any(a.inputs.isnan().any() for a in activations)
+
+
+def activations_on(snapshot: Snapshot, inputs: Any) -> Iterator[list[Activation]]:
+    """The nonlinearities that inputs go through, chunk by chunk; see :func:`capture_activations`."""
+    for chunk in chunks(inputs, snapshot.chunk_size):
+        yield snapshot.run(lambda model, chunk=chunk: capture_activations(model, chunk))  # type: ignore[misc]
+
+
+@dataclass
+class LayerPatterns:
+    """What the samples do to the units of one nonlinearity.
+
+    Attributes:
+        counts: How many samples, and positions, have each unit on each of its pieces, shape ``(units, pieces)``; ``nan`` for
+            a unit with a preactivation that is not a number.
+        hashes: A number for each sample's pattern, equal for equal patterns, shape ``(n,)``.
+        flat: Which pieces have slope zero.
+    """
+
+    counts: Tensor
+    hashes: list[Tensor]
+    flat: tuple[int, ...]
+
+
+@shared
+def patterns(snapshot: Snapshot) -> dict[str, LayerPatterns]:
+    """What the samples do to the units of each nonlinearity, by its name. Needs inputs.
+
+    Raises:
+        UnsupportedOperationError: At a smooth nonlinearity.
+        MeasureError: If there is no nonlinearity.
+    """
+    found: dict[str, LayerPatterns] = {}
+    for activations in activations_on(snapshot, snapshot.inputs):
+        for a in checked_activations(activations, "a pattern of units"):
+            layer = found.setdefault(a.name, LayerPatterns(torch.zeros((), device=a.inputs.device), [], a.flat))
+            layer.counts = layer.counts + _counts(a)
+            layer.hashes.append(_hash(activation_codes(a.inputs.flatten(1), a.kinks)))
+    return found
+
+
+def _counts(activation: Activation) -> Tensor:
+    preactivations = activation.inputs.movedim(activation.unit_dim, -1).flatten(0, -2)
+    counts = piece_counts(activation_codes(preactivations, activation.kinks), len(activation.kinks) + 1)
+    return torch.where(preactivations.isnan().any(0)[:, None], torch.nan, counts)
+
+
+def _hash(codes: Tensor) -> Tensor:
+    """Equal numbers for equal rows, and with overwhelming probability only for those."""
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(2**62), 2**62, codes.shape[1:], generator=generator)
+    return (codes * factors.to(codes.device)).sum(1)

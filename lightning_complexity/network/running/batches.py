@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 TARGET_KEYS = ("targets", "target", "labels", "label", "y")
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], data: Any) -> Any:
-    """Apply ``function`` to every tensor in nested mappings, tuples and lists.
+    """Apply ``function`` to every tensor in nested mappings, tuples, lists and dataclasses.
 
     Args:
         function: Takes and returns a tensor.
-        data: A tensor, or mappings, tuples and lists of tensors and other objects.
+        data: A tensor, or containers of tensors and other objects.
 
     Returns:
         The same structure; what is not a tensor is passed on as it is.
@@ -28,16 +31,34 @@ def map_tensors(function: Callable[[Tensor], Tensor], data: Any) -> Any:
     if isinstance(data, Tensor):
         return function(data)
     if isinstance(data, Mapping):
-        return {key: map_tensors(function, value) for key, value in data.items()}
+        return _same_mapping(data, {key: map_tensors(function, value) for key, value in data.items()})
     if isinstance(data, tuple) and hasattr(data, "_fields"):
         return type(data)(*(map_tensors(function, value) for value in data))
     if isinstance(data, (tuple, list)):
         return type(data)(map_tensors(function, value) for value in data)
+    if dataclasses.is_dataclass(data) and not isinstance(data, type):
+        new = copy.copy(data)
+        for field in dataclasses.fields(data):
+            # Also where the class is frozen.
+            object.__setattr__(new, field.name, map_tensors(function, getattr(data, field.name)))
+        return new
     return data
 
 
+def _same_mapping(data: Mapping[Any, Any], entries: dict[Any, Any]) -> Any:
+    if type(data) is dict:
+        return entries
+    new: Any = copy.copy(data)
+    try:
+        for key, value in entries.items():
+            new[key] = value
+    except TypeError:  # cannot be written to
+        return entries
+    return new
+
+
 def tensors_in(data: Any) -> list[Tensor]:
-    """All tensors in nested mappings, tuples and lists, in order."""
+    """All tensors in nested mappings, tuples, lists and dataclasses, in order."""
     found: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -68,6 +89,15 @@ def chunks(data: Any, chunk_size: int) -> Iterator[Any]:
     for start in range(0, num_samples(data), chunk_size):
         part = slice(start, start + chunk_size)
         yield map_tensors(lambda t, part=part: t[part] if t.ndim else t, data)  # type: ignore[misc]
+
+
+def joined(parts: list[Any]) -> Any:
+    """Join what the parts of a batch gave, tensor by tensor along the first dimension."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = zip(*(tensors_in(part) for part in parts), strict=True)
+    whole = iter([torch.cat(column) for column in columns])
+    return map_tensors(lambda _: next(whole), parts[0])
 
 
 def split_batch(batch: Any) -> tuple[Any, Any]:

@@ -21,7 +21,8 @@ def _ignore(*args: Any, **kwargs: Any) -> None:
     """Stand in for a logging method while a network is observed."""
 
 
-def _cuda_devices(module: nn.Module) -> list[torch.device]:
+def cuda_devices(module: nn.Module) -> list[torch.device]:
+    """The GPUs that hold parameters of a module."""
     return sorted({p.device for p in module.parameters() if p.device.type == "cuda"}, key=str)
 
 
@@ -93,9 +94,8 @@ def observe(module: nn.Module) -> Iterator[None]:
     Afterwards, also after an exception, the mode of each submodule and the random states of
     Python, NumPy and torch (CPU and the module's devices) are what they were.
 
-    What it cannot undo: changes of Python attributes inside ``forward``, calls of the module's
-    forward hooks, and in-place changes of buffers. :class:`lightning_complexity.network.Snapshot`
-    hands the module cloned buffers for the last of these.
+    What it does not undo: what a forward pass writes to parameters, buffers and attributes, which
+    :class:`lightning_complexity.network.Snapshot` keeps from the module, and calls of the module's forward hooks.
 
     Args:
         module: The network to be observed.
@@ -110,7 +110,7 @@ def observe(module: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as stack:
         stack.enter_context(_numpy_and_python_random_state_kept())
-        stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(module)))
+        stack.enter_context(torch.random.fork_rng(devices=cuda_devices(module)))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for device_type in {"cpu", *(p.device.type for p in module.parameters())} - {"meta"}:

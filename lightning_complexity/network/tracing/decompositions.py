@@ -24,6 +24,8 @@ class Decompositions(TorchFunctionInterpreter):
         order: Of the highest derivative that will be taken.
     """
 
+    can_be_repeated = True
+
     def __init__(self, order: int) -> None:
         super().__init__()
         self._replacements = {f: r for wrong_from, rs in _REPLACEMENTS.items() if wrong_from <= order for f, r in rs}
@@ -31,6 +33,33 @@ class Decompositions(TorchFunctionInterpreter):
     def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do the operation, or its replacement."""
         return self._replacements.get(function, function)(*args, **kwargs)
+
+
+class FrozenStatistics(TorchFunctionInterpreter):
+    """Inside, BatchNorm that has no running statistics runs with mean 0 and variance 1, so that one sample is enough."""
+
+    can_be_repeated = True
+
+    def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Do the operation, BatchNorm with statistics."""
+        if function is not F.batch_norm:
+            return function(*args, **kwargs)
+        return _batch_norm_with_statistics(*args, **kwargs)
+
+
+def _batch_norm_with_statistics(
+    input: Tensor,  # noqa: A002 (may be given by name)
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if training or running_mean is None or running_var is None:
+        running_mean, running_var = input.new_zeros(input.shape[1]), input.new_ones(input.shape[1])
+    return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
 
 
 def check_derivatives(tensors: Iterable[Tensor], order: int) -> None:

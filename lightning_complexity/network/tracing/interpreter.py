@@ -93,7 +93,8 @@ class HandlerTable:
 
 def operation_name(function: Callable[..., Any]) -> str:
     """The plain name of a torch function or tensor method, ``"conv2d"``, ``"add_"``, ``"max_pool2d"``."""
-    return getattr(function, "__name__", str(function))
+    name = getattr(function, "__name__", str(function))
+    return "clone" if name == "_lazy_clone" else name
 
 
 class TorchFunctionInterpreter(TorchFunctionMode):
@@ -101,7 +102,12 @@ class TorchFunctionInterpreter(TorchFunctionMode):
 
     Subclasses say in :meth:`on_operation` what to do with an operation. While they work on it, the
     interception is off.
+
+    Attributes:
+        can_be_repeated: Whether a part of the network may run again inside without harm.
     """
+
+    can_be_repeated = False
 
     def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do the operation and return its result."""

@@ -1,0 +1,293 @@
+"""What every complexity metric has in common: how a value is read off a network and accumulated."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+from typing_extensions import Self
+
+from lightning_complexity.network import (
+    Context,
+    ForwardFunction,
+    LayerChoice,
+    LossFunction,
+    MeasureError,
+    MissingInputError,
+    NothingMeasuredError,
+    Snapshot,
+    UnsupportedOperationError,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Need = Literal["inputs", "targets", "loss", "initial"]
+Cost = Literal["weights", "forward", "backward", "hessian", "sampling"]
+Suite = Literal["fast", "standard", "full"]
+
+
+def latest(gathered: Tensor) -> Tensor:
+    """Reduce equal values from all ranks to one."""
+    return gathered[-1]
+
+
+class ComplexityMetric(Metric, ABC):
+    """A number that says how complex a network is.
+
+    A subclass says what the number is by :meth:`measure`. ``update`` takes a network (or a
+    :class:`lightning_complexity.network.Snapshot`), measures it without changing it, and keeps the value;
+    ``compute`` returns it. A metric that does not depend on samples keeps the last value. Calling the metric
+    updates it and returns the value of this batch alone. A ``MetricCollection`` must be built with
+    ``compute_groups=False``, since it otherwise merges metrics that happen to have equal values at first.
+
+    Args:
+        per_layer: Whether ``compute`` returns a dictionary of the layers' values.
+
+    Attributes:
+        name: The log key, ``complexity/<name>``.
+        needs: What ``update`` must be given beside the network.
+        cost: The most expensive thing that measuring takes.
+        order: Highest derivative of the network that measuring takes.
+        differentiates_inputs: Whether that is a derivative for the inputs.
+        reads_samples: Whether the value depends on the samples, and not on their shape alone.
+        increases_with_complexity: ``True``, ``False``, or ``None`` where there is no such direction.
+        has_layers: Whether the metric has a value for each layer.
+        chooses_layers: Whether :meth:`on` can choose among the layers.
+        is_logarithm: Whether the value is a logarithm; its name then starts with ``log_``.
+        single_update_reason: Why the values of several batches say nothing about that of all of them, for a metric
+            that therefore refuses a second ``update`` before ``reset``; ``None`` for all others.
+        no_penalty_reason: Why there is no regularizer of this name; ``None`` where there is one.
+        suite: The smallest suite that it is part of, ``None`` for none.
+        formula: The formula in LaTeX.
+        reference: Where the measure comes from.
+        layers_chosen: Which layers count, see :meth:`on`; ``None`` for all.
+    """
+
+    name: str
+    needs: frozenset[Need] = frozenset()
+    cost: Cost = "weights"
+    order: int = 0
+    differentiates_inputs: ClassVar[bool] = False
+    reads_samples: bool = True
+    increases_with_complexity: ClassVar[bool | None] = True
+    has_layers: ClassVar[bool] = False
+    chooses_layers: ClassVar[bool] = False
+    is_logarithm: bool = False
+    single_update_reason: ClassVar[str | None] = None
+    no_penalty_reason: ClassVar[str | None] = None
+    suite: ClassVar[Suite | None] = "full"
+    formula: ClassVar[str]
+    reference: ClassVar[str]
+
+    full_state_update = False
+    higher_is_better = None
+    is_differentiable = False
+
+    def __init__(self, *, per_layer: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if per_layer and not self.has_layers:
+            raise ValueError(
+                f"{type(self).__name__}(per_layer=True): this measure belongs to the network as a whole "
+                "and has no value for a layer. Leave per_layer out."
+            )
+        self.per_layer = per_layer
+        self.layers_chosen: LayerChoice | None = None
+        self._notes: dict[str, Any] = {}
+        self._has_measured = False
+        self._prepare_state()
+
+    # What a subclass says ------------------------------------------------------------------------
+
+    @abstractmethod
+    def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
+        """The value on one snapshot, 0-d, differentiable where the snapshot is."""
+
+    value: Tensor
+
+    def _prepare_state(self) -> None:
+        self.add_state("value", torch.tensor(torch.nan), dist_reduce_fx=latest)
+
+    def add_note(self, name: str, default: Any) -> None:
+        """Add an attribute that is no tensor and that ``reset`` sets back, such as names of layers."""
+        self._notes[name] = default
+        setattr(self, name, copy.copy(default))
+
+    def accumulate(self, snapshot: Snapshot, context: Context) -> None:
+        """Add a snapshot to the state."""
+        self.value = self.measure(snapshot, context).detach()
+
+    def total(self) -> Tensor:
+        """The value of all that was measured, 0-d."""
+        return self.value
+
+    def parts(self) -> dict[str, Tensor]:
+        """What the value splits into, by name; empty where it does not."""
+        return {}
+
+    def details(self) -> dict[str, Tensor]:
+        """What is logged beside the value, such as its standard error, by name."""
+        return {}
+
+    @property
+    def splits(self) -> bool:
+        """Whether ``compute`` returns the parts."""
+        return self.per_layer
+
+    def histograms(self, snapshot: Snapshot) -> dict[str, Tensor]:  # noqa: ARG002
+        """Distributions behind the value, for loggers that can draw them; cheap after ``update``."""
+        return {}
+
+    def figures(self, snapshot: Snapshot) -> dict[str, Figure]:  # noqa: ARG002
+        """Pictures of what was measured, for loggers that can show them; needs matplotlib, cheap after ``update``.
+
+        Their keys are others than those of :meth:`report`.
+        """
+        return {}
+
+    # What a user calls ---------------------------------------------------------------------------
+
+    def on(self, *layers: str | type[nn.Module]) -> Self:
+        """Measure some layers only.
+
+        Args:
+            layers: Module types, or patterns with ``*`` of the names of modules or parameters. A layer counts that
+                fits any of them.
+
+        Returns:
+            This metric.
+
+        Raises:
+            TypeError: If a layer is given as something else.
+            ValueError: Without layers, or if there are none to choose.
+
+        Example:
+            >>> from lightning_complexity import metrics
+            >>> metric = metrics.ParameterNorm().on("encoder.*", nn.Conv2d)
+        """
+        if not self.chooses_layers:
+            why = (
+                "its layers are those of the data's way through the network; see them with per_layer=True"
+                if self.has_layers
+                else "it belongs to the network as a whole"
+            )
+            raise ValueError(f"{type(self).__name__} has no layers to choose: {why}.")
+        self.layers_chosen = LayerChoice.of(layers)
+        return self
+
+    def update(
+        self,
+        model: nn.Module | Snapshot,
+        inputs: Any = None,
+        targets: Any = None,
+        *,
+        loss: LossFunction | None = None,
+        forward: ForwardFunction | None = None,
+        class_dim: int | None = None,
+        initial: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Measure a network.
+
+        Args:
+            model: The network, or a snapshot that other metrics share; the snapshot brings the rest with it.
+            inputs: A batch of inputs, where the metric ``needs`` them.
+            targets: Their targets.
+            loss: Loss of a batch from outputs and targets; default cross-entropy.
+            forward: Outputs from model and inputs; default ``model(inputs)``.
+            class_dim: Dimension of the outputs along which classes lie, where shapes do not tell.
+            initial: State at the start, see :func:`lightning_complexity.network.initial_state`.
+
+        Raises:
+            MissingInputError: If something that the metric needs is missing.
+            MeasureError: If the metric has no value on this network.
+            ValueError: At a second call, if the metric takes one snapshot.
+        """
+        if self.single_update_reason is not None and self._has_measured:
+            raise ValueError(
+                f"{type(self).__name__} takes one snapshot, since {self.single_update_reason}. "
+                "Give it all samples at once, or call reset() before the next."
+            )
+        options: dict[str, Any] = {"loss": loss, "forward": forward, "class_dim": class_dim, "initial": initial}
+        snapshot = model if isinstance(model, Snapshot) else Snapshot(model, inputs, targets, **options)
+        self.check(snapshot)
+        with torch.inference_mode(False), snapshot.opened(), self.explained():
+            self.accumulate(snapshot, Context(layers=self.layers_chosen))
+        self._has_measured = True
+
+    def check(self, snapshot: Snapshot) -> None:
+        """Raise an error if the snapshot lacks what this metric needs."""
+        missing = sorted(need for need in self.needs if not snapshot.has(need))
+        if missing:
+            raise MissingInputError(
+                f"{type(self).__name__} needs {' and '.join(missing)}; pass {', '.join(f'{m}=...' for m in missing)}."
+            )
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Let errors inside name this metric, and be none of torch's or Python's own."""
+        try:
+            yield
+        except UnsupportedOperationError as error:
+            error.measure = type(self).__name__
+            raise
+        except (ValueError, ArithmeticError, ImportError):
+            raise
+        except Exception as error:
+            text = " ".join(str(error).split())
+            raise MeasureError(
+                f"{type(self).__name__} met something on this network that it does not know: "
+                f"{type(error).__name__}: {text[:300]}. Leave it out, or measure a part of the network."
+            ) from error
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Update, and return the value of this batch alone."""
+        if self.single_update_reason is None:
+            return super().forward(*args, **kwargs)
+        self.update(*args, **kwargs)
+        value: Any = self.compute()
+        self._forward_cache = value
+        return value
+
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        # torchmetrics stacks the old state and the new one, which may have another shape.
+        kept = {name: getattr(self, name) for name, reduction in self._reductions.items() if reduction is latest}
+        super()._reduce_states({**incoming_state, **kept})
+
+    def compute(self) -> Tensor | dict[str, Tensor]:
+        """The value, 0-d; with ``per_layer=True`` a dictionary of the layers' values.
+
+        Raises:
+            NothingMeasuredError: Before ``update``.
+        """
+        self._check_measured()
+        return self.parts() if self.splits else self.total()
+
+    def report(self) -> dict[str, Tensor]:
+        """Everything there is to log, by log key without prefix: the value, its parts, its standard error.
+
+        Raises:
+            NothingMeasuredError: Before ``update``.
+        """
+        self._check_measured()
+        with self.sync_context(
+            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
+        ):
+            below = {**self.details(), **(self.parts() if self.splits else {})}
+            return {self.name: self.total(), **{f"{self.name}/{key}": value for key, value in below.items()}}
+
+    def _check_measured(self) -> None:
+        if not self._has_measured:
+            raise NothingMeasuredError(f"{type(self).__name__}: nothing measured yet; call update(model, ...) first.")
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        super().reset()
+        for name, default in self._notes.items():
+            setattr(self, name, copy.copy(default))
+        self._has_measured = False

@@ -1,0 +1,41 @@
+"""Tensors that share memory until one of them is written to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def lazily_cloned(tensor: Tensor) -> Tensor:
+    """A clone that takes no memory until it, or the tensor itself, is written to.
+
+    Differentiable as ``tensor.clone()``. A tensor whose memory torch cannot share so (sparse, or owned by NumPy or another
+    process) is cloned at once.
+
+    Example:
+        >>> weight = torch.ones(2)
+        >>> clone = lazily_cloned(weight)
+        >>> clone.add_(1)
+        tensor([2., 2.])
+        >>> weight
+        tensor([1., 1.])
+    """
+    if tensor.layout == torch.strided and type(tensor) in (Tensor, torch.nn.Parameter):
+        try:
+            return torch._lazy_clone(tensor)
+        except RuntimeError:
+            pass  # memory of NumPy, or shared with another process
+    return tensor.clone()
+
+
+def at_least_single(tensor: Tensor) -> Tensor:
+    """The tensor, in single precision where it has half."""
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
+
+
+def recordable(tensor: Tensor) -> Tensor:
+    """A tensor that a graph may keep: one made in inference mode is copied."""
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
