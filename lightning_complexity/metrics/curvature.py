@@ -7,10 +7,26 @@ from typing import Any
 from torch import Tensor
 
 from lightning_complexity.functional.curvature import hutchinson_samples
+from lightning_complexity.functional.linear_operators import LinearOperator
 from lightning_complexity.metrics.base import ProbedMetric
 from lightning_complexity.network import Snapshot
 
 __all__ = ["HessianTrace"]
+
+
+class _Hessian(LinearOperator):
+    """The Hessian of a snapshot's mean loss, one block for each trained parameter."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        parameters = snapshot.trainable
+        blocks = {name: p.numel() for name, p in parameters.items()}
+        first, size = next(iter(parameters.values())), sum(blocks.values())
+        super().__init__((size, size), dtype=first.dtype, device=first.device, blocks=blocks)
+        self.snapshot = snapshot
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """The product with a vector."""
+        return self.snapshot.hvp(v)
 
 
 class HessianTrace(ProbedMetric):
@@ -47,12 +63,5 @@ class HessianTrace(ProbedMetric):
 
     def probe(self, snapshot: Snapshot) -> tuple[list[str], Tensor]:
         """Samples of the trace of each parameter's block."""
-        parameters = snapshot.trainable
-        samples = hutchinson_samples(
-            snapshot.hvp,
-            [p.numel() for p in parameters.values()],
-            self.num_probes,
-            like=next(iter(parameters.values())),
-            generator=snapshot.generator(),
-        )
-        return list(parameters), samples
+        hessian = _Hessian(snapshot)
+        return list(hessian.blocks), hutchinson_samples(hessian, self.num_probes, generator=snapshot.generator())

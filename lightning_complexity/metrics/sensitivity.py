@@ -15,6 +15,7 @@ from lightning_complexity.functional.sensitivity import (
     safe_sqrt,
     softmax_jacobian_grams,
     squared_jacobian_norms,
+    unit_directions,
 )
 from lightning_complexity.metrics.base import SampleDistributionMetric, SampleMeanMetric
 from lightning_complexity.network import Snapshot
@@ -51,12 +52,11 @@ def _estimated_squares(snapshot: Snapshot, of: JacobianOf, num_projections: int)
     for inputs, logits in snapshot.input_output_chunks():
         with torch.enable_grad():
             outputs = logits.softmax(-1) if of == "softmax" else logits
-            generator = snapshot.generator()
-            parts.append(
-                squared_jacobian_norms(
-                    outputs, inputs, num_projections, generator=generator, create_graph=snapshot.live
-                )
+            normals = torch.randn(
+                num_projections, 1, outputs.shape[-1], generator=snapshot.generator(), dtype=outputs.dtype
             )
+            directions = unit_directions(normals).expand(-1, len(outputs), -1)
+            parts.append(squared_jacobian_norms(outputs, inputs, directions, create_graph=snapshot.live))
     return torch.cat(parts)
 
 
