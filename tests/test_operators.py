@@ -11,8 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_complexity import regularizers
-from lightning_complexity.functional import warm_started_spectral_norm
-from lightning_complexity.functional.eigen import top_eigenvectors
+from lightning_complexity.functional import (
+    GramOperator,
+    MatrixOperator,
+    top_eigenvectors,
+    warm_started_spectral_norm,
+)
 from lightning_complexity.metrics import LogNormProduct, LogSpectralProduct
 from lightning_complexity.network import Snapshot, read_weights
 from lightning_complexity.network.convolutions import convolve, warm_started_operator_norm
@@ -222,9 +226,8 @@ def test_weights_that_are_not_finite_and_those_after_them(size: int, broken: flo
 def test_a_start_that_is_far_off_is_not_used() -> None:
     torch.manual_seed(0)
     matrix = torch.randn(60, 60)
-    products = (lambda v: matrix.T @ (matrix @ v)), (lambda v: matrix @ v)
-    like, start = torch.zeros(60), torch.linalg.qr(torch.randn(60, 4)).Q
-    torch.testing.assert_close(top_eigenvectors(*products, like, 4, start=start), top_eigenvectors(*products, like, 4))
+    gram, start = GramOperator(MatrixOperator(matrix)), torch.linalg.qr(torch.randn(60, 4)).Q
+    torch.testing.assert_close(top_eigenvectors(gram, 4, warm_start=start), top_eigenvectors(gram, 4))
 
 
 @pytest.mark.parametrize("strength", [0.01, 0.1])

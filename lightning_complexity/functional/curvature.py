@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor
+
+from lightning_complexity.functional.linear_operators import LinearOperator
 
 __all__ = ["hutchinson_samples", "standard_error"]
 
 
 def hutchinson_samples(
-    matvec: Callable[[Tensor], Tensor],
-    sizes: Sequence[int],
-    num_probes: int,
-    *,
-    like: Tensor,
-    generator: torch.Generator | None = None,
+    operator: LinearOperator, num_probes: int, *, generator: torch.Generator | None = None
 ) -> Tensor:
     r"""Unbiased samples of the traces of the diagonal blocks of a symmetric matrix.
 
@@ -25,10 +20,8 @@ def hutchinson_samples(
     :math:`2 \sum_{i \ne j} A_{ij}^2`, so one probe is exact for a diagonal matrix.
 
     Args:
-        matvec: Multiplies a vector of length ``sum(sizes)`` with the matrix.
-        sizes: Length of each diagonal block.
+        operator: Square and symmetric, with its blocks.
         num_probes: Number of random vectors, one product each.
-        like: Tensor with the dtype and device of the vectors.
         generator: CPU generator the signs are drawn from, so that every device sees the same.
 
     Returns:
@@ -38,15 +31,17 @@ def hutchinson_samples(
         Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1990.
 
     Example:
-        >>> diagonal = torch.tensor([1.0, 2.0, 4.0])
-        >>> hutchinson_samples(lambda v: diagonal * v, [1, 2], num_probes=1, like=diagonal)
+        >>> from lightning_complexity.functional import MatrixOperator
+        >>> matrix = torch.diag(torch.tensor([1.0, 2.0, 4.0]))
+        >>> hutchinson_samples(MatrixOperator(matrix, blocks={"first": 1, "rest": 2}), num_probes=1)
         tensor([[1., 6.]])
     """
+    lengths = list(operator.blocks.values())
     samples = []
     for _ in range(num_probes):
-        signs = torch.randint(0, 2, (sum(sizes),), generator=generator, dtype=torch.int8)
-        v = signs.to(like.device, like.dtype) * 2 - 1
-        samples.append(torch.stack([part.sum() for part in (v * matvec(v)).split(list(sizes))]))
+        signs = torch.randint(0, 2, (operator.shape[1],), generator=generator, dtype=torch.int8)
+        v = signs.to(operator.device, operator.dtype) * 2 - 1
+        samples.append(torch.stack([part.sum() for part in (v * operator.matvec(v)).split(lengths)]))
     return torch.stack(samples)
 
 

@@ -1,16 +1,15 @@
-"""The top eigenvectors of a positive semi-definite matrix that is only multiplied with."""
+"""The top eigenvectors of a symmetric matrix that is only multiplied with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse import linalg as sparse
 from torch import Tensor
 
-Product = Callable[[Tensor], Tensor]
+from lightning_complexity.functional.linear_operators import LinearOperator
 
 __all__ = ["top_eigenvectors"]
 
@@ -20,58 +19,54 @@ _RESIDUAL, _TOO_FAR = 3e-3, 0.1  # of the first vector, relative to its eigenval
 _RESTARTS = 8
 
 
-def top_eigenvectors(
-    product: Product, factor: Product, like: Tensor, count: int = 1, *, start: Tensor | None = None
-) -> Tensor:
-    r"""Orthonormal eigenvectors of the largest eigenvalues of :math:`A = B^T B`, the largest first.
+def top_eigenvectors(operator: LinearOperator, count: int = 1, *, warm_start: Tensor | None = None) -> Tensor:
+    r"""Orthonormal eigenvectors of the largest eigenvalues of a symmetric matrix :math:`A`, the largest first.
 
-    Without a start they come from ARPACK's Lanczos iteration, those of small matrices from a dense solver. With
+    Without a warm start they come from ARPACK's Lanczos iteration, those of small matrices from a dense solver. With
     one, they are the best within the block Krylov space :math:`[V, A V]`, again from there until the
-    residual :math:`\|A v - \lambda v\|` of the first is at most 0.3 % of :math:`\lambda`. Half of the vectors
+    residual :math:`\|A v - \lambda v\|` of the first is at most 0.3 % of :math:`|\lambda|`. Half of the vectors
     are first turned out of the span, so that an eigenvalue growing in a subspace that the others do not reach is found
-    before it becomes the largest. A start that leads to a residual above 10 %, or that is not good enough after 8
+    before it becomes the largest. A warm start that leads to a residual above 10 %, or that is not good enough after 8
     times, is not used. A small residual shows that the vector belongs to an eigenvalue, not that this is the
     largest: where several change places at once, the largest can be missed by a little for a call.
 
     Args:
-        product: Multiplies the columns of a tensor of shape ``(size, columns)`` with :math:`A`.
-        factor: Multiplies them with :math:`B`.
-        like: Shape ``(size,)``; its type and device are those of the vectors.
-        count: How many vectors, at most ``size``.
-        start: What an earlier call returned for nearly the same matrix.
+        operator: Square and symmetric, in single or double precision.
+        count: How many vectors, at most the number of columns.
+        warm_start: What an earlier call returned for nearly the same matrix.
 
     Returns:
-        Shape ``(size, count)``. Equal matrices and starts give equal vectors; those of a matrix that is not finite
-        are finite and mean nothing.
+        Shape ``(columns, count)``. Equal matrices and warm starts give equal vectors; those of a matrix that is not
+        finite are finite and mean nothing.
 
     Example:
-        >>> scale = torch.tensor([[1.0], [2.0]])
-        >>> top_eigenvectors(lambda v: scale**2 * v, lambda v: scale * v, torch.zeros(2)).abs()
+        >>> from lightning_complexity.functional import MatrixOperator
+        >>> top_eigenvectors(MatrixOperator(torch.diag(torch.tensor([1.0, 4.0])))).abs()
         tensor([[0.],
                 [1.]])
     """
-    if len(like) <= max(_DENSE_UP_TO, 3 * count):
-        return _dense(product, like, count)
-    if start is not None and start.shape == (len(like), count):
-        followed = _follow(product, factor, start.to(like))
-        if followed is not None:
-            return followed
-    return _lanczos(product, like, count)
+    size = operator.shape[1]
+    if size <= max(_DENSE_UP_TO, 3 * count):
+        return _dense(operator, count)
+    if warm_start is not None and warm_start.shape == (size, count):
+        vectors = _block_krylov(operator, warm_start.to(operator.device, operator.dtype))
+        if vectors is not None:
+            return vectors
+    return _lanczos(operator, count)
 
 
-def _follow(product: Product, factor: Product, basis: Tensor) -> Tensor | None:
+def _block_krylov(operator: LinearOperator, basis: Tensor) -> Tensor | None:
     count = basis.shape[1]
     basis = _scouting(basis)
     for _ in range(_RESTARTS):
-        image = product(basis)
+        image = operator.matmat(basis)
         if not image.isfinite().all():
             return None
         krylov = torch.linalg.qr(torch.cat([basis, image], dim=1)).Q
-        mapped = factor(krylov)
-        values, rotation = torch.linalg.eigh(mapped.mT @ mapped)
+        values, rotation = torch.linalg.eigh(operator.quadratic_form(krylov))
         basis = krylov @ rotation[:, -count:].flip(1)
         top = basis[:, :1]
-        residual = torch.linalg.vector_norm(product(top) - values[-1] * top) / values[-1]
+        residual = torch.linalg.vector_norm(operator.matmat(top) - values[-1] * top) / values[-1].abs()
         if residual <= _RESIDUAL:
             return basis
         if residual > _TOO_FAR:
@@ -86,27 +81,28 @@ def _scouting(basis: Tensor) -> Tensor:
     return torch.linalg.qr(torch.cat([basis[:, :-scouts], turned], dim=1)).Q if scouts else basis
 
 
-def _lanczos(product: Product, like: Tensor, count: int) -> Tensor:
-    size, dtype = len(like), like.dtype
+def _lanczos(operator: LinearOperator, count: int) -> Tensor:
+    size, dtype, device = operator.shape[1], operator.dtype, operator.device
 
     def matvec(v: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return _finite(product(torch.from_numpy(v.reshape(size, 1)).to(like))).flatten().cpu().numpy()
+        column = torch.from_numpy(v.reshape(size, 1)).to(device, dtype)
+        return _finite(operator.matmat(column)).flatten().cpu().numpy()
 
     numpy_dtype = str(dtype).removeprefix("torch.")
-    start = np.random.default_rng(0).standard_normal(size).astype(numpy_dtype)
-    if not matvec(start).any():
-        return torch.eye(size, count, dtype=dtype, device=like.device)
-    operator = LinearOperator((size, size), matvec=matvec, dtype=numpy_dtype)
+    first = np.random.default_rng(0).standard_normal(size).astype(numpy_dtype)
+    if not matvec(first).any():
+        return torch.eye(size, count, dtype=dtype, device=device)
+    products = sparse.LinearOperator((size, size), matvec=matvec, dtype=numpy_dtype)
     try:
-        values, vectors = eigsh(operator, k=count, which="LA", v0=start, tol=_TOLERANCE[dtype])
-    except ArpackNoConvergence:
-        return _dense(product, like, count)
-    return torch.from_numpy(np.ascontiguousarray(vectors[:, np.argsort(-values)])).to(like)
+        values, vectors = sparse.eigsh(products, k=count, which="LA", v0=first, tol=_TOLERANCE[dtype])
+    except sparse.ArpackNoConvergence:
+        return _dense(operator, count)
+    return torch.from_numpy(np.ascontiguousarray(vectors[:, np.argsort(-values)])).to(device, dtype)
 
 
-def _dense(product: Product, like: Tensor, count: int) -> Tensor:
-    matrix = _finite(product(torch.eye(len(like), dtype=like.dtype, device=like.device)))
-    return torch.linalg.eigh(matrix).eigenvectors[:, -count:].flip(1)
+def _dense(operator: LinearOperator, count: int) -> Tensor:
+    identity = torch.eye(operator.shape[1], dtype=operator.dtype, device=operator.device)
+    return torch.linalg.eigh(_finite(operator.matmat(identity))).eigenvectors[:, -count:].flip(1)
 
 
 def _finite(tensor: Tensor) -> Tensor:

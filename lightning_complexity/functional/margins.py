@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 __all__ = [
+    "PositionsAsSamples",
     "check_classification",
     "inverse_squared_margin",
     "log_over_margin",
     "margin_percentile",
     "normalized_margins",
+    "positions_as_samples",
     "signed_margins",
     "smooth_margin_losses",
 ]
@@ -56,6 +60,81 @@ def check_classification(logits: Tensor, targets: Tensor) -> None:
             f"needs integer class targets of shape ({logits.shape[0]},), "
             f"got {targets.dtype} of shape {tuple(targets.shape)}."
         )
+
+
+class PositionsAsSamples(NamedTuple):
+    """Samples of a classifier, one for each position that counts.
+
+    Attributes:
+        logits: Shape ``(m, C)``.
+        targets: Class indices, shape ``(m,)``.
+        kept: Which positions these are, shape of the targets as they were given.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    kept: Tensor
+
+
+def positions_as_samples(
+    logits: Tensor, targets: Tensor, *, class_dim: int | None = None, ignore_index: int = -100
+) -> PositionsAsSamples:
+    """Make every position of a segmentation or of a sequence a sample, and leave ignored targets out.
+
+    Classes are on axis 1, as in torch's cross-entropy, or on the last where only that fits the targets: outputs of the
+    shape ``(n, C, d1, ...)`` with targets ``(n, d1, ...)``, or ``(n, d1, ..., C)``.
+
+    Args:
+        logits: Shape ``(n, C)``, ``(n, C, d1, ...)`` or ``(n, d1, ..., C)``.
+        targets: Class indices, the shape of ``logits`` without the axis of classes.
+        class_dim: The axis of classes; ``None`` as said above.
+        ignore_index: Positions with this target are left out.
+
+    Returns:
+        Logits and targets of the positions that count, and which these are.
+
+    Raises:
+        ValueError: If the shapes or the type of the targets do not fit, if a target is no class, or if nothing counts.
+
+    Example:
+        >>> logits = torch.tensor([[[3.0, 0.0], [1.0, 2.0]]])  # one sample, two classes, two positions
+        >>> positions_as_samples(logits, torch.tensor([[0, -100]]))[:2]
+        (tensor([[3., 1.]]), tensor([0]))
+    """
+    axis = _class_axis(logits, targets, class_dim)
+    rows, flat = logits.movedim(axis, -1).flatten(0, -2), targets.flatten()
+    check_classification(rows, flat)
+    kept = targets != ignore_index
+    rows, flat = rows[kept.flatten()], flat[kept.flatten()]
+    if len(flat) == 0:
+        raise ValueError(f"needs at least one target that counts; every target is the ignored {ignore_index}.")
+    low, high = (int(t) for t in torch.aminmax(flat))
+    if low < 0 or high >= rows.shape[1]:
+        raise ValueError(
+            f"needs targets from 0 to {rows.shape[1] - 1}, or {ignore_index} where a position does not count, "
+            f"got {low} to {high}."
+        )
+    return PositionsAsSamples(rows, flat, kept)
+
+
+def _class_axis(logits: Tensor, targets: Tensor, class_dim: int | None) -> int:
+    axes = [1, -1] if class_dim is None else [class_dim]
+    for axis in axes:
+        if -logits.ndim <= axis < logits.ndim and _without(logits.shape, axis) == list(targets.shape):
+            return axis
+    if logits.ndim == 2 and class_dim is None:
+        return 1  # for the error of check_classification
+    where = "axis 1 or the last" if class_dim is None else f"axis {class_dim}"
+    raise ValueError(
+        f"needs logits with classes on {where} and targets of the same shape without it, "
+        f"got logits {tuple(logits.shape)} and targets {tuple(targets.shape)}."
+    )
+
+
+def _without(shape: torch.Size, axis: int) -> list[int]:
+    sizes = list(shape)
+    del sizes[axis]
+    return sizes
 
 
 def margin_percentile(margins: Tensor, percentile: float = 10) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from lightning_complexity.functional.scaling import vector_norm
 
 __all__ = ["combine_norms", "distance", "lp_norm", "mixed_norm"]
 
@@ -31,29 +32,7 @@ def lp_norm(tensor: Tensor, p: float = 2) -> Tensor:
         return tensor.sum()
     if p == 1:
         return tensor.abs().sum()  # several times as fast
-    if p == 2 and tensor.requires_grad:
-        norm: Tensor = _EuclideanNorm.apply(tensor)  # type: ignore[no-untyped-call]
-        return norm
-    return torch.linalg.vector_norm(tensor, ord=p)
-
-
-class _EuclideanNorm(torch.autograd.Function):
-    """The gradient in one pass over the tensor, where torch's own takes three."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(tensor: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(tensor)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        tensor, norm = ctx.saved_tensors
-        return tensor * torch.where(norm == 0, 0, gradient / norm)
+    return vector_norm(tensor, p)
 
 
 def combine_norms(norms: Tensor, p: float = 2) -> Tensor:
@@ -116,5 +95,5 @@ def mixed_norm(matrix: Tensor, p: float, q: float) -> Tensor:
     """
     if p == q:
         return lp_norm(matrix, p)
-    units = matrix.abs().sum(-1) if p == 1 else torch.linalg.vector_norm(matrix, ord=p, dim=-1)
-    return torch.linalg.vector_norm(units, ord=q)
+    units = matrix.abs().sum(-1) if p == 1 else vector_norm(matrix, p, dim=-1)
+    return vector_norm(units, q)

@@ -12,6 +12,7 @@ __all__ = [
     "jacobian_spectral_norms",
     "softmax_jacobian_grams",
     "squared_jacobian_norms",
+    "unit_directions",
 ]
 
 
@@ -83,40 +84,60 @@ def softmax_jacobian_grams(grams: Tensor, logits: Tensor) -> Tensor:
     return s @ grams @ s
 
 
+def unit_directions(normals: Tensor) -> Tensor:
+    r"""Directions that are uniform on the unit sphere, from standard normal numbers.
+
+    Args:
+        normals: Shape ``(..., C)``, from a generator or from :func:`normal_by_sample`.
+
+    Returns:
+        The same shape, of length 1 along the last axis.
+
+    Example:
+        >>> unit_directions(torch.tensor([3.0, 4.0]))
+        tensor([0.6000, 0.8000])
+    """
+    return normals / torch.linalg.vector_norm(normals, dim=-1, keepdim=True)
+
+
 def squared_jacobian_norms(
-    outputs: Tensor,
-    inputs: Tensor,
-    num_projections: int,
-    *,
-    generator: torch.Generator | None = None,
-    create_graph: bool = False,
+    outputs: Tensor, inputs: Tensor, directions: Tensor, *, create_graph: bool = False
 ) -> Tensor:
     r"""Unbiased estimate :math:`\tfrac{C}{m} \sum_v \|J^T v\|^2` of every sample's squared Frobenius norm.
+
+    With directions of its own for each sample, the estimates are independent, and the standard error of their mean, by
+    :func:`standard_error`, covers the random directions as well as the choice of samples.
 
     Args:
         outputs: Shape ``(n, C)``, computed from ``inputs``, each sample from its own input alone.
         inputs: Shape ``(n, ...)``, requires grad.
-        num_projections: Number ``m`` of random unit vectors :math:`v`, the same for all samples.
-        generator: Source of the random vectors.
+        directions: Uniform unit vectors :math:`v`, shape ``(m, n, C)``, see :func:`unit_directions`.
         create_graph: Whether the result is to be differentiated.
 
     Returns:
         Shape ``(n,)``.
+
+    Raises:
+        ValueError: If the shapes do not fit.
 
     References:
         Hoffman, Roberts and Yaida, "Robust learning with Jacobian regularization", 2019.
 
     Example:
         >>> x = torch.ones(1, 2, requires_grad=True)
-        >>> squared_jacobian_norms(x @ torch.tensor([[3.0], [4.0]]), x, num_projections=1)  # one output: exact
+        >>> directions = unit_directions(torch.randn(3, 1, 1))
+        >>> squared_jacobian_norms(x @ torch.tensor([[3.0], [4.0]]), x, directions)  # one output: exact
         tensor([25.])
     """
     _check(outputs)
-    num_outputs = outputs.shape[1]
-    noise = torch.randn(num_projections, num_outputs, generator=generator, dtype=outputs.dtype)
-    rows = (noise / noise.norm(dim=1, keepdim=True)).to(outputs.device)
+    if directions.ndim != 3 or directions.shape[1:] != outputs.shape or len(directions) == 0:
+        raise ValueError(
+            f"needs directions of shape (num_projections >= 1, {outputs.shape[0]}, {outputs.shape[1]}), one set for "
+            f"each sample, got {tuple(directions.shape)}."
+        )
+    num_projections, _, num_outputs = directions.shape
     squares = [
-        _gradients(outputs, row.expand_as(outputs), inputs, create_graph=create_graph).square().sum(1) for row in rows
+        _gradients(outputs, v, inputs, create_graph=create_graph).square().sum(1) for v in directions.to(outputs)
     ]
     return num_outputs / num_projections * torch.stack(squares).sum(0)
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lightning_complexity.functional.norms import lp_norm
+from lightning_complexity.functional.power_laws import fit_power_law
 from lightning_complexity.functional.spectra import (
     effective_rank,
-    fit_power_law,
     log_condition_number,
     log_spectral_product,
     log_volume,
@@ -386,11 +386,12 @@ class HeavyTailAlpha(_SpectrumMetric):
 
     def of_spectrum(self, spectrum: Tensor) -> Tensor:
         """The value of one layer."""
-        eigenvalues = spectrum.square()
+        eigenvalues = spectrum.double().square()
         fit = fit_power_law(eigenvalues)
         if self.of == "weighted_alpha":
-            return fit.alpha * eigenvalues.amax().log10()
-        if self.of == "log_alpha_norm":
-            return torch.logsumexp(fit.alpha * eigenvalues.log(), dim=0) / math.log(10)
-        value: Tensor = getattr(fit, self.of)
-        return value
+            value = fit.alpha * eigenvalues.amax().log10()
+        elif self.of == "log_alpha_norm":
+            value = torch.logsumexp(fit.alpha * eigenvalues.log(), dim=0) / math.log(10)
+        else:
+            value = getattr(fit, self.of)
+        return value.to(spectrum.dtype)

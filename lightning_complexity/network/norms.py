@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from lightning_complexity.functional.norms import mixed_norm
 from lightning_complexity.functional.paths import Scaled
-from lightning_complexity.functional.spectra import (
+from lightning_complexity.functional.spectra import schatten_norm, singular_values
+from lightning_complexity.functional.spectral_norms import (
     NUM_WARM_VECTORS,
     circular_norm,
-    schatten_norm,
-    singular_values,
     warm_started_spectral_norm,
 )
 from lightning_complexity.network.choice import LayerChoice, chosen

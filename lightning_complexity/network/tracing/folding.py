@@ -76,6 +76,16 @@ def _scale_outputs(weight: Weight, factor: Tensor) -> Weight:
     return Weight(weight.name, tensor, blocks, weight.module)
 
 
+def _fold(weight: Weight, factor: Tensor) -> Weight:
+    """The product with the factors, in double precision where it leaves the range of its own."""
+    folded = _scale_outputs(weight, factor)
+    largest = folded.tensor.detach().abs().amax()
+    range_of = torch.finfo(folded.tensor.dtype)
+    if range_of.tiny / range_of.eps <= largest.item() <= range_of.max:
+        return folded
+    return _scale_outputs(weight, factor.double())
+
+
 def fold_batch_norm(model: nn.Module, inputs: Any, weights: list[Weight]) -> list[Weight]:
     r"""Multiply into each weight the BatchNorm that directly follows it.
 
@@ -99,5 +109,5 @@ def fold_batch_norm(model: nn.Module, inputs: Any, weights: list[Weight]) -> lis
     for weight in weights:
         factors = trace.factors.get(id(weight.tensor), [])
         foldable = len(factors) == 1 and factors[0] is not None
-        folded.append(_scale_outputs(weight, factors[0]) if foldable else weight)  # type: ignore[arg-type]
+        folded.append(_fold(weight, factors[0]) if foldable else weight)  # type: ignore[arg-type]
     return folded

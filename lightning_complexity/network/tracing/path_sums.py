@@ -164,9 +164,13 @@ class PathInterpreter(TorchFunctionInterpreter):
         paths, power = self._node(x).paths, scaled_power(weight, self.q)
         return scaled(apply(paths.value, power.value), paths.log_scale + power.log_scale)
 
+    def _power(self, value: Tensor, like: Tensor) -> Scaled:
+        power = scaled_power(value, self.q)
+        return Scaled(power.value.to(like.dtype), power.log_scale)
+
     def _with_bias(self, total: Scaled, bias: Tensor | None) -> Tensor:
         """The layer's output; ``bias`` has the shape of ``total`` but for leading dimensions."""
-        terms = [total] if bias is None else [total, scaled_power(bias, self.q)]
+        terms = [total] if bias is None else [total, self._power(bias, total.value)]
         return self._keep(scaled_sum(terms), (total, bias))
 
     @_TABLE.handles("linear")
@@ -208,12 +212,13 @@ class PathInterpreter(TorchFunctionInterpreter):
         if training or running_mean is None or running_var is None:
             raise self.refuse("batch_norm without running statistics")
         node = self._node(x)
-        factor = (running_var + eps).rsqrt() * (1.0 if weight is None else weight)
+        # In double precision, as products of two parameters may leave the range of the single one.
+        factor = (running_var.double() + eps).rsqrt() * (1.0 if weight is None else weight)
         shift = -running_mean * factor + (0.0 if bias is None else bias)
         total, layer_bias = node.unbiased or (node.paths, None)
         if layer_bias is not None:
             shift = shift + layer_bias.flatten() * factor
-        power = scaled_power(_along_channels(factor, x), self.q)
+        power = self._power(_along_channels(factor, x), x)
         total = scaled(total.value * power.value, total.log_scale + power.log_scale)
         return self._with_bias(total, _along_channels(shift, x))
 
