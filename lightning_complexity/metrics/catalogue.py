@@ -2,115 +2,25 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
 
-from lightning_complexity.metrics import (
-    bounds,
-    curvature,
-    features,
-    generalization,
-    gradients,
-    lann,
-    margins,
-    mixup,
-    norms,
-    paths,
-    regions,
-    sensitivity,
-    size,
-    spectra,
-    trajectories,
-    units,
-)
-from lightning_complexity.metrics.base import ComplexityMetric, Cost, Need
+from lightning_complexity.metrics.base import ComplexityMetric, Cost, Need, Suite
 
-_FAMILIES = (
-    size,
-    norms,
-    spectra,
-    paths,
-    margins,
-    bounds,
-    generalization,
-    sensitivity,
-    regions,
-    trajectories,
-    units,
-    lann,
-    features,
-    mixup,
-    gradients,
-    curvature,
-)
+_NO_FAMILIES = ("base", "catalogue")
 
-SUITES: dict[str, tuple[str, ...]] = {
-    "fast": (
-        "ParameterNorm",
-        "DistanceFromInitialization",
-        "LogSpectralProduct",
-        "StableRank",
-        "PathNorm",
-        "MarginPercentile",
-    ),
-}
-SUITES["standard"] = (*SUITES["fast"], "JacobianNorm")
-SUITES["full"] = (
-    "ParameterCount",
-    "FlopCount",
-    "ActivationCount",
-    "PeakActivationMemory",
-    "VCDimensionBound",
-    *SUITES["standard"],
-    "LogNormProduct",
-    "LogNormSum",
-    "WeightDistance",
-    "LogSpectralComplexity",
-    "EffectiveRank",
-    "SchattenNorm",
-    "LogConditionNumber",
-    "LogVolume",
-    "SoftOrthogonality",
-    "HeavyTailAlpha",
-    "MeanMargin",
-    "InverseSquaredMargin",
-    "SmoothMarginLoss",
-    "CapacityOverMargin",
-    "NormalizedMargin",
-    "VCGeneralizationBound",
-    "MixedNormBound",
-    "FrobeniusBound",
-    "SpectralBound",
-    "SpectralFrobeniusBound",
-    "SizeIndependentBound",
-    "GeneralizationMeasure",
-    "GeometricComplexity",
-    "LocalLipschitzConstant",
-    "InputGradientNorm",
-    "NoiseSensitivity",
-    "LinearRegions",
-    "RegionBound",
-    "RegionBoundaryDistance",
-    "LocalComplexity",
-    "SmoothLocalComplexity",
-    "Transitions",
-    "TrajectoryLength",
-    "DeadUnits",
-    "ActivationEntropy",
-    "PatternEntropy",
-    "LANNComplexity",
-    "CustomizedL1",
-    "DaviesBouldinIndex",
-    "FeatureEffectiveRank",
-    "LabelVariation",
-    "IntrinsicDimension",
-    "MixupDaviesBouldin",
-    "MixupMargin",
-    "GradientNorm",
-    "HessianTrace",
-)
+
+def families() -> list[ModuleType]:
+    """The modules beside this one, each a family of metrics, by name."""
+    package = __name__.rpartition(".")[0]
+    found = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return [import_module(f"{package}.{name}") for name in found if name not in _NO_FAMILIES]
 
 
 @dataclass(frozen=True)
@@ -147,15 +57,29 @@ def catalogue() -> list[CatalogueEntry]:
     """Every metric class with its family, name, needs, cost, formula and reference.
 
     Example:
-        >>> [entry.name for entry in catalogue()][:3]
+        >>> [entry.name for entry in catalogue() if entry.family == "size"][:3]
         ['activation_count', 'flop_count', 'parameter_count']
     """
     return [
         _entry(getattr(family, name), family.__name__.rpartition(".")[2])
-        for family in _FAMILIES
+        for family in families()
         for name in family.__all__
         if isinstance(getattr(family, name), type)
     ]
+
+
+def _suites() -> dict[str, tuple[str, ...]]:
+    """Names of the metrics of each suite, each with those of the one before, cheap ones first."""
+    costs = get_args(Cost)
+    ordered = sorted((entry.metric for entry in catalogue()), key=lambda metric: costs.index(metric.cost))
+    sizes = get_args(Suite)
+    return {
+        suite: tuple(m.__name__ for m in ordered if m.suite is not None and sizes.index(m.suite) <= sizes.index(suite))
+        for suite in sizes
+    }
+
+
+SUITES: dict[str, tuple[str, ...]] = _suites()
 
 
 def _by_name() -> dict[str, type[ComplexityMetric]]:

@@ -74,16 +74,16 @@ def _estimated_squares(snapshot: Snapshot, context: Context, of: JacobianOf, num
         with torch.enable_grad(), explained_derivatives():
             rows = as_rows(outputs, of, class_dim(snapshot))
             normals = _normals(inputs, (num_projections, rows.shape[1]), context.seed, generator)
-            directions = unit_directions(normals.to(rows).movedim(1, 0))
+            directions = unit_directions(normals.to(rows.dtype).movedim(1, 0))
             parts.append(squared_jacobian_norms(rows, inputs, directions, create_graph=snapshot.differentiable))
     return torch.cat(parts)
 
 
 def _normals(samples: Tensor, shape: tuple[int, ...], seed: int, generator: torch.Generator | None) -> Tensor:
-    """Normal numbers of a shape for each sample: one's own, so that batches of any size give the same, or fresh ones."""
+    """Normal numbers for each sample: its own, so that batches of any size give the same, or from a generator."""
     if generator is not None:
-        return torch.randn(len(samples), *shape, generator=generator)
-    return normal_by_sample(sample_keys(samples.detach(), seed), shape)
+        return torch.randn(len(samples), *shape, generator=generator).to(samples)
+    return normal_by_sample(sample_keys(samples.detach(), seed), shape, samples.dtype)
 
 
 class JacobianNorm(SampleMeanMetric):
@@ -368,7 +368,7 @@ class NoiseSensitivity(_OutputChange):
         x = snapshot.float_inputs
         for draw in range(self.num_draws):
             keys = sample_keys(x.detach(), seed=context.seed * self.num_draws + draw)
-            yield x + self.sigma * normal_by_sample(keys, tuple(x.shape[1:])).to(x)
+            yield x + self.sigma * normal_by_sample(keys, tuple(x.shape[1:]), x.dtype)
 
 
 class ShiftSensitivity(_OutputChange):
