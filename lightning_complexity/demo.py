@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from lightning_complexity.callbacks import ComplexityMonitor, Measurement, plot_histories, read_record
+from lightning_complexity.callbacks import ComplexityMonitor
 from lightning_complexity.callbacks.base import pytorch_lightning as pl
 from lightning_complexity.metrics import HessianTrace, catalogue
+from lightning_complexity.plots import plot_histories
+from lightning_complexity.recording import Measurement, read_record
 
 RUNS = {"true_labels": "true labels", "random_labels": "random labels"}
 # What README and table claim, on the four seeds that were tried; a test holds it for the first.

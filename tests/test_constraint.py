@@ -81,18 +81,18 @@ def test_the_multiplier_rises_while_the_limit_is_exceeded_and_falls_while_there_
     lagrangian = AugmentedLagrangian(limit=2.0)
     multipliers = []
     for value in (4.0, 3.0, 3.0, 1.0, 0.0):  # violations 1, 0.5, 0.5, -0.5, -1
-        lagrangian.judge(value)
+        lagrangian.update_multiplier(value)
         multipliers.append(lagrangian.multiplier)
-    # The curvature grows by half at the third, where the violation did not fall.
+    # The penalty parameter grows by half at the third, where the violation did not fall.
     assert multipliers == [1.0, 1.5, 1.5 + 0.75, 2.25 - 0.75, 0.0]
-    assert lagrangian.curvature == 1.5
+    assert lagrangian.penalty_parameter == 1.5
 
 
 def test_the_gradient_is_that_of_the_augmented_lagrangian() -> None:
     constraint = known()
     module = Classifier(nn.Linear(1, 1, bias=False))
     weight = nn.init.constant_(module.net.weight, 3.0)
-    constraint.lagrangians["parameter_norm"] = AugmentedLagrangian(2.0, multiplier=0.5, curvature=4.0)
+    constraint.lagrangians["parameter_norm"] = AugmentedLagrangian(2.0, multiplier=0.5, penalty_parameter=4.0)
     ((term, _),) = constraint.terms(module, (X, Y)).values()
     assert term.item() == pytest.approx(((0.5 + 4 * 0.5) ** 2 - 0.5**2) / 8)
     (gradient,) = torch.autograd.grad(term, weight)
@@ -137,7 +137,7 @@ def test_several_measures_have_their_own_multipliers() -> None:
     assert fit.callback_metrics["penalty/log_path_norm"] == 0 != fit.callback_metrics["penalty/parameter_norm"]
 
 
-def test_only_the_chosen_layers_are_judged() -> None:
+def test_only_the_chosen_layers_count() -> None:
     constraint = ComplexityConstraint(regularizers.ParameterNorm().on("net.0"), at_most_relative_to_init=1.0)
     module = Classifier(mlp(4, 6, 3))
     expected = math.sqrt(sum(float(p.detach().square().sum()) for p in module.net[0].parameters()))

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from lightning_complexity import cli
-from lightning_complexity.callbacks import Measurement, read_record
 from lightning_complexity.demo import HIGHER_FOR_RANDOM_LABELS, comparison, ratio
 from lightning_complexity.metrics import catalogue, resolve
+from lightning_complexity.recording import Measurement, read_record
 
 
 @pytest.fixture(scope="session")

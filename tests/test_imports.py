@@ -36,6 +36,19 @@ def test_metrics_and_regularizers_need_no_lightning() -> None:
     assert loaded_by("import lightning_complexity.metrics, lightning_complexity.regularizers", names) == set()
 
 
+def test_reading_a_record_needs_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "complexity.jsonl").touch()
+    read = f"import lightning_complexity as c; c.plots; c.recording.read_record({str(tmp_path)!r})"
+    assert loaded_by(read, (*HEAVY, "torch", "torchmetrics")) == set()
+
+
+def test_measuring_many_quantities_and_drawing_samples_need_no_lightning() -> None:
+    names = ("lightning", "pytorch_lightning", "tensorboard")
+    code = "from lightning_complexity.recording import *"
+    assert loaded_by(code, names) == set()
+    assert loaded_by(code, ("torchmetrics",)) == {"torchmetrics"}
+
+
 def test_the_check_can_fail() -> None:
     assert "pytorch_lightning" in loaded_by(
         "import lightning_complexity; lightning_complexity.ComplexityMonitor", HEAVY

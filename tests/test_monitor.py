@@ -18,9 +18,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_complexity import ComplexityMonitor, metrics
-from lightning_complexity.callbacks import read_record
 from lightning_complexity.callbacks.probe import evenly_spaced
 from lightning_complexity.network import initial_state
+from lightning_complexity.recording import read_record
 from tests.networks import mlp
 from tests.training import Classifier, Delicate, trainer
 

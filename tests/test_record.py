@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_complexity.callbacks import Measurement, curve, read_record
-from lightning_complexity.recording.record import append
+from lightning_complexity.recording import Measurement, append, curve, read_record
 
 
 def measurement(step: int, **values: float) -> Measurement:

@@ -19,8 +19,9 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_complexity.callbacks import ComplexityMonitor, read_record
+from lightning_complexity.callbacks import ComplexityMonitor
 from lightning_complexity.metrics import SUITES, LinearRegions, resolve
+from lightning_complexity.recording import read_record
 from tests.networks import mlp
 from tests.training import Classifier, trainer
 

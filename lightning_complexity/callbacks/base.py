@@ -6,8 +6,9 @@ callback that inherits from both works in either ``Trainer`` and either ``Lightn
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ __all__ = [
     "accumulated_batches",
     "accumulating",
     "completed_batches",
+    "double_precision",
+    "from_rank_zero",
     "move_batch",
     "pytorch_lightning",
     "validating",
@@ -68,5 +71,47 @@ def validating(trainer: Trainer) -> Iterator[None]:
 
 
 def move_batch(trainer: Trainer, batch: Any) -> Any:
-    """Move a batch to the training device as the fit loop does, the module's transfer hooks included."""
-    return trainer.strategy.batch_to_device(batch)
+    """Convert a batch to the training's precision and move it to its device, with the module's transfer hooks.
+
+    That is what the fit loop does with every batch.
+    """
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def double_precision(trainer: Trainer) -> AbstractContextManager[None]:
+    """Let tensors that a ``forward`` creates be double under ``precision="64-true"``, as in training.
+
+    Of half precision there is nothing to keep, since measures compute in single precision.
+    """
+    plugin = trainer.precision_plugin
+    context: AbstractContextManager[None] = plugin.forward_context() if plugin.precision == "64-true" else nullcontext()
+    return context
+
+
+def from_rank_zero(trainer: Trainer, make: Callable[[], Any]) -> Any:
+    """Make something on rank zero, and have it on all ranks.
+
+    Args:
+        trainer: Of which all ranks must come here.
+        make: Makes an object that can be pickled.
+
+    Raises:
+        RuntimeError: On all other ranks, if ``make`` raises an error on rank zero, which passes it on.
+    """
+    if trainer.world_size == 1:
+        return make()
+    answer: tuple[bytes | None, str] = None, ""
+    failure = None
+    if trainer.is_global_zero:
+        try:
+            answer = pickle.dumps(make()), ""
+        except Exception as error:
+            failure, answer = error, (None, f"{type(error).__name__} on rank zero: {error}")
+    made, message = trainer.strategy.broadcast(answer)
+    if failure is not None:
+        raise failure
+    if made is None:
+        raise RuntimeError(message)
+    return pickle.loads(made)

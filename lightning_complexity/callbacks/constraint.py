@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from lightning_complexity.callbacks.base import LightningModule, Trainer, completed_batches
+from lightning_complexity.callbacks.base import LightningModule, Trainer, completed_batches, double_precision
 from lightning_complexity.callbacks.lagrangian import AugmentedLagrangian
 from lightning_complexity.callbacks.loggers import log_scalars
 from lightning_complexity.callbacks.loss import LossCallback, needs_batch
 from lightning_complexity.callbacks.probe import Probe, ProbeSource, check_probe, copied, training_probe
 from lightning_complexity.callbacks.summing import Term
 from lightning_complexity.network import LossFunction, Snapshot
+from lightning_complexity.recording.measuring import unsynchronized
 from lightning_complexity.regularizers import Regularizer
 
 Limits = float | Sequence[float]
@@ -30,12 +31,12 @@ class ComplexityConstraint(LossCallback):
               g = (\text{measure} - \text{limit}) / s
 
     with :math:`s` the limit's size, or 1 for a logarithm. Every ``every_n_steps`` optimizer steps the metric of the
-    same name judges the network on a fixed probe: the multiplier :math:`\lambda` becomes
+    same name is computed on a fixed probe: the multiplier :math:`\lambda` becomes
     :math:`\max(0, \lambda + \rho\, g)`, so that it rises while the limit is exceeded and falls while there is slack,
     and :math:`\rho` grows from 1 to 10 at most while the violation does not fall. At a limit that cannot be met the
     multiplier stops at ``max_multiplier``, with one warning, and training goes on.
 
-    Logs ``constraint/<name>/value``, ``/violation`` (``g`` where positive) and ``/multiplier`` whenever it judges, and
+    Logs ``constraint/<name>/value``, ``/violation`` (``g`` where positive) and ``/multiplier`` at each update, and
     ``loss/task``, ``penalty/<name>`` and ``loss/total`` as :class:`lightning_complexity.ComplexityPenalty`.
     Multipliers, limits and probe are in checkpoints.
 
@@ -44,8 +45,8 @@ class ComplexityConstraint(LossCallback):
         at_most: The limit in the measure's units, or one for each measure.
         at_most_relative_to_init: Instead, the limit as a multiple of the measure at initialization, or one for each;
             of a logarithm, of what the logarithm is taken of.
-        every_n_steps: How often the network is judged.
-        probe: What it is judged on, as for :class:`lightning_complexity.ComplexityMonitor`.
+        every_n_steps: How often the multipliers are updated.
+        probe: What the metrics are computed on, as for :class:`lightning_complexity.ComplexityMonitor`.
         loss: Mean loss from outputs and targets, for measures that need one.
         max_multiplier: Where multipliers stop.
         manual_backward_index: As for :class:`lightning_complexity.ComplexityPenalty`.
@@ -122,7 +123,7 @@ class ComplexityConstraint(LossCallback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Judge every so many steps."""
+        """Update the multipliers every so many steps."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.global_step == self._global_step:  # gradients are still accumulating
             return
@@ -131,7 +132,7 @@ class ComplexityConstraint(LossCallback):
         if self._steps % self.every_n_steps == 0:
             logged: dict[str, float] = {}
             for name, value in self._measured(trainer, pl_module).items():
-                self._judge(name, value)
+                self._update_multiplier(name, value)
                 logged |= self._report(name, value)
             log_scalars(trainer, logged, completed_batches(trainer) + 1)
 
@@ -168,12 +169,12 @@ class ComplexityConstraint(LossCallback):
         self._warn(regularizer.name, f"the measure is {float(value):g} on a batch, which is left without penalty")
         return Term(torch.zeros_like(value.detach()))
 
-    def _judge(self, name: str, value: float) -> None:
+    def _update_multiplier(self, name: str, value: float) -> None:
         if not math.isfinite(value):
             self._warn(name, f"the measure is {value:g} on the probe, and the multiplier stays as it is")
             return
         lagrangian = self.lagrangians[name]
-        lagrangian.judge(value)
+        lagrangian.update_multiplier(value)
         if lagrangian.is_saturated:
             self._warn(
                 name,
@@ -207,8 +208,9 @@ class ComplexityConstraint(LossCallback):
                 options: Any = {"loss": self.loss, "initial": r.initial, "layers": r.layers}
                 snapshots[key] = Snapshot(pl_module, inputs, targets, **options)
             r.metric.reset()
-            r.metric.update(snapshots[key])
-            values[r.name] = float(torch.as_tensor(r.metric.compute()))
+            with double_precision(trainer), unsynchronized(r.metric):
+                r.metric.update(snapshots[key])
+                values[r.name] = float(torch.as_tensor(r.metric.compute()))
         # Running statistics differ between ranks, which must all decide alike.
         known: dict[str, float] = trainer.strategy.broadcast(values)
         return known

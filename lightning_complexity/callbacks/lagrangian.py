@@ -10,7 +10,7 @@ from torch import Tensor
 
 Number = TypeVar("Number", Tensor, float)
 
-_GROWTH, _ENOUGH = 1.5, 0.8  # of the curvature, unless the violation has fallen to this share
+_GROWTH, _ENOUGH = 1.5, 0.8  # of the penalty parameter, unless the violation has fallen to this share
 _NEGLIGIBLE = 0.01  # violation
 _STIFFEST = 10.0
 
@@ -29,12 +29,12 @@ class AugmentedLagrangian:
 
     Attributes:
         multiplier: :math:`\lambda`.
-        curvature: :math:`\rho`.
-        violation: :math:`g` when the measure was last judged; negative where there is slack.
+        penalty_parameter: :math:`\rho`.
+        violation: :math:`g` at the last update of the multiplier; negative where there is slack.
 
     Example:
         >>> lagrangian = AugmentedLagrangian(limit=2.0)
-        >>> lagrangian.judge(3.0)  # half of the limit above it
+        >>> lagrangian.update_multiplier(3.0)  # half of the limit above it
         >>> lagrangian.multiplier
         0.5
     """
@@ -43,7 +43,7 @@ class AugmentedLagrangian:
     in_units_of_limit: bool = True
     max_multiplier: float = math.inf
     multiplier: float = 0.0
-    curvature: float = 1.0
+    penalty_parameter: float = 1.0
     violation: float = math.inf
 
     def excess(self, value: Number) -> Number:
@@ -52,16 +52,16 @@ class AugmentedLagrangian:
 
     def term(self, value: Tensor) -> Tensor:
         """What is added to the loss for a value of the measure."""
-        pushed = (self.multiplier + self.curvature * self.excess(value)).clamp(min=0)
-        return (pushed.square() - self.multiplier**2) / (2 * self.curvature)
+        pushed = (self.multiplier + self.penalty_parameter * self.excess(value)).clamp(min=0)
+        return (pushed.square() - self.multiplier**2) / (2 * self.penalty_parameter)
 
-    def judge(self, value: float) -> None:
+    def update_multiplier(self, value: float) -> None:
         """Raise the multiplier where a value exceeds the limit, lower it where there is slack."""
         violation = self.excess(value)
         if violation > max(_ENOUGH * self.violation, _NEGLIGIBLE):
-            self.curvature = min(_GROWTH * self.curvature, _STIFFEST)
+            self.penalty_parameter = min(_GROWTH * self.penalty_parameter, _STIFFEST)
         self.violation = violation
-        self.multiplier = min(max(0.0, self.multiplier + self.curvature * violation), self.max_multiplier)
+        self.multiplier = min(max(0.0, self.multiplier + self.penalty_parameter * violation), self.max_multiplier)
 
     @property
     def is_saturated(self) -> bool:

@@ -16,7 +16,7 @@ from lightning_complexity.callbacks.base import (
     LightningModule,
     Trainer,
     completed_batches,
-    validating,
+    double_precision,
 )
 from lightning_complexity.callbacks.loggers import (
     log_directory,
@@ -31,9 +31,9 @@ from lightning_complexity.callbacks.probe import (
     can_be_indexed,
     check_probe,
     copied,
-    draw,
     first_loader,
     training_probe,
+    validation_probe,
 )
 from lightning_complexity.metrics import ComplexityMetric, resolve
 from lightning_complexity.network import LossFunction, Snapshot, initial_state, num_samples
@@ -74,7 +74,7 @@ class ComplexityMonitor(Callback):
       ``LinearRegions(along="plane")``.
 
     Beside the logger's files it appends to ``complexity.jsonl``, see
-    :func:`lightning_complexity.callbacks.read_record`. A metric that cannot be computed on this network
+    :func:`lightning_complexity.recording.read_record`. A metric that cannot be computed on this network
     is named once in a warning, with the reason, and left out; training goes on. Values that are not finite
     are logged as they are.
 
@@ -91,7 +91,7 @@ class ComplexityMonitor(Callback):
         on_error: ``"warn"`` or ``"raise"``.
 
     Attributes:
-        history: What was measured so far, a list of :class:`lightning_complexity.callbacks.Measurement`.
+        history: What was measured so far, a list of :class:`lightning_complexity.recording.Measurement`.
 
     Raises:
         ValueError: At an unknown metric, with the closest names, or at options that make no sense.
@@ -130,7 +130,7 @@ class ComplexityMonitor(Callback):
         self._train_probe: Probe | None = None
         self._validation_probe: Probe | None = None
         self._initial: dict[str, Tensor] | None = None
-        self._failures = FailureReport(self.on_error)
+        self._failures = FailureReport(self.on_error, "ComplexityMonitor")
         self._steps = 0
         self._seconds_measuring = 0.0
         self._seconds_before = 0.0
@@ -173,7 +173,7 @@ class ComplexityMonitor(Callback):
         if not self._probes_are_ready:
             self._probes_are_ready = True
             started = time.perf_counter()
-            self._failures.attempt("the probe", lambda: self._draw_probes(trainer, pl_module, batch))
+            self._draw_probes(trainer, pl_module, batch)
             self._seconds_measuring += time.perf_counter() - started
         if not self.history:
             self._measure(trainer, pl_module)
@@ -232,7 +232,8 @@ class ComplexityMonitor(Callback):
         if self.history and self.history[-1].step == self._steps:
             return
         started = time.perf_counter()
-        measured = self._measured(pl_module, figures=trainer.is_global_zero and shows_figures(trainer))
+        with double_precision(trainer):
+            measured = self._measured(pl_module, figures=trainer.is_global_zero and shows_figures(trainer))
         values = measured.floats()
         self._failures.announce(silent=not trainer.is_global_zero)
         if trainer.is_global_zero:
@@ -242,6 +243,8 @@ class ComplexityMonitor(Callback):
         if self.history:
             monitors = [c for c in trainer.callbacks if isinstance(c, ComplexityMonitor)]
             values["complexity/overhead"] = sum(monitor.overhead for monitor in monitors)
+        # Running statistics differ between ranks, which must log, and go on with, the same.
+        values, self._failures.left_out = trainer.strategy.broadcast((values, self._failures.left_out))
         measurement = Measurement(self._steps, trainer.current_epoch, time.time(), values, measured.seconds)
         self.history.append(measurement)
         log_scalars(trainer, values, self._steps)
@@ -276,18 +279,26 @@ class ComplexityMonitor(Callback):
     def _snapshot(self, pl_module: LightningModule, probe: Probe | None) -> Snapshot:
         return Snapshot(pl_module, *(probe or (None, None)), loss=self.loss, initial=self._initial)
 
-    def _draw_probes(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, Tensor]:
-        """Draw the probes where a checkpoint did not bring them. Returns nothing: there is no value to log."""
-        if self._train_probe is None:
-            self._train_probe = training_probe(self.probe, trainer, pl_module, batch)
-        self._train_probe = copied(self._train_probe, pl_module.device)
-        loader = first_loader(trainer.val_dataloaders)
-        if self._validation_probe is None and loader is not None and can_be_indexed(loader):
-            with validating(trainer):
-                self._validation_probe = draw(loader, self._train_probe_size, trainer, pl_module)
-        if self._validation_probe is not None:
-            self._validation_probe = copied(self._validation_probe, pl_module.device)
-        return {}
+    def _draw_probes(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """Draw the probes where a checkpoint did not bring them."""
+
+        def draw_training_probe() -> dict[str, Tensor]:
+            if self._train_probe is None:
+                self._train_probe = training_probe(self.probe, trainer, pl_module, batch)
+            self._train_probe = copied(self._train_probe, pl_module.device)
+            return {}
+
+        def draw_validation_probe() -> dict[str, Tensor]:
+            loader = first_loader(trainer.val_dataloaders)
+            if self._validation_probe is None and loader is not None and can_be_indexed(loader):
+                self._validation_probe = validation_probe(loader, self._train_probe_size, trainer, pl_module)
+            if self._validation_probe is not None:
+                self._validation_probe = copied(self._validation_probe, pl_module.device)
+            return {}
+
+        self._failures.attempt("the probe", draw_training_probe)
+        if self._train_probe is not None:
+            self._failures.attempt("the validation probe", draw_validation_probe)
 
     @property
     def _train_probe_size(self) -> int:

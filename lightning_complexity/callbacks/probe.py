@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_complexity.callbacks.base import LightningModule, Trainer, move_batch
+from lightning_complexity.callbacks.base import LightningModule, Trainer, from_rank_zero, move_batch, validating
 from lightning_complexity.network import map_tensors, num_samples, observe, split_batch
+from lightning_complexity.recording.drawing import DrawingError, draw_samples
 
 ProbeSource = int | tuple[Any, Any] | DataLoader[Any]
 
@@ -63,41 +64,58 @@ def can_be_indexed(loader: DataLoader[Any]) -> bool:
     return not isinstance(loader.dataset, IterableDataset) and loader.batch_size is not None
 
 
-def draw(loader: DataLoader[Any], count: int, trainer: Trainer, module: LightningModule) -> Probe:
-    """Take evenly spaced samples from a loader's dataset, without iterating the loader.
+def draw(loader: DataLoader[Any], count: int | None, trainer: Trainer, module: LightningModule) -> Probe:
+    """Take evenly spaced samples of a loader; its dataset stays as it is.
 
-    Random augmentation in the dataset draws from a fixed seed, and the random state is then put back.
+    See :func:`lightning_complexity.recording.draw_samples` for how. Global random states start from a fixed seed
+    and are then put back.
 
     Args:
-        loader: With a dataset that can be indexed.
-        count: Number of samples at most.
-        trainer: Moves the batch to the device.
+        loader: With a dataset that can be indexed; of another the first batch is taken.
+        count: Number of samples at most; ``None`` for all.
+        trainer: Converts the batch and moves it to the device.
         module: Whose transfer hooks are run.
 
     Raises:
+        DrawingError: If no samples could be drawn.
         ValueError: If the dataset is empty.
     """
+    with observe(module):
+        return _moved(draw_samples(loader, _indices(loader, count)), trainer)
+
+
+def _indices(loader: DataLoader[Any], count: int | None) -> list[int] | None:
+    if not can_be_indexed(loader):
+        return None
     candidates = getattr(loader.sampler, "indices", None)
     if candidates is None:
-        candidates = range(len(loader.dataset))  # type: ignore[arg-type]
+        candidates = range(_length(loader.dataset))
     if len(candidates) == 0:
         raise ValueError("the dataset of the probe is empty; a measure needs at least one sample.")
-    with observe(module):
-        random.seed(0)
-        np.random.seed(0)  # noqa: NPY002 (the state users' augmentations draw from)
-        torch.default_generator.manual_seed(0)
-        batch = loader.collate_fn([loader.dataset[i] for i in evenly_spaced(candidates, count)])
-        return Probe(*split_batch(move_batch(trainer, batch)))
+    return evenly_spaced(candidates, len(candidates) if count is None else count)
 
 
-def first_samples(batch: Any, count: int) -> Probe:
-    """Copy the first samples of a batch that is already on the training device."""
+def _length(dataset: Any) -> int:
+    try:
+        return len(dataset)
+    except Exception as error:
+        raise DrawingError(f"len(dataset) raised {type(error).__name__}: {error}") from error
+
+
+def _moved(batch: Any, trainer: Trainer) -> Probe:
+    return Probe(*split_batch(move_batch(trainer, batch)))
+
+
+def first_samples(batch: Any, count: int | None) -> Probe:
+    """Copy the first samples, or all, of a batch that is already on the training device."""
     inputs, targets = split_batch(batch)
     return copied(Probe(*(map_tensors(lambda t: t[:count] if t.ndim else t, part) for part in (inputs, targets))))
 
 
 def training_probe(source: ProbeSource, trainer: Trainer, module: LightningModule, batch: Any) -> Probe:
-    """The probe that ``source`` asks for, once training has started.
+    """The probe that ``source`` asks for, once training has started: that of rank zero on all ranks, on the CPU.
+
+    Where no samples can be drawn, a warning says so and the first samples of the batch are taken.
 
     Args:
         source: As a callback was given it, see :func:`check_probe`.
@@ -105,17 +123,38 @@ def training_probe(source: ProbeSource, trainer: Trainer, module: LightningModul
         module: Whose transfer hooks are run.
         batch: The first batch, for a dataset that cannot be indexed.
     """
+    probe: Probe = from_rank_zero(trainer, lambda: copied(_training_probe(source, trainer, module, batch), "cpu"))
+    return probe
+
+
+def _training_probe(source: ProbeSource, trainer: Trainer, module: LightningModule, batch: Any) -> Probe:
     if isinstance(source, tuple):
-        return Probe(*source)
-    if isinstance(source, int):
-        loader = first_loader(trainer.train_dataloader)
-        if loader is not None and can_be_indexed(loader):
-            return draw(loader, source, trainer, module)
-        return first_samples(batch, source)
-    if can_be_indexed(source):
-        return draw(source, len(source.dataset), trainer, module)  # type: ignore[arg-type]
-    with observe(module):
-        return Probe(*split_batch(move_batch(trainer, next(iter(source)))))
+        with observe(module):
+            return _moved(tuple(copied(Probe(*source))), trainer)
+    count = source if isinstance(source, int) else None
+    loader = first_loader(trainer.train_dataloader) if isinstance(source, int) else source
+    if loader is None or (isinstance(source, int) and not can_be_indexed(loader)):
+        return first_samples(batch, count)
+    try:
+        return draw(loader, count, trainer, module)
+    except DrawingError as error:
+        warnings.warn(
+            "The probe is taken from the first training batch, as no samples could be drawn from the dataset: "
+            f"{error} Give the samples themselves, probe=(inputs, targets), to choose them.",
+            stacklevel=2,
+        )
+        return first_samples(batch, count)
+
+
+def validation_probe(loader: DataLoader[Any], count: int, trainer: Trainer, module: LightningModule) -> Probe:
+    """Samples of a validation loader: those of rank zero on all ranks, on the CPU; raises what :func:`draw` does."""
+
+    def drawn() -> Probe:
+        with validating(trainer):
+            return copied(draw(loader, count, trainer, module), "cpu")
+
+    probe: Probe = from_rank_zero(trainer, drawn)
+    return probe
 
 
 def copied(probe: Probe, device: torch.device | str | None = None) -> Probe:

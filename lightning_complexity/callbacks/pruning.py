@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, completed_batches
+from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, completed_batches, double_precision
 from lightning_complexity.callbacks.loggers import log_scalars
 from lightning_complexity.callbacks.probe import Probe, ProbeSource, check_probe, copied, training_probe
 from lightning_complexity.metrics.lann import pieces_by_unit
@@ -109,7 +109,8 @@ class NeuronPruning(Callback):
         if self._drawn is not None:
             return
         self._drawn = copied(training_probe(self.probe, trainer, pl_module, batch), pl_module.device)
-        self._layers = _prunable(pl_module, self._drawn.inputs)
+        with double_precision(trainer):
+            self._layers = _prunable(pl_module, self._drawn.inputs)
         if not self._layers:
             raise ValueError(
                 "NeuronPruning needs a network with activations whose inputs come from one linear layer or convolution "
@@ -128,7 +129,8 @@ class NeuronPruning(Callback):
         """Prune."""
         if trainer.current_epoch + 1 not in self.at_epochs or self._drawn is None:
             return
-        self._prune(pl_module, self._drawn)
+        with double_precision(trainer):
+            self._prune(pl_module, self._drawn)
         # Ranks may have seen different samples.
         self.masks = trainer.strategy.broadcast(self.masks)
         self._hold(pl_module)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.network import Snapshot, UnsupportedOperationError
@@ -44,13 +46,14 @@ class FailureReport:
 
     Args:
         on_error: ``"warn"``, or ``"raise"`` to pass the first error on.
+        speaker: Who leaves things out, in the warnings.
 
     Attributes:
         left_out: Reason by name of what is no longer tried.
     """
 
-    def __init__(self, on_error: OnError) -> None:
-        self.on_error = on_error
+    def __init__(self, on_error: OnError = "warn", speaker: str = "The measurement") -> None:
+        self.on_error, self.speaker = on_error, speaker
         self.left_out: dict[str, str] = {}
         self._new: dict[str, list[str]] = {}
 
@@ -72,7 +75,7 @@ class FailureReport:
         for reason, names in self._new.items():
             if not silent:
                 warnings.warn(
-                    f"ComplexityMonitor leaves out {', '.join(names)} for the rest of this run. {reason}", stacklevel=2
+                    f"{self.speaker} leaves out {', '.join(names)} for the rest of this run. {reason}", stacklevel=2
                 )
         self._new = {}
 
@@ -88,6 +91,28 @@ def _log_key(key: str) -> str:
     return f"complexity/{key.replace('_orig_mod.', '')}"
 
 
+@contextmanager
+def unsynchronized(metric: Metric) -> Iterator[None]:
+    """Let a metric, and those that it is made of, compute from the samples of this process alone.
+
+    All processes measure the same probe: its samples must not count once for each of them, and no process may wait
+    for another that could not measure.
+    """
+    parts = [part for part in metric.modules() if isinstance(part, Metric)]
+    before = [part.distributed_available_fn for part in parts]
+    try:
+        for part in parts:
+            part.distributed_available_fn = _alone
+        yield
+    finally:
+        for part, function in zip(parts, before, strict=True):
+            part.distributed_available_fn = function
+
+
+def _alone() -> bool:
+    return False
+
+
 def measure_metrics(
     metrics: list[ComplexityMetric], snapshot: Snapshot, failures: FailureReport, *, figures: bool = False
 ) -> Measured:
@@ -96,12 +121,14 @@ def measure_metrics(
 
     def quantity(metric: ComplexityMetric) -> dict[str, Tensor]:
         metric.reset()
-        metric.update(snapshot)
-        measured.histograms |= {_log_key(key): values for key, values in metric.histograms(snapshot).items()}
-        return {_log_key(key): value for key, value in metric.report().items()}
+        with unsynchronized(metric):
+            metric.update(snapshot)
+            measured.histograms |= {_log_key(key): values for key, values in metric.histograms(snapshot).items()}
+            return {_log_key(key): value for key, value in metric.report().items()}
 
     def drawn(metric: ComplexityMetric) -> dict[str, Tensor]:
-        measured.figures |= {_log_key(key): figure for key, figure in metric.figures(snapshot).items()}
+        with unsynchronized(metric):
+            measured.figures |= {_log_key(key): figure for key, figure in metric.figures(snapshot).items()}
         return {}
 
     for metric in metrics:
