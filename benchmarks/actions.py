@@ -124,7 +124,7 @@ def group_actions(workload: Workload) -> dict[str, Action]:
 
     def followed() -> None:
         with torch.no_grad():
-            Snapshot(model, inputs, live=True, vectors=vectors).layer_norms()
+            Snapshot(model, inputs, differentiable=True, vectors=vectors).layer_norms()
 
     groups = {name: measurement(workload, list(group)) for name, group in GROUPS.items()}
     return {

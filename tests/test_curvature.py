@@ -190,7 +190,7 @@ def test_gradient_of_the_penalty_is_that_of_the_same_probes_in_a_dense_hessian(
 def test_over_all_probes_the_mean_is_the_exact_trace_and_its_gradient() -> None:
     model, x, y = nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 2)), torch.randn(5, 1), torch.arange(5) % 2
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 10)
-    snapshot = Snapshot(model, x, y, live=True)
+    snapshot = Snapshot(model, x, y, differentiable=True)
     mean = torch.stack([v @ snapshot.hvp(v) for v in signs]).mean()
     at = torch.cat([p.detach().flatten() for p in model.parameters()]).requires_grad_()
     trace = exact_hessian(model, x, y, at=at).trace()
@@ -202,7 +202,7 @@ def test_over_all_probes_the_mean_is_the_exact_trace_and_its_gradient() -> None:
 def test_the_penalty_of_a_batch_in_several_chunks_is_that_of_the_whole(chunk_size: int) -> None:
     model, x, y = mlp(3, 4, 2), torch.randn(7, 3), torch.arange(7) % 2
     metric = HessianTrace(num_probes=2)
-    values = [metric.measure(Snapshot(model, x, y, live=True, chunk_size=size)) for size in (chunk_size, 100)]
+    values = [metric.measure(Snapshot(model, x, y, differentiable=True, chunk_size=size)) for size in (chunk_size, 100)]
     torch.testing.assert_close(flat_gradient(values[0], model), flat_gradient(values[1], model))
 
 

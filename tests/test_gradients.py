@@ -41,7 +41,7 @@ def test_linear_regression_has_a_closed_form() -> None:
 def test_it_is_the_norm_of_the_gradient_that_autograd_gives(chunk_size: int, live: bool) -> None:
     model, (x, y) = mlp(3, 4, 2), batch()
     expected = flat_gradient(F.cross_entropy(model(x), y), model)
-    snapshot = Snapshot(model, x, y, chunk_size=chunk_size, live=live)
+    snapshot = Snapshot(model, x, y, chunk_size=chunk_size, differentiable=differentiable)
     torch.testing.assert_close(snapshot.gradient.detach(), expected)
     torch.testing.assert_close(GradientNorm().measure(snapshot).detach(), expected.norm())
 
@@ -102,7 +102,7 @@ def test_the_gradient_of_the_penalty_is_a_product_with_the_hessian(name: str) ->
 
 def test_the_penalty_of_a_batch_in_several_chunks_is_that_of_the_whole() -> None:
     model, (x, y) = mlp(3, 4, 2), batch()
-    values = [GradientNorm().measure(Snapshot(model, x, y, live=True, chunk_size=size)) for size in (3, 100)]
+    values = [GradientNorm().measure(Snapshot(model, x, y, differentiable=True, chunk_size=size)) for size in (3, 100)]
     torch.testing.assert_close(flat_gradient(values[0], model), flat_gradient(values[1], model))
 
 

@@ -171,8 +171,8 @@ def test_buffers_that_change_in_evaluation_mode_are_left_alone() -> None:
             return super().forward(x)
 
     model = Counting()
-    for live in (False, True):
-        _ = Snapshot(model, torch.randn(4, 3), live=live).outputs
+    for differentiable in (False, True):
+        _ = Snapshot(model, torch.randn(4, 3), differentiable=differentiable).outputs
     assert model.calls == 0
 
 
@@ -187,7 +187,7 @@ def test_gradients_and_hooks_of_parameters_are_left_alone() -> None:
 
 def test_live_snapshot_gives_gradients_to_the_real_parameters() -> None:
     model = nn.Linear(3, 2)
-    Snapshot(model, torch.randn(4, 3), live=True).outputs.sum().backward()
+    Snapshot(model, torch.randn(4, 3), differentiable=True).outputs.sum().backward()
     assert model.weight.grad is not None
 
 

@@ -192,7 +192,7 @@ def test_a_live_norm_follows_the_weights(convolution: str) -> None:
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(jump * torch.randn(p.shape, generator=generator))
-        live = Snapshot(model, x, live=True, vectors=vectors).layer_norms(convolution=convolution)
+        live = Snapshot(model, x, differentiable=True, vectors=vectors).layer_norms(convolution=convolution)
         exact = Snapshot(model, x).layer_norms(convolution=convolution)
         for name, norm in live.items():
             assert norm.item() == pytest.approx(exact[name].item(), rel=1e-3)
@@ -207,7 +207,7 @@ def test_another_singular_value_may_overtake() -> None:
         first = first + 0.01 * torch.randn(50, 50, generator=generator) / 50**0.5
         with torch.no_grad():
             layer.weight.copy_(torch.block_diag(first, share * second))
-        (norm,) = Snapshot(layer, live=True, vectors=vectors).layer_norms().values()
+        (norm,) = Snapshot(layer, differentiable=True, vectors=vectors).layer_norms().values()
         assert norm.item() == pytest.approx(np.linalg.norm(layer.weight.detach(), 2), rel=1e-4)
 
 

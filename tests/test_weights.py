@@ -111,7 +111,7 @@ def test_reading_a_spectral_norm_layer_in_training_mode_leaves_its_buffers() -> 
     layer = parametrizations.spectral_norm(nn.Linear(4, 3)).train()
     before = {n: b.clone() for n, b in layer.named_buffers()}
     Snapshot(layer).layer_norms()
-    Snapshot(layer, live=True).layer_norms()
+    Snapshot(layer, differentiable=True).layer_norms()
     assert all(torch.equal(b, before[n]) for n, b in layer.named_buffers())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Sequence
@@ -12,12 +13,13 @@ import torch
 from lightning_complexity.callbacks.base import LightningModule, Trainer, completed_batches, double_precision
 from lightning_complexity.callbacks.lagrangian import AugmentedLagrangian
 from lightning_complexity.callbacks.loggers import log_scalars
-from lightning_complexity.callbacks.loss import LossCallback, needs_batch
+from lightning_complexity.callbacks.loss import LossCallback
 from lightning_complexity.callbacks.probe import Probe, ProbeSource, check_probe, copied, training_probe
-from lightning_complexity.callbacks.summing import Term
+from lightning_complexity.callbacks.summing import Step, Term
+from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.network import LossFunction, Snapshot
 from lightning_complexity.recording.measuring import unsynchronized
-from lightning_complexity.regularizers import Regularizer
+from lightning_complexity.regularizers import Regularizer, TrainedMeasure
 
 Limits = float | Sequence[float]
 
@@ -41,7 +43,8 @@ class ComplexityConstraint(LossCallback):
     Multipliers, limits and probe are in checkpoints.
 
     Args:
-        regularizers: What is limited, one or more measures; their strengths do not matter.
+        measures: What is limited, one or more: metrics, such as ``metrics.JacobianNorm().on("encoder.*")``, or
+            regularizers, of which the measure counts and the strength does not.
         at_most: The limit in the measure's units, or one for each measure.
         at_most_relative_to_init: Instead, the limit as a multiple of the measure at initialization, or one for each;
             of a logarithm, of what the logarithm is taken of.
@@ -55,20 +58,20 @@ class ComplexityConstraint(LossCallback):
         lagrangians: Limit and multiplier of each measure by name, once the limits are known.
 
     Raises:
-        TypeError: If an argument is no regularizer.
+        TypeError: If an argument is no measure.
         ValueError: Unless there is one limit for each measure; before training, as for
             :class:`lightning_complexity.ComplexityPenalty`.
 
     Example:
-        >>> from lightning_complexity import regularizers
-        >>> constraint = ComplexityConstraint(regularizers.JacobianNorm(), at_most=0.2)
-        >>> both = ComplexityConstraint(regularizers.JacobianNorm(), regularizers.PathNorm(), at_most=[0.2, 3.0])
+        >>> from lightning_complexity import metrics
+        >>> constraint = ComplexityConstraint(metrics.JacobianNorm(), at_most=0.2)
+        >>> both = ComplexityConstraint(metrics.JacobianNorm(), metrics.PathNorm(), at_most=[0.2, 3.0])
         >>> # Trainer(callbacks=[constraint]).fit(model)
     """
 
     def __init__(
         self,
-        *regularizers: Regularizer,
+        *measures: ComplexityMetric | Regularizer,
         at_most: Limits | None = None,
         at_most_relative_to_init: Limits | None = None,
         every_n_steps: int = 20,
@@ -77,18 +80,16 @@ class ComplexityConstraint(LossCallback):
         max_multiplier: float = 1e3,
         manual_backward_index: int | None = None,
     ) -> None:
-        if not regularizers:
-            raise ValueError("ComplexityConstraint needs a regularizer, such as regularizers.JacobianNorm().")
-        super().__init__(regularizers, loss, manual_backward_index)
-        self._limits = _checked_limits(len(regularizers), at_most, at_most_relative_to_init)
+        if not measures:
+            raise ValueError("ComplexityConstraint needs a measure, such as metrics.JacobianNorm().")
+        super().__init__([_trained(measure) for measure in measures], loss, manual_backward_index)
+        self._limits = _checked_limits(len(measures), at_most, at_most_relative_to_init)
         self._relative = at_most is None
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps!r}.")
         if not 0 < max_multiplier < math.inf:
             raise ValueError(f"max_multiplier must be positive and finite, got {max_multiplier!r}.")
         check_probe(probe)
-        for regularizer in regularizers:
-            regularizer.strength = 1.0
         self.every_n_steps, self.probe, self.max_multiplier = every_n_steps, probe, max_multiplier
         self.lagrangians: dict[str, AugmentedLagrangian] = {}
         self._probe: Probe | None = None
@@ -104,15 +105,15 @@ class ComplexityConstraint(LossCallback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Draw the probe, and know the limits, before the first step."""
         if not self._probe_is_ready:
-            if self._probe is None and any(map(needs_batch, self.regularizers)):
+            if self._probe is None and any(m.needs_batch for m in self.measures):
                 self._probe = training_probe(self.probe, trainer, pl_module, batch)
             self._probe = None if self._probe is None else copied(self._probe, pl_module.device)
             self._probe_is_ready = True
         if not self.lagrangians:
             limits = self._limits_from(self._measured(trainer, pl_module)) if self._relative else self._limits
             self.lagrangians = {
-                r.name: AugmentedLagrangian(limit, not r.metric.is_logarithm, self.max_multiplier)
-                for r, limit in zip(self.regularizers, limits, strict=True)
+                m.name: AugmentedLagrangian(limit, not m.metric.is_logarithm, self.max_multiplier)
+                for m, limit in zip(self.measures, limits, strict=True)
             }
 
     def on_train_batch_end(
@@ -154,19 +155,15 @@ class ComplexityConstraint(LossCallback):
 
     # The controllers -----------------------------------------------------------------------------
 
-    def terms(self, pl_module: LightningModule, batch: Any) -> dict[str, Term]:
+    def terms(self, step: Step) -> dict[str, Term]:
         """The augmented Lagrangians' terms for a batch; none before the limits are known."""
-        return {
-            f"penalty/{r.name}": self._term(r, pl_module, batch)
-            for r in self.regularizers
-            if r.name in self.lagrangians
-        }
+        return {f"penalty/{m.name}": self._term(m, step) for m in self.measures if m.name in self.lagrangians}
 
-    def _term(self, regularizer: Regularizer, pl_module: LightningModule, batch: Any) -> Term:
-        value = self.penalty(regularizer, pl_module, batch)
+    def _term(self, measure: TrainedMeasure, step: Step) -> Term:
+        value = self.computed(measure, measure, step)
         if value.isfinite():
-            return Term(self.lagrangians[regularizer.name].term(value))
-        self._warn(regularizer.name, f"the measure is {float(value):g} on a batch, which is left without penalty")
+            return Term(self.lagrangians[measure.name].term(value))
+        self._warn(measure.name, f"the measure is {float(value):g} on a batch, which is left without penalty")
         return Term(torch.zeros_like(value.detach()))
 
     def _update_multiplier(self, name: str, value: float) -> None:
@@ -194,26 +191,41 @@ class ComplexityConstraint(LossCallback):
 
     def _limits_from(self, initially: dict[str, float]) -> list[float]:
         return [
-            value + math.log(ratio) if r.metric.is_logarithm else ratio * value
-            for r, ratio, value in zip(self.regularizers, self._limits, initially.values(), strict=True)
+            value + math.log(ratio) if m.metric.is_logarithm else ratio * value
+            for m, ratio, value in zip(self.measures, self._limits, initially.values(), strict=True)
         ]
 
     def _measured(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Every measure on the probe, by name."""
         inputs, targets = self._probe or (None, None)
-        values, snapshots = {}, {}
-        for r in self.regularizers:
-            key = id(r.initial), r.layers
-            if key not in snapshots:
-                options: Any = {"loss": self.loss, "initial": r.initial, "layers": r.layers}
-                snapshots[key] = Snapshot(pl_module, inputs, targets, **options)
-            r.metric.reset()
-            with double_precision(trainer), unsynchronized(r.metric):
-                r.metric.update(snapshots[key])
-                values[r.name] = float(torch.as_tensor(r.metric.compute()))
+        values: dict[str, float] = {}
+        snapshots: dict[int, Snapshot] = {}
+        for measure in self.measures:
+            initial, metric = measure.initial, measure.metric
+            if id(initial) not in snapshots:
+                snapshots[id(initial)] = Snapshot(pl_module, inputs, targets, loss=self.loss, initial=initial)
+            metric.reset()
+            with double_precision(trainer), unsynchronized(metric):
+                metric.update(snapshots[id(initial)])
+                values[measure.name] = float(torch.as_tensor(metric.compute()))
         # Running statistics differ between ranks, which must all decide alike.
         known: dict[str, float] = trainer.strategy.broadcast(values)
         return known
+
+
+def _trained(measure: ComplexityMetric | Regularizer) -> TrainedMeasure:
+    """A measure of the constraint's own, so that it shares no state with others of the same object."""
+    metric = measure.metric if isinstance(measure, Regularizer) else measure
+    if not isinstance(metric, ComplexityMetric):
+        raise TypeError(f"ComplexityConstraint takes measures such as metrics.JacobianNorm(), got {measure!r}.")
+    if metric.no_penalty_reason is not None:
+        raise TypeError(
+            f"ComplexityConstraint needs a measure that can be trained with; {type(metric).__name__}: "
+            f"{metric.no_penalty_reason}."
+        )
+    trained = TrainedMeasure(copy.deepcopy(metric))
+    trained.initial = measure.initial if isinstance(measure, Regularizer) else None
+    return trained
 
 
 def _checked_limits(count: int, at_most: Limits | None, relative: Limits | None) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,16 +12,9 @@ from torch import Tensor
 
 from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, accumulating, completed_batches
 from lightning_complexity.callbacks.loggers import log_scalars
-from lightning_complexity.callbacks.summing import Term, add_terms, remove_terms
-from lightning_complexity.network import LossFunction, MissingInputError, initial_state, split_batch
-from lightning_complexity.regularizers import Regularizer
-
-_NEEDS_BATCH = {"inputs", "targets", "loss"}
-
-
-def needs_batch(regularizer: Regularizer) -> bool:
-    """Whether a penalty depends on the batch."""
-    return bool(_NEEDS_BATCH & regularizer.metric.needs)
+from lightning_complexity.callbacks.summing import Step, Term, add_terms, remove_terms
+from lightning_complexity.network import LossFunction, MissingInputError, Snapshot, initial_state
+from lightning_complexity.regularizers import TrainedMeasure
 
 
 class LossCallback(Callback):
@@ -32,35 +26,29 @@ class LossCallback(Callback):
 
     def __init__(
         self,
-        regularizers: tuple[Regularizer, ...],
+        measures: list[TrainedMeasure],
         loss: LossFunction | None,
         manual_backward_index: int | None,
     ) -> None:
-        for regularizer in regularizers:
-            if not isinstance(regularizer, Regularizer):
-                raise TypeError(
-                    f"{type(self).__name__} takes regularizers such as regularizers.PathNorm(1e-4), "
-                    f"got {regularizer!r}."
-                )
-        names = [regularizer.name for regularizer in regularizers]
+        names = [measure.name for measure in measures]
         if len(set(names)) < len(names):
             raise ValueError(f"two penalties would be logged under the same name: {', '.join(names)}.")
         if not (
             manual_backward_index is None or (isinstance(manual_backward_index, int) and manual_backward_index >= 0)
         ):
             raise ValueError(f"manual_backward_index counts calls from 0, got {manual_backward_index!r}.")
-        self.regularizers, self.loss, self.manual_backward_index = regularizers, loss, manual_backward_index
+        self.measures, self.loss, self.manual_backward_index = measures, loss, manual_backward_index
         self._latest: dict[str, Tensor] = {}
         self._was_added = False
 
     @abstractmethod
-    def terms(self, pl_module: LightningModule, batch: Any) -> dict[str, Term]:
-        """What is added to the loss of a batch, by log key."""
+    def terms(self, step: Step) -> dict[str, Term]:
+        """What is added to the loss of a training step, by log key."""
 
     @property
     def state_key(self) -> str:
         """Distinguishes the checkpointed state of different penalties."""
-        return self._generate_state_key(penalties=[regularizer.name for regularizer in self.regularizers])
+        return self._generate_state_key(penalties=[measure.name for measure in self.measures])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot be penalised; wrap ``training_step``, before a learning rate finder uses it."""
@@ -78,19 +66,19 @@ class LossCallback(Callback):
     def _check_that_batches_are_given(self, pl_module: LightningModule) -> None:
         if "dataloader_iter" not in inspect.signature(pl_module.training_step).parameters:
             return
-        for regularizer in filter(needs_batch, self.regularizers):
+        for measure in (m for m in self.measures if m.needs_batch):
             raise ValueError(
-                f"{type(self).__name__}: {regularizer.name} needs the batch, but training_step takes dataloader_iter "
+                f"{type(self).__name__}: {measure.name} needs the batch, but training_step takes dataloader_iter "
                 "and fetches batches itself. Let it take a batch, or add the regularizer to the loss yourself: "
                 "loss + penalty(self.net, x)."
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the initial state where a penalty needs it."""
-        for regularizer in self.regularizers:
-            regularizer.to(pl_module.device)
-            if "initial" in regularizer.metric.needs and regularizer.initial is None:
-                regularizer.initial = initial_state(pl_module)
+        missing = [m for m in self.measures if "initial" in m.metric.needs and m.initial is None]
+        initial = initial_state(pl_module) if missing else None
+        for measure in missing:
+            measure.initial = initial
 
     def on_train_batch_end(
         self,
@@ -133,23 +121,20 @@ class LossCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Keep what the penalties go on from."""
-        return {"regularizers": [regularizer.progress() for regularizer in self.regularizers]}
+        return {"measures": [measure.progress() for measure in self.measures]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
-        for regularizer, progress in zip(self.regularizers, state_dict["regularizers"], strict=True):
-            regularizer.resume(progress)
+        for measure, progress in zip(self.measures, state_dict["measures"], strict=True):
+            measure.resume(progress)
 
-    def penalty(self, regularizer: Regularizer, pl_module: LightningModule, batch: Any) -> Tensor:
-        """One regularizer's penalty of a batch."""
-        if not needs_batch(regularizer) or regularizer.strength == 0:
-            return regularizer(pl_module)
-        inputs, targets = split_batch(batch)
+    def computed(self, measure: TrainedMeasure, compute: Callable[[Snapshot], Tensor], step: Step) -> Tensor:
+        """What is computed from the snapshot for a measure."""
         try:
-            return regularizer(pl_module, inputs, targets, loss=self.loss)
+            return compute(step.snapshot(measure, self.loss, None))
         except MissingInputError as error:
             raise MissingInputError(
-                f"{regularizer.name} {error} {type(self).__name__} takes batches (inputs, targets); with others, add "
+                f"{measure.name} {error} {type(self).__name__} takes batches (inputs, targets); with others, add "
                 "the regularizer to the loss yourself: loss + penalty(self.net, x)."
             ) from error
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+
+from torch import Tensor
 
 from lightning_complexity.callbacks.base import (
-    LightningModule,
     Trainer,
     accumulated_batches,
     accumulating,
     completed_batches,
 )
-from lightning_complexity.callbacks.loss import LossCallback, needs_batch
-from lightning_complexity.callbacks.summing import Term
+from lightning_complexity.callbacks.loss import LossCallback
+from lightning_complexity.callbacks.summing import Step, Term
 from lightning_complexity.network import LossFunction
 from lightning_complexity.regularizers import Regularizer
 
@@ -64,20 +64,32 @@ class ComplexityPenalty(LossCallback):
     ) -> None:
         if not regularizers:
             raise ValueError("ComplexityPenalty needs a regularizer, such as regularizers.PathNorm(1e-4).")
-        super().__init__(regularizers, loss, manual_backward_index)
+        for regularizer in regularizers:
+            if not isinstance(regularizer, Regularizer):
+                raise TypeError(
+                    f"ComplexityPenalty takes regularizers such as regularizers.PathNorm(1e-4), got {regularizer!r}."
+                )
+        super().__init__([regularizer.measure for regularizer in regularizers], loss, manual_backward_index)
+        self.regularizers = regularizers
         if schedule is not None and not callable(schedule):
             raise TypeError(
                 f"schedule must be a function of the step, such as callbacks.Warmup(1000), got {schedule!r}."
             )
         self.schedule, self.once_per_step = schedule, once_per_step
 
-    def terms(self, pl_module: LightningModule, batch: Any) -> dict[str, Term]:
+    def terms(self, step: Step) -> dict[str, Term]:
         """Each penalty by log key."""
-        factor = self._factor(pl_module.trainer)
+        trainer = step.pl_module.trainer
+        factor = self._factor(trainer)
         if factor == 0:
             return {}
-        times = {r: self._times(r, pl_module.trainer) for r in self.regularizers}
-        return {f"penalty/{r.name}": Term(factor * self.penalty(r, pl_module, batch), n) for r, n in times.items() if n}
+        times = {r: self._times(r, trainer) for r in self.regularizers}
+        return {f"penalty/{r.name}": Term(factor * self._penalty(r, step), n) for r, n in times.items() if n}
+
+    def _penalty(self, regularizer: Regularizer, step: Step) -> Tensor:
+        if regularizer.strength == 0:
+            return regularizer(step.pl_module)
+        return self.computed(regularizer.measure, regularizer, step)
 
     def _factor(self, trainer: Trainer) -> float:
         factor = 1.0 if self.schedule is None else float(self.schedule(completed_batches(trainer)))
@@ -87,6 +99,6 @@ class ComplexityPenalty(LossCallback):
 
     def _times(self, regularizer: Regularizer, trainer: Trainer) -> int:
         """How many of the accumulated batches get their penalty with this one."""
-        if not self.once_per_step or needs_batch(regularizer):
+        if not self.once_per_step or regularizer.measure.needs_batch:
             return 1
         return 0 if accumulating(trainer) else accumulated_batches(trainer)

@@ -155,7 +155,7 @@ class NeuronPruning(Callback):
     def _prune(self, pl_module: LightningModule, probe: Probe) -> None:
         parameters = dict(pl_module.named_parameters())
         weights = {name: parameters[names[0]].detach().cpu() for name, names in self._layers.items()}
-        units = pieces_by_unit(Snapshot(pl_module, probe.inputs), self.degree, type(self).__name__)
+        units = pieces_by_unit(Snapshot(pl_module, probe.inputs), self.degree)
         kept = {name: ~self._mask(self._layers[name][0], len(w)) for name, w in weights.items()}
         remaining = torch.cat(list(kept.values()))
         chosen = _fewest(

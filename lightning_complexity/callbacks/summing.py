@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from lightning_complexity.callbacks.base import LightningModule
+from lightning_complexity.network import ForwardFunction, LossFunction, Snapshot, split_batch
+from lightning_complexity.regularizers import TrainedMeasure, snapshot_for
 
 
 class Term(NamedTuple):
@@ -18,13 +20,52 @@ class Term(NamedTuple):
     times: int = 1
 
 
+class Step:
+    """One batch that is trained on, with the snapshots that all penalties of it share.
+
+    Args:
+        pl_module: What is trained.
+        batch: The batch.
+        measures: All that will be measured on it.
+    """
+
+    def __init__(self, pl_module: LightningModule, batch: Any, measures: list[TrainedMeasure]) -> None:
+        self.pl_module, self.batch = pl_module, batch
+        self._measures = measures
+        self._snapshots: dict[Any, Snapshot] = {}
+
+    def snapshot(self, measure: TrainedMeasure, loss: LossFunction | None, forward: ForwardFunction | None) -> Snapshot:
+        """The snapshot for a measure; one serves all that are of the same loss, forward and initial state."""
+        initial = self._initial if measure.initial is None else measure.initial
+        key = measure.needs_batch, loss, forward, id(initial)
+        if key not in self._snapshots:
+            inputs, targets = self._inputs_and_targets(forward) if measure.needs_batch else (None, None)
+            self._snapshots[key] = snapshot_for(
+                self._measures, self.pl_module, inputs, targets, loss=loss, forward=forward, initial=initial
+            )
+        return self._snapshots[key]
+
+    def _inputs_and_targets(self, forward: ForwardFunction | None) -> tuple[Any, Any]:
+        if forward is None:
+            return split_batch(self.batch)
+        try:
+            return self.batch, split_batch(self.batch)[1]
+        except TypeError:
+            return self.batch, None
+
+    @property
+    def _initial(self) -> Mapping[str, Tensor] | None:
+        return next((m.initial for m in self._measures if m.initial is not None), None)
+
+
 class AddsTerms(Protocol):
     """A callback that adds terms to losses."""
 
     manual_backward_index: int | None
+    measures: list[TrainedMeasure]
 
-    def terms(self, pl_module: LightningModule, batch: Any) -> dict[str, Term]:
-        """What is added to the loss of a batch, by log key."""
+    def terms(self, step: Step) -> dict[str, Term]:
+        """What is added to the loss of a training step, by log key."""
 
     def note(self, parts: dict[str, Tensor]) -> None:
         """Take the parts of the loss."""
@@ -86,7 +127,8 @@ class SummedLoss:
         self._backward(self._total(loss, callbacks), *args, **kwargs)
 
     def _total(self, task: Tensor, callbacks: list[AddsTerms]) -> Tensor:
-        terms = [callback.terms(self._module, self._batch) for callback in callbacks]
+        step = Step(self._module, self._batch, [m for callback in callbacks for m in callback.measures])
+        terms = [callback.terms(step) for callback in callbacks]
         total, logged = task, task.detach()
         for term in (term for named in terms for term in named.values()):
             total = total + (term.value if term.times == 1 else term.times * term.value)

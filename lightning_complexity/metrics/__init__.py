@@ -28,4 +28,4 @@ __all__ = ["SUITES", "CatalogueEntry", "ComplexityMetric", "catalogue", "resolve
 # What a family exports is found here, so that a new file is all that a new family needs.
 for _family in families():
     globals().update({name: getattr(_family, name) for name in _family.__all__})
-    __all__ += _family.__all__  # noqa: PLE0605
+    __all__ += _family.__all__

@@ -220,7 +220,7 @@ class MixedNormBound(_NormBound):
         """Norms."""
         return [_vector(layer_norms(snapshot, (1, math.inf), folded=True))]
 
-    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
+    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
         """Logarithm of ``R``."""
         classes, features, _ = _sizes(of_weights)
         return bounds.log_mixed_norm_capacity(of_weights[3:], classes, features, data.mean_l_inf, data.margin)
@@ -265,7 +265,7 @@ class FrobeniusBound(_NormBound):
         """Norms."""
         return [_vector(layer_norms(snapshot, "frobenius", folded=True))]
 
-    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
+    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
         """Logarithm of ``R``."""
         classes, _, _ = _sizes(of_weights)
         return bounds.log_frobenius_capacity(of_weights[3:], classes, data.mean_l2, data.margin)
@@ -307,7 +307,7 @@ class SizeIndependentBound(FrobeniusBound):
     reference = "after Golowich et al., COLT 2018"
     _quantity = "size_independent"
 
-    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
+    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
         """Logarithm of ``R``."""
         classes, _, _ = _sizes(of_weights)
         return bounds.log_size_independent_capacity(of_weights[3:], classes, data.mean_l2, data.margin)
@@ -421,7 +421,7 @@ class SpectralFrobeniusBound(_NormBound):
         widths = [w.blocks.shape[0] * w.blocks.shape[1] for w in weight_matrices(snapshot, folded=True)]
         return [norms, _vector(distance_norms(snapshot, "frobenius", folded=True)), norms.new_tensor(widths)]
 
-    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
+    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
         """Logarithm of ``R``."""
         norms, distances, widths = of_weights[3:].chunk(3)
         return bounds.log_spectral_frobenius_capacity(norms, distances, widths, data.max_l2, data.margin)
@@ -487,7 +487,7 @@ class TwoLayerBound(_NormBound):
         (entering,) = features(snapshot.at_initialization, second.name.removesuffix(".weight")).values()
         return entering.double().square().sum(1)
 
-    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:  # noqa: ARG002
+    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
         """Logarithm of ``R``."""
         (classes, _, _), (_, norm, distance) = _sizes(of_weights), of_weights[3:]
         return bounds.log_two_layer_capacity(norm, distance, classes, data.hidden, data.mean_l2, data.margin)

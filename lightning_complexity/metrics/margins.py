@@ -15,8 +15,10 @@ from lightning_complexity.functional.margins import (
 )
 from lightning_complexity.metrics.base import (
     ComplexityMetric,
+    Cost,
     SampleDistributionMetric,
     SampleMeanMetric,
+    Suite,
     WeightsAndSamplesMetric,
 )
 from lightning_complexity.metrics.spectra import LogSpectralProduct
@@ -61,7 +63,7 @@ class MarginPercentile(SampleDistributionMetric):
     """
 
     name = "margin_percentile"
-    suite = "fast"
+    suite: ClassVar[Suite | None] = "fast"
     no_penalty_reason = "two samples decide it; SmoothMarginLoss is what one trains with"
     needs = frozenset({"inputs", "targets"})
     cost = "forward"
@@ -196,7 +198,7 @@ class _CapacityAndMargins(WeightsAndSamplesMetric):
     """Margins measured in units of a capacity of the weights."""
 
     needs = frozenset({"inputs", "targets"})
-    cost = "forward"
+    cost: Cost = "forward"
 
     def __init__(
         self,
@@ -211,14 +213,14 @@ class _CapacityAndMargins(WeightsAndSamplesMetric):
             raise TypeError(f"capacity must be a metric of the weights, such as metrics.PathNorm(), got {capacity!r}.")
         if capacity.reads_samples:
             raise TypeError(
-                f"capacity must be a metric of the weights, such as metrics.PathNorm(); {type(capacity).__name__} depends "
-                "on the samples."
+                "capacity must be a metric of the weights, such as metrics.PathNorm(); "
+                f"{type(capacity).__name__} depends on the samples."
             )
         check_percentile(percentile)
         super().__init__(per_layer=per_layer, **kwargs)
         self.capacity, self.percentile = capacity, percentile
         self.needs = capacity.needs | {"inputs", "targets"}
-        self.cost = capacity.cost if capacity.cost != "weights" else "forward"
+        self.cost = "forward" if capacity.cost == "weights" else capacity.cost
 
     def from_weights(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Logarithm of the capacity."""

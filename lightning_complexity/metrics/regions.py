@@ -129,7 +129,7 @@ class LinearRegions(ComplexityMetric):
         from lightning_complexity.network.regions.figure import draw_regions
 
         # TensorBoard shows a tag as what it was first, so that the number and the picture need one each.
-        return {f"{self.name}/picture": draw_regions(snapshot, self.margin, measure=type(self).__name__)}
+        return {f"{self.name}/picture": draw_regions(snapshot, self.margin)}
 
 
 class RegionBoundaryDistance(SampleMeanMetric):

@@ -53,8 +53,8 @@ def _kind(snapshot: Snapshot, of: JacobianOf | None, name: str) -> JacobianOf:
     has_classes = class_dim(snapshot) is not None
     if of == "softmax" and not has_classes:
         raise MeasureError(
-            f'{name} of="softmax" needs outputs of several classes, got shape {tuple(predictions(snapshot).shape)}. Leave of '
-            "out to take the outputs themselves."
+            f'{name} of="softmax" needs outputs of several classes, got shape {tuple(predictions(snapshot).shape)}. '
+            "Leave of out to take the outputs themselves."
         )
     if of is None:
         of = "softmax" if has_classes else "logits"
@@ -92,18 +92,20 @@ class JacobianNorm(SampleMeanMetric):
     .. math:: \frac{1}{n} \sum_i \Big\| \frac{\partial f(x_i)}{\partial x_i} \Big\|_F
 
     Exact, it takes one backward pass for each output, which all exact measures of the Jacobian share. With
-    ``num_projections=k`` it takes ``k``, along random unit vectors of each sample's own; the squared norm is then unbiased,
-    the norm itself slightly low for few projections. The standard error covers samples and projections. Where a
-    sample has several positions, as in segmentation, its Jacobian is that of all of them, with a softmax at each. Scaling the inputs scales the value
-    inversely, so compare networks on the same inputs. A saturated softmax has a small Jacobian also in a bad network:
-    look at ``of="logits"`` too. The gradient where the Jacobian is zero is 0.
+    ``num_projections=k`` it takes ``k``, along random unit vectors of each sample's own; the squared norm is then
+    unbiased, the norm itself slightly low for few projections. The standard error covers samples and projections.
+    Where a sample has several positions, as in segmentation, its Jacobian is that of all of them, with a softmax at
+    each. Scaling the inputs scales the value inversely, so compare networks on the same inputs. A saturated softmax
+    has a small Jacobian also in a bad network: look at ``of="logits"`` too. The gradient where the Jacobian is zero is
+        0.
 
     Public code also has the mean over classes of the norms of single rows, which is another number.
 
     Args:
-        of: ``"softmax"`` for the class probabilities, as in the paper; ``"logits"`` for the outputs themselves; by default
-            the probabilities where there are classes, else the outputs, and which of them is logged at level ``INFO``.
-            There are classes if there are several outputs and targets, where given, are class indices or probabilities.
+        of: ``"softmax"`` for the class probabilities, as in the paper; ``"logits"`` for the outputs themselves; by
+            default the probabilities where there are classes, else the outputs, and which of them is logged at level
+            ``INFO``. There are classes if there are several outputs and targets, where given, are class indices or
+            probabilities.
         num_projections: ``None`` for exact.
         per_class: Whether ``compute`` returns a dictionary with the mean norm of each output's gradient alone, by the
             output's number; only exact.

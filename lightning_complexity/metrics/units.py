@@ -146,7 +146,7 @@ class ActivationEntropy(UnitMetric):
     formula = r"\frac{1}{N} \sum_j H(c_j)"
     reference = "Novak et al., ICLR 2018, for the codes; Shannon, 1948"
 
-    def of_units(self, counts: Tensor, flat: tuple[int, ...]) -> Tensor:  # noqa: ARG002
+    def of_units(self, counts: Tensor, flat: tuple[int, ...]) -> Tensor:
         """Entropy of each unit."""
         return unit_entropy(counts)
 

@@ -23,8 +23,8 @@ from lightning_complexity.network.tracing.decompositions import Decompositions, 
 class HessianOperator(LinearOperator):
     r"""Hessian of the loss of the whole batch for the trained parameters, or for those of some layers.
 
-    Its blocks are the parameters by name. One product is one backward pass through the graph of the gradient, which is kept.
-    A batch of several chunks is gone through twice for each product, so that it is exact for any loss:
+    Its blocks are the parameters by name. One product is one backward pass through the graph of the gradient, which is
+    kept. A batch of several chunks is gone through twice for each product, so that it is exact for any loss:
 
     .. math:: H v = \sum_c \Big( J_c^T\, (\nabla_z^2 \ell\, J v)_c + \nabla_\theta \langle J_c^T g_c, v \rangle \Big)
 

@@ -76,8 +76,8 @@ class explained_derivatives:  # noqa: N801 (used like a function)
         if isinstance(error, RuntimeError) and missing:
             operation = missing[1].removesuffix("_backward").strip("_")
             raise NetworkError(
-                f"needs a higher derivative of the operation {operation!r} than torch has. Build the network with another "
-                "operation in its place, or leave this measure out."
+                f"needs a higher derivative of the operation {operation!r} than torch has. Build the network with "
+                "another operation in its place, or leave this measure out."
             ) from error
 
 
@@ -142,8 +142,8 @@ def _jacobians_at_once(snapshot: Snapshot) -> int:
     rows = snapshot.run_one(lambda model, x: main_tensor(model(x)).numel())
     if rows > MAX_ROWS:
         raise MeasureError(
-            f"the exact Jacobian takes a backward pass for each of {rows} outputs, more than {MAX_ROWS}. Estimate it with "
-            "num_projections=1, or give fewer outputs with forward=lambda model, inputs: ...."
+            f"the exact Jacobian takes a backward pass for each of {rows} outputs, more than {MAX_ROWS}. Estimate it "
+            "with num_projections=1, or give fewer outputs with forward=lambda model, inputs: ...."
         )
     return max(_JACOBIAN_ENTRIES // (snapshot.float_inputs[0].numel() * rows), 1)
 

@@ -105,8 +105,8 @@ def _check_no_adapters(snapshot: Snapshot) -> None:
     adapted = low_rank_adapters(snapshot.model)
     if adapted:
         raise MeasureError(
-            f"{adapted[0] or 'the network'!r} adds the product of two matrices of low rank to a layer, so that its matrices "
-            "are no layers of a chain. Merge the adapters into the layers, or choose layers with .on(...)."
+            f"{adapted[0] or 'the network'!r} adds the product of two matrices of low rank to a layer, so that its "
+            "matrices are no layers of a chain. Merge the adapters into the layers, or choose layers with .on(...)."
         )
 
 

@@ -91,8 +91,8 @@ def checked_predictions(outputs: Tensor, count: int) -> Tensor:
     """The outputs, one dimension added where each sample has a single number."""
     if outputs.ndim == 0 or len(outputs) != count:
         raise MeasureError(
-            f"needs outputs whose first dimension counts the {count} samples, got shape {tuple(outputs.shape)}. Say what "
-            "the outputs are with forward=lambda model, inputs: ...."
+            f"needs outputs whose first dimension counts the {count} samples, got shape {tuple(outputs.shape)}. Say "
+            "what the outputs are with forward=lambda model, inputs: ...."
         )
     return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs
 
@@ -101,8 +101,8 @@ def checked_predictions(outputs: Tensor, count: int) -> Tensor:
 def class_dim(snapshot: Snapshot) -> int | None:
     """Dimension of the predictions along which classes lie; ``None`` where there are no classes. Needs inputs.
 
-    There are classes if there are several outputs and targets, where given, are class indices or probabilities. They lie
-    where the targets' shape says, else in dimension 1, as for torch's cross-entropy.
+    There are classes if there are several outputs and targets, where given, are class indices or probabilities. They
+    lie where the targets' shape says, else in dimension 1, as for torch's cross-entropy.
     """
     outputs = predictions(snapshot)
     if snapshot.task.class_dim is not None:
@@ -222,17 +222,15 @@ def _features_of(snapshot: Snapshot, name: str) -> Tensor:
 def _all_features(snapshot: Snapshot) -> dict[str, Tensor]:
     order = running_order(snapshot)
     parts = list(snapshot.run_chunks(partial(entering, names=order)))
-    return {name: _by_sample(snapshot, name, [part[name] for part in parts]) for name in order}
+    return {name: _by_sample(name, [part[name] for part in parts]) for name in order}
 
 
 def features_on(snapshot: Snapshot, name: str, inputs: Any) -> Tensor:
     """What goes into a module for another batch, flattened to shape ``(n, d)``."""
-    return _by_sample(
-        snapshot, name, [part[name] for part in snapshot.run_chunks(partial(entering, names=[name]), inputs)]
-    )
+    return _by_sample(name, [part[name] for part in snapshot.run_chunks(partial(entering, names=[name]), inputs)])
 
 
-def _by_sample(snapshot: Snapshot, name: str, parts: list[Tensor]) -> Tensor:
+def _by_sample(name: str, parts: list[Tensor]) -> Tensor:
     found = torch.cat([at_least_single(part).flatten(1) if part.ndim > 1 else part for part in parts])
     if found.ndim != 2:
         raise MeasureError(f"module {name!r} is given a tensor of shape {tuple(found.shape)}, which has no features.")
@@ -255,6 +253,6 @@ def check_not_quantized(snapshot: Snapshot) -> None:
     packed = quantized_layers(snapshot.model)
     if packed:
         raise MeasureError(
-            f"layer {packed[0]!r} is quantized, so that its weights can neither be read nor differentiated. Measure the "
-            "network before it is quantized."
+            f"layer {packed[0]!r} is quantized, so that its weights can neither be read nor differentiated. Measure "
+            "the network before it is quantized."
         )

@@ -61,14 +61,15 @@ class Snapshot:
         targets: What the loss takes beside the outputs; class indices for margins.
         loss: Loss of a batch from outputs and targets; default cross-entropy.
         forward: Outputs from model and inputs; default ``model(inputs)``.
-        class_dim: Dimension of the outputs along which classes lie; by default found from the targets' shape, or else 1.
+        class_dim: Dimension of the outputs along which classes lie; by default found from the targets' shape, or else
+            1.
         initial: Parameters and buffers at the start of training by name, see :func:`initial_state`.
         differentiable: Whether to work on the real parameters.
-        order: Of a differentiable snapshot, the highest derivative of the network that will be taken: with 3, operations
-            whose third derivatives torch gets wrong are made from others from the start.
+        order: Of a differentiable snapshot, the highest derivative of the network that will be taken: with 3,
+            operations whose third derivatives torch gets wrong are made from others from the start.
         differentiate_inputs: Of a differentiable snapshot, whether derivatives for the inputs will be taken.
-        outputs: What the network gave for ``inputs``, to save a forward pass. ``inputs`` must have required grad when it
-            was computed if a Jacobian is to be taken.
+        outputs: What the network gave for ``inputs``, to save a forward pass. ``inputs`` must have required grad when
+            it was computed if a Jacobian is to be taken.
         chunk_size: How many samples are computed at once. A differentiable snapshot computes all at once.
 
     Raises:
@@ -225,7 +226,7 @@ class Snapshot:
     def _stand_ins(self, *, records: bool, dtype: torch.dtype | None, is_mixed: bool) -> dict[int, Tensor]:
         """What takes the place of each parameter and buffer in a run, by the ``id`` of these."""
 
-        def stand_in(name: str, original: Tensor, tensor: Tensor) -> Tensor:
+        def stand_in(original: Tensor, tensor: Tensor) -> Tensor:
             kind = dtype or (original.dtype if is_mixed else None)
             if kind is not None and tensor.is_floating_point() and tensor.dtype != kind:
                 return tensor.to(kind)
@@ -234,10 +235,10 @@ class Snapshot:
         tensors = {}
         for name, parameter in self.model.named_parameters():
             leaf = self.parameters[name]
-            tensors[id(parameter)] = stand_in(name, parameter, leaf if records else leaf.detach())
+            tensors[id(parameter)] = stand_in(parameter, leaf if records else leaf.detach())
         for name, buffer in self.model.named_buffers():
             value = self._at_start(name, whole(buffer).detach())
-            tensors[id(buffer)] = stand_in(name, buffer, value if is_mixed else at_least_single(value))
+            tensors[id(buffer)] = stand_in(buffer, value if is_mixed else at_least_single(value))
         return tensors
 
     def _at_start(self, name: str, tensor: Tensor) -> Tensor:
@@ -268,7 +269,8 @@ class Snapshot:
         """Call ``function(model)`` with copies of this snapshot's parameters and of the rest in the model.
 
         Args:
-            function: Anything that reads or calls the model, ``model(inputs)`` being what the snapshot's ``forward`` gives.
+            function: Anything that reads or calls the model, ``model(inputs)`` being what the snapshot's ``forward``
+                gives.
             records: Whether an observing snapshot records gradients for its parameters.
             dtype: Precision of parameters and buffers, if not their own.
 
@@ -324,8 +326,8 @@ class Snapshot:
         """
         if self._coupling is not None:
             raise MeasureError(
-                f"{measure} needs outputs that depend on their own sample alone, but BatchNorm {self._coupling!r} has no "
-                "running statistics. Build it with track_running_stats=True, or leave this measure out."
+                f"{measure} needs outputs that depend on their own sample alone, but BatchNorm {self._coupling!r} has "
+                "no running statistics. Build it with track_running_stats=True, or leave this measure out."
             )
 
     @cached_property
@@ -412,6 +414,7 @@ class Shared(Generic[P, Result]):
         return (self._function, *((name, value) for name, value in arguments if name != _NOT_IN_KEY))
 
     def __call__(self, snapshot: Snapshot, /, *args: P.args, **kwargs: P.kwargs) -> Result:
+        """Compute it, or recall what was computed."""
         key = self._key(snapshot, *args, **kwargs)
         return snapshot.remember(key, lambda: self._function(snapshot, *args, **kwargs))
 

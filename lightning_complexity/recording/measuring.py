@@ -14,7 +14,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_complexity.metrics import ComplexityMetric
-from lightning_complexity.network import Snapshot, UnsupportedOperationError
+from lightning_complexity.network import MeasureError, Snapshot, UnsupportedOperationError, accuracy, mean_loss
+from lightning_complexity.network.outputs import class_dim
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,12 +132,14 @@ def measure_metrics(
             measured.figures |= {_log_key(key): figure for key, figure in metric.figures(snapshot).items()}
         return {}
 
-    for metric in metrics:
-        started = time.perf_counter()
-        measured.values |= failures.attempt(metric.name, lambda metric=metric: quantity(metric))  # type: ignore[misc]
-        if figures and metric.name not in failures.left_out:
-            failures.attempt(f"the figures of {metric.name}", lambda metric=metric: drawn(metric))  # type: ignore[misc]
-        measured.seconds[metric.name] = time.perf_counter() - started
+    with snapshot.opened():
+        for metric in metrics:
+            started = time.perf_counter()
+            name = metric.name
+            measured.values |= failures.attempt(name, lambda metric=metric: quantity(metric))  # type: ignore[misc]
+            if figures and name not in failures.left_out:
+                failures.attempt(f"the figures of {name}", lambda metric=metric: drawn(metric))  # type: ignore[misc]
+            measured.seconds[name] = time.perf_counter() - started
     return measured
 
 
@@ -144,11 +147,22 @@ def measure_fit(snapshot: Snapshot, part: Literal["train", "val"], failures: Fai
     """Loss on a probe, and accuracy where targets are classes, as ``probe/<part>_loss`` and so on."""
     if not (snapshot.has("inputs") and snapshot.has("targets")):
         return {}
-    loss, accuracy = f"probe/{part}_loss", f"probe/{part}_accuracy"
-    values = failures.attempt(loss, lambda: {loss: snapshot.mean_loss})
-    if values and not snapshot.targets.is_floating_point():
-        values |= failures.attempt(accuracy, lambda: {accuracy: snapshot.accuracy})
+    of_loss, of_accuracy = f"probe/{part}_loss", f"probe/{part}_accuracy"
+    with snapshot.opened():
+        values = failures.attempt(of_loss, lambda: {of_loss: mean_loss(snapshot)})
+        if values and _has_classes(snapshot):
+            values |= failures.attempt(of_accuracy, lambda: {of_accuracy: accuracy(snapshot)})
     return values
+
+
+def _has_classes(snapshot: Snapshot) -> bool:
+    targets = snapshot.targets
+    if not isinstance(targets, Tensor) or targets.is_floating_point():
+        return False
+    try:
+        return class_dim(snapshot) is not None
+    except MeasureError:
+        return False
 
 
 def gaps(values: dict[str, Tensor]) -> dict[str, Tensor]:

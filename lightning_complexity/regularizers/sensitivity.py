@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning_complexity.metrics import sensitivity
-from lightning_complexity.metrics.sensitivity import JacobianOf
+from lightning_complexity.network.derivatives import JacobianOf
 from lightning_complexity.regularizers.base import Regularizer
 
 __all__ = ["GeometricComplexity", "InputGradientNorm", "JacobianNorm"]
@@ -17,7 +17,7 @@ class JacobianNorm(Regularizer):
 
     Args:
         strength: Factor.
-        of: ``"softmax"`` or ``"logits"``.
+        of: ``"softmax"`` or ``"logits"``; by default probabilities where there are classes, else the outputs.
         num_projections: ``None`` for exact, at one double backward pass for each output.
 
     Example:
@@ -27,7 +27,7 @@ class JacobianNorm(Regularizer):
     """
 
     def __init__(
-        self, strength: float = 1e-3, *, of: JacobianOf = "softmax", num_projections: int | None = None
+        self, strength: float = 1e-3, *, of: JacobianOf | None = None, num_projections: int | None = None
     ) -> None:
         super().__init__(strength, sensitivity.JacobianNorm(of, num_projections=num_projections))
 

@@ -140,11 +140,11 @@ class ComplexityMetric(Metric, ABC):
         """Whether ``compute`` returns the parts."""
         return self.per_layer
 
-    def histograms(self, snapshot: Snapshot) -> dict[str, Tensor]:  # noqa: ARG002
+    def histograms(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Distributions behind the value, for loggers that can draw them; cheap after ``update``."""
         return {}
 
-    def figures(self, snapshot: Snapshot) -> dict[str, Figure]:  # noqa: ARG002
+    def figures(self, snapshot: Snapshot) -> dict[str, Figure]:
         """Pictures of what was measured, for loggers that can show them; needs matplotlib, cheap after ``update``.
 
         Their keys are others than those of :meth:`report`.

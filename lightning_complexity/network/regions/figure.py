@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_complexity.network import Snapshot, decision_boundary, rectangle_around
+from lightning_complexity.network.regions.planes import decision_boundary, rectangle_around
+from lightning_complexity.network.regions.restrictions import regions_around_samples
+from lightning_complexity.network.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +22,7 @@ def _figure_class() -> type[Figure]:
     return Figure
 
 
-def draw_regions(snapshot: Snapshot, margin: float, *, measure: str) -> Figure:
+def draw_regions(snapshot: Snapshot, margin: float) -> Figure:
     """The linear regions in the plane through the first three samples, coloured by their affine map.
 
     Similar colours are similar slopes: their two strongest directions of change set hue and lightness. The
@@ -29,7 +31,6 @@ def draw_regions(snapshot: Snapshot, margin: float, *, measure: str) -> Figure:
     Args:
         snapshot: With at least three samples.
         margin: How far the picture reaches beyond them.
-        measure: Name of the measure, for errors.
 
     Raises:
         ImportError: Without matplotlib.
@@ -37,7 +38,7 @@ def draw_regions(snapshot: Snapshot, margin: float, *, measure: str) -> Figure:
     figure_class = _figure_class()
     from matplotlib.collections import LineCollection, PolyCollection
 
-    regions = snapshot.plane_regions(margin, measure=measure)
+    regions = regions_around_samples(snapshot, margin)
     coordinates, corners = rectangle_around(snapshot.float_inputs[:3].detach(), margin)[2:]
     figure = figure_class(figsize=(6, 6), layout="constrained")
     axes = figure.add_subplot()

@@ -55,8 +55,8 @@ class LayerPatterns:
     """What the samples do to the units of one nonlinearity.
 
     Attributes:
-        counts: How many samples, and positions, have each unit on each of its pieces, shape ``(units, pieces)``; ``nan`` for
-            a unit with a preactivation that is not a number.
+        counts: How many samples, and positions, have each unit on each of its pieces, shape ``(units, pieces)``;
+            ``nan`` for a unit with a preactivation that is not a number.
         hashes: A number for each sample's pattern, equal for equal patterns, shape ``(n,)``.
         flat: Which pieces have slope zero.
     """

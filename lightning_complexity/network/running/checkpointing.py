@@ -34,7 +34,7 @@ def recomputed_by(replay: Callable[[Function], Function | None]) -> Iterator[Non
             )
 
     try:
-        torch_checkpoint._checkpoint_without_reentrant_generator = replaying
+        torch_checkpoint._checkpoint_without_reentrant_generator = replaying  # type: ignore[assignment]
         torch_checkpoint.CheckpointFunction = WithoutReentry  # type: ignore[misc, assignment]
         yield
     finally:

@@ -25,9 +25,9 @@ Result = TypeVar("Result")
 class Execution:
     """Runs functions of one network, each on copies of all that the network could change.
 
-    While it is open the network is observed, see :func:`observe`. Backward passes belong inside too, as checkpointed parts
-    of the network run again in them; such a part also finds the network observed, with the tensors of its forward pass,
-    if a backward pass comes later, as that of a penalty does.
+    While it is open the network is observed, see :func:`observe`. Backward passes belong inside too, as checkpointed
+    parts of the network run again in them; such a part also finds the network observed, with the tensors of its
+    forward pass, if a backward pass comes later, as that of a penalty does.
 
     Args:
         model: The network.

@@ -9,8 +9,8 @@ from torch import Tensor
 def lazily_cloned(tensor: Tensor) -> Tensor:
     """A clone that takes no memory until it, or the tensor itself, is written to.
 
-    Differentiable as ``tensor.clone()``. A tensor whose memory torch cannot share so (sparse, or owned by NumPy or another
-    process) is cloned at once.
+    Differentiable as ``tensor.clone()``. A tensor whose memory torch cannot share so (sparse, or owned by NumPy or
+    another process) is cloned at once.
 
     Example:
         >>> weight = torch.ones(2)

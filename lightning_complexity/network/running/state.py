@@ -39,10 +39,11 @@ Namespace = MutableMapping[str, Any]
 class PythonState:
     """The attributes of a network's modules while it is observed.
 
-    A run works on copies: of tensors and arrays that are attributes, of random generators, and of lists, dictionaries, sets
-    and queues, through ``DEPTH`` levels of containers and of the attributes of other objects found there. Afterwards each
-    attribute is the object that it was, added attributes are gone, and deleted ones are back. Not seen are changes that
-    lie deeper, objects without a ``__dict__``, and trainers, optimizers and loggers.
+    A run works on copies: of tensors and arrays that are attributes, of random generators, and of lists, dictionaries,
+        sets
+    and queues, through ``DEPTH`` levels of containers and of the attributes of other objects found there. Afterwards
+    each attribute is the object that it was, added attributes are gone, and deleted ones are back. Not seen are
+    changes that lie deeper, objects without a ``__dict__``, and trainers, optimizers and loggers.
 
     Args:
         model: The network, in the mode that it is to run in.

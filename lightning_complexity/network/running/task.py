@@ -50,8 +50,8 @@ class Task:
         except Exception as error:
             called = "model(inputs)" if self.forward is None else "forward(model, inputs)"
             raise NetworkError(
-                f"the network could not be run in evaluation mode as {called}: {_said(error)} If it takes its inputs in "
-                "another way, say how with forward=lambda model, inputs: ...."
+                f"the network could not be run in evaluation mode as {called}: {_said(error)} If it takes its inputs "
+                "in another way, say how with forward=lambda model, inputs: ...."
             ) from error
 
     def loss_of(self, outputs: Any, targets: Any) -> Tensor:
@@ -83,8 +83,8 @@ class Task:
         if not isinstance(targets, Tensor) or targets.is_floating_point() or logits.ndim < 2:
             raise MissingInputError(
                 "needs class targets for the cross-entropy loss (integers of shape (n,), or probabilities that sum "
-                f"to 1), got {_shapes(targets)} for outputs of {_shapes(logits)}. For other targets pass your loss, as in "
-                "loss=torch.nn.functional.mse_loss."
+                f"to 1), got {_shapes(targets)} for outputs of {_shapes(logits)}. For other targets pass your loss, as "
+                "in loss=torch.nn.functional.mse_loss."
             )
         at_positions, classes, _ = positions_as_samples(logits, targets, class_dim=self.class_dim)
         return F.cross_entropy(at_positions, classes)

@@ -36,7 +36,7 @@ class Decompositions(TorchFunctionInterpreter):
 
 
 class FrozenStatistics(TorchFunctionInterpreter):
-    """Inside, BatchNorm that has no running statistics runs with mean 0 and variance 1, so that one sample is enough."""
+    """Inside, BatchNorm without running statistics runs with mean 0 and variance 1, so that one sample is enough."""
 
     can_be_repeated = True
 
