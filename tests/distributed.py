@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -13,9 +15,9 @@ import torch.nn.functional as F
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_complexity import ComplexityConstraint, ComplexityMonitor, ComplexityPenalty
+from lightning_complexity import ComplexityConstraint, ComplexityMonitor, ComplexityPenalty, metrics
 from lightning_complexity.regularizers import (
     DistanceFromInitialization,
     JacobianNorm,
@@ -108,6 +110,35 @@ class FromOutputs(Sharded):
         return JacobianNorm(0.1)(self, x, outputs=self(x))
 
 
+class Stream(IterableDataset[Any]):
+    """Other samples on each rank, of which the first batch is too short for a plane on the second."""
+
+    def __iter__(self) -> Any:
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        generator = torch.Generator().manual_seed(rank)
+        size = 2 if rank == 1 else 4
+        for _ in range(4):
+            yield torch.randn(size, 4, generator=generator).double(), torch.arange(size) % 3
+
+
+class FailingOnTheSecondRank(metrics.GradientNorm):
+    """A measure that has no value on one rank, such as for lack of memory there."""
+
+    name = "failing_there"
+
+    def measure(self, snapshot: Any) -> Tensor:
+        if torch.distributed.get_rank() == 1:
+            raise MemoryError("too little on this rank")
+        return super().measure(snapshot)
+
+
+def of_samples() -> list[metrics.ComplexityMetric]:
+    """Metrics whose values know how many samples there were, or are summed over them."""
+    classes = metrics.MarginPercentile, metrics.GradientNorm, metrics.JacobianNorm, metrics.HessianTrace
+    # Networks that are hardly trained have positive margins on the best samples only.
+    return [metrics.MixedNormBound(percentile=90), *(cls() for cls in classes)]
+
+
 def penalties() -> tuple[Regularizer, ...]:
     return ParameterNorm(0.05), PathNorm(0.02), JacobianNorm(0.05, num_projections=1)
 
@@ -122,9 +153,11 @@ def strategy_named(name: str) -> Strategy:
     return DDPStrategy(process_group_backend="gloo", **STRATEGIES[name])
 
 
-def fitted(module: Module, strategy: str, *callbacks: Any, **options: Any) -> dict[str, Tensor]:
-    data = torch.randn(32, 4, generator=torch.Generator().manual_seed(1)).double()
-    loader = DataLoader(TensorDataset(data, torch.arange(32) % 3), batch_size=4)
+DATA = TensorDataset(torch.randn(32, 4, generator=torch.Generator().manual_seed(1)).double(), torch.arange(32) % 3)
+
+
+def fitted(module: Module, strategy: str, *callbacks: Any, data: Any = None, **options: Any) -> dict[str, Tensor]:
+    loader = DataLoader(DATA, batch_size=4) if data is None else data
     torch.manual_seed(2)
     trainer = pl.Trainer(
         max_epochs=2,
@@ -144,11 +177,16 @@ def fitted(module: Module, strategy: str, *callbacks: Any, **options: Any) -> di
     }
 
 
+def values(monitor: ComplexityMonitor) -> dict[str, Tensor]:
+    return {k: torch.tensor(v) for k, v in monitor.history[-1].values.items()}
+
+
 def main() -> None:
     """Write what this rank has after each training."""
     output = Path(sys.argv[1])
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(220, exit=True)
     results = {}
     for strategy in STRATEGIES:
         # Without finding unused parameters, every parameter must be reached in every step.
@@ -159,7 +197,15 @@ def main() -> None:
     constraint, monitor = ComplexityConstraint(PathNorm(), at_most=-2.0, every_n_steps=2), ComplexityMonitor()
     results["constraint"] = fitted(Module(False), "own buffers", constraint, monitor)
     results["controller"] = {"multiplier": torch.tensor(constraint.lagrangians["log_path_norm"].multiplier)}
-    results["monitor"] = {k: torch.tensor(v) for k, v in monitor.history[-1].values.items() if "overhead" not in k}
+    results["monitor"] = values(monitor)
+    monitor = ComplexityMonitor(of_samples(), probe=tuple(DATA.tensors))
+    results["samples"] = fitted(Module(False), "own buffers", monitor)
+    results["monitor of samples"] = values(monitor)
+    monitor = ComplexityMonitor([metrics.LinearRegions(along="plane"), FailingOnTheSecondRank(), "GradientNorm"])
+    fitted(Module(False), "default", monitor, data=DataLoader(Stream(), batch_size=None))
+    results["alone monitor"] = values(monitor)
+    results["alone left out"] = {name: torch.ones(1) for name in monitor._failures.left_out}
+    results["alone probe"] = {"inputs": monitor._train_probe.inputs}
     options: dict[str, Any]
     for name, options in {"": {}, " accumulating": {"accumulate_grad_batches": 2}, " clipped": CLIPPED}.items():
         results[f"sharded{name}"] = fitted(Sharded(True), "fsdp2", ComplexityPenalty(*more_penalties()), **options)
@@ -171,9 +217,7 @@ def main() -> None:
     monitor = ComplexityMonitor()
     constraint = ComplexityConstraint(PathNorm(), at_most=-2.0, every_n_steps=2)
     results["sharded constraint"] = fitted(Sharded(False), "fsdp2", constraint, monitor)
-    results["sharded monitor"] = {
-        k: torch.tensor(v) for k, v in monitor.history[-1].values.items() if "overhead" not in k
-    }
+    results["sharded monitor"] = values(monitor)
     halved = Halved(True)
     fitted(halved, "fsdp2")
     results["halved"] = dict(zip(("before", "after"), halved.norms, strict=True))

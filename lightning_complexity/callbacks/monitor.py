@@ -83,8 +83,11 @@ class ComplexityMonitor(Callback):
         every_n_steps: Measure each time so many optimizer steps are completed.
         every_n_epochs: Measure at the end of every so many epochs. ``None`` turns this off.
         probe: Number of training samples, evenly spaced over the dataset; or ``(inputs, targets)``; or a
-            ``DataLoader``, of which all samples are taken. For a dataset that cannot be indexed, the first samples of
-            the first training batch.
+            ``DataLoader``, of which all samples are taken. They are drawn without a trace in the dataset, see
+            :func:`lightning_complexity.recording.draw_samples`, and go through the module's transfer hooks and the
+            training's precision as batches do. For a dataset that cannot be indexed, or raises an error, the first
+            samples of the first training batch. On several processes all measure the probe of rank zero, and rank
+            zero's values hold for all.
         loss: Mean loss from outputs and targets.
         budget: The share of training time that measuring may take. Measured and logged; not enforced yet.
         per_layer: Whether metrics given by name also report their layers.
