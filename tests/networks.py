@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_complexity.network import Snapshot, gradients
+
 
 def mlp(*widths: int, bias: bool = True) -> nn.Sequential:
     layers: list[nn.Module] = []
@@ -48,3 +50,8 @@ def conv_net() -> ConvNet:
     model = ConvNet()
     randomize_batch_norm(model)
     return model
+
+
+def gradient_vector(snapshot: Snapshot) -> Tensor:
+    """The gradient of the loss for the trained parameters as one vector."""
+    return torch.cat([g.flatten() for g in gradients(snapshot).values()])

@@ -26,7 +26,7 @@ from lightning_complexity.metrics import (
     TwoLayerBound,
     VCGeneralizationBound,
 )
-from lightning_complexity.network import Snapshot, initial_state
+from lightning_complexity.network import Snapshot, initial_state, layer_norms, margins
 from tests.networks import conv_net, mlp
 
 BOUNDS = [FrobeniusBound, MixedNormBound, SizeIndependentBound, SpectralBound, SpectralFrobeniusBound, TwoLayerBound]
@@ -81,10 +81,8 @@ def test_spectral_capacity_equals_the_public_code() -> None:
     """Which has the number of parameters, 123, for the width, and no 1/d."""
     net, x, y, start = trained()
     snapshot = Snapshot(net, x, y, initial=start)
-    norms, distances = (
-        torch.stack(list(n.values())) for n in (snapshot.layer_norms(), snapshot.distance_norms((2, 1)))
-    )
-    radius, margin = x.square().sum(1).mean().sqrt(), margin_percentile(snapshot.margins, 5)
+    norms, distances = (torch.stack(list(n.values())) for n in (layer_norms(snapshot), snapshot.distance_norms((2, 1))))
+    radius, margin = x.square().sum(1).mean().sqrt(), margin_percentile(margins(snapshot), 5)
     assert log_spectral_capacity(norms, distances, M, 123, radius, margin).exp().item() == pytest.approx(
         38924644.488373995, rel=1e-12
     )
@@ -133,7 +131,7 @@ def test_rademacher_bound_holds_for_linear_classes() -> None:
     y = linear(x).argmax(1)
     metric = FrobeniusBound(of="rademacher", log=False, percentile=50)
     metric.update(linear, x, y)
-    margin = margin_percentile(Snapshot(linear, x, y).margins, 50)
+    margin = margin_percentile(margins(Snapshot(linear, x, y)), 50)
     norm, samples = linear.weight.detach().norm(), []
     for _ in range(200):
         signs = torch.randint(0, 2, (M,)) * 2.0 - 1

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from lightning_complexity.functional import MatrixOperator, hutchinson_samples, standard_error
 from lightning_complexity.metrics import HessianTrace
-from lightning_complexity.network import LossFunction, Snapshot
+from lightning_complexity.network import HessianOperator, LossFunction, Snapshot
 from lightning_complexity.regularizers import GradientNorm
 from lightning_complexity.regularizers import HessianTrace as HessianTracePenalty
 from tests.networks import conv_net, mlp
@@ -45,9 +45,9 @@ def test_products_and_gradient_are_exact(chunk_size: int) -> None:
     snapshot = Snapshot(model, x, y, chunk_size=chunk_size)
     hessian = exact_hessian(model, x, y)
     v = torch.randn(len(hessian))
-    torch.testing.assert_close(snapshot.hvp(v), hessian @ v)
+    torch.testing.assert_close(HessianOperator(snapshot).matvec(v), hessian @ v)
     expected = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
-    torch.testing.assert_close(snapshot.gradient, torch.cat([g.flatten() for g in expected]))
+    torch.testing.assert_close(gradient_vector(snapshot), torch.cat([g.flatten() for g in expected]))
 
 
 def test_estimate_is_within_its_standard_error() -> None:
@@ -191,7 +191,7 @@ def test_over_all_probes_the_mean_is_the_exact_trace_and_its_gradient() -> None:
     model, x, y = nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 2)), torch.randn(5, 1), torch.arange(5) % 2
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 10)
     snapshot = Snapshot(model, x, y, differentiable=True)
-    mean = torch.stack([v @ snapshot.hvp(v) for v in signs]).mean()
+    mean = torch.stack([v @ HessianOperator(snapshot).matvec(v) for v in signs]).mean()
     at = torch.cat([p.detach().flatten() for p in model.parameters()]).requires_grad_()
     trace = exact_hessian(model, x, y, at=at).trace()
     torch.testing.assert_close(mean, trace)
@@ -267,8 +267,8 @@ def test_derivatives_of_all_orders_are_right(name: str) -> None:
 
     # Each estimate is exact for its probe, so that derivatives can be compared one after another.
     gradient = along(lambda: F.cross_entropy(model.eval()(x), y), direction)
-    torch.testing.assert_close(gradient, Snapshot(model, x, y).gradient @ direction, rtol=1e-6, atol=1e-8)
-    curvature = along(lambda: Snapshot(model, x, y).gradient @ direction, direction)
+    torch.testing.assert_close(gradient, flat_gradient(Snapshot(model, x, y)) @ direction, rtol=1e-6, atol=1e-8)
+    curvature = along(lambda: flat_gradient(Snapshot(model, x, y)) @ direction, direction)
     torch.testing.assert_close(curvature, HessianTracePenalty(1.0)(model, x, y).detach(), rtol=1e-6, atol=1e-8)
     other = torch.randn_like(direction)
     change = along(lambda: HessianTracePenalty(1.0)(model, x, y), other)
@@ -322,4 +322,4 @@ def test_given_outputs_save_the_forward_pass_and_change_nothing_else() -> None:
 
 def test_products_that_are_observed_have_no_graph() -> None:
     model, x, y = smooth(), torch.randn(7, 3), torch.arange(7) % 2
-    assert not Snapshot(model, x, y).hvp(torch.ones(26)).requires_grad
+    assert not HessianOperator(Snapshot(model, x, y)).matvec(torch.ones(26)).requires_grad

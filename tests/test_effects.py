@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from lightning_complexity import metrics, regularizers
-from lightning_complexity.network import Snapshot, initial_state
+from lightning_complexity.network import Snapshot, accuracy, initial_state
 from lightning_complexity.regularizers import Regularizer
 from tests.networks import mlp
 
@@ -76,7 +76,7 @@ def measured(name: str, run: tuple[nn.Module, dict[str, Tensor]]) -> tuple[float
     snapshot = Snapshot(model, *digits(), initial=start)
     metric = getattr(metrics, name)()
     metric.update(snapshot)
-    return metric.compute().item(), snapshot.accuracy.item()
+    return metric.compute().item(), accuracy(snapshot).item()
 
 
 @pytest.mark.parametrize("name", NAMES)

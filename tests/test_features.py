@@ -26,7 +26,7 @@ from lightning_complexity.metrics import (
     MixupMargin,
 )
 from lightning_complexity.metrics.mixup import mixed
-from lightning_complexity.network import Snapshot
+from lightning_complexity.network import Snapshot, features, running_order
 from lightning_complexity.network.tracing.calls import with_output_of
 from tests.networks import conv_net, mlp
 
@@ -159,10 +159,10 @@ class TestSnapshotFeatures:
     def test_are_what_goes_into_layers(self) -> None:
         model, x = mlp(4, 6, 5, 3), torch.randn(10, 4)
         snapshot = Snapshot(model, x, chunk_size=4)
-        assert snapshot.running_order == ["0", "2", "4"]
-        torch.testing.assert_close(snapshot.features(-1)["4"], model[:4](x))
-        torch.testing.assert_close(snapshot.features("1")["1"], model[:1](x))
-        everything = snapshot.features()
+        assert running_order(snapshot) == ["0", "2", "4"]
+        torch.testing.assert_close(features(snapshot, -1)["4"], model[:4](x))
+        torch.testing.assert_close(features(snapshot, "1")["1"], model[:1](x))
+        everything = features(snapshot)
         assert list(everything) == ["0", "2", "4"]
         torch.testing.assert_close(everything["0"], x)
 
@@ -176,28 +176,28 @@ class TestSnapshotFeatures:
                 return self.head(self.body(x).relu_())
 
         model, x = Backwards(), torch.randn(4, 3)
-        assert Snapshot(model, x).running_order == ["body", "head"]
-        torch.testing.assert_close(Snapshot(model, x).features(-1)["head"], model.body(x).relu())
+        assert running_order(Snapshot(model, x)) == ["body", "head"]
+        torch.testing.assert_close(features(Snapshot(model, x), -1)["head"], model.body(x).relu())
 
     def test_a_layer_that_is_called_twice_has_the_features_of_the_first_call(self) -> None:
         shared, x = nn.Linear(3, 3), torch.randn(5, 3)
         snapshot = Snapshot(nn.Sequential(shared, nn.Tanh(), shared), x)
-        assert snapshot.running_order == ["0"]
-        torch.testing.assert_close(snapshot.features(0)["0"], x)
+        assert running_order(snapshot) == ["0"]
+        torch.testing.assert_close(features(snapshot, 0)["0"], x)
 
     def test_an_input_that_is_overwritten_is_kept(self) -> None:
         model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)), torch.randn(5, 3)
-        torch.testing.assert_close(Snapshot(model, x).features("1")["1"], model[0](x))
+        torch.testing.assert_close(features(Snapshot(model, x), "1")["1"], model[0](x))
 
     def test_maps_are_flattened(self) -> None:
-        assert Snapshot(conv_net(), torch.randn(3, 2, 8, 8)).features(1)["second"].shape == (3, 4 * 64)
+        assert features(Snapshot(conv_net(), torch.randn(3, 2, 8, 8)), 1)["second"].shape == (3, 4 * 64)
 
     @pytest.mark.parametrize(
         ("layer", "message"), [("middle", "no module 'middle'; among its layers are 0, 2"), (5, "has 2 linear")]
     )
     def test_says_which_layers_there_are(self, layer: str | int, message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            Snapshot(mlp(2, 3, 2), torch.ones(1, 2)).features(layer)
+            features(Snapshot(mlp(2, 3, 2), torch.ones(1, 2)), layer)
 
     def test_output_of_a_layer_is_differentiated_before_it_is_overwritten(self) -> None:
         model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)), torch.randn(5, 3)

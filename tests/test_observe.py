@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_complexity.metrics import StableRank
-from lightning_complexity.network import Snapshot, observe
+from lightning_complexity.network import HessianOperator, Snapshot, accuracy, margins, mean_loss, observe, predictions
 from lightning_complexity.recording.measuring import FailureReport, measure_metrics
+from tests.networks import gradient_vector
 
 
 def random_numbers() -> list[float]:
@@ -111,8 +112,10 @@ def test_a_compiled_module_is_measured_eagerly() -> None:
     plain = nn.Sequential(model[0]._orig_mod, *model[1:])
     x, y = torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 1])
     v = torch.randn(sum(p.numel() for p in plain.parameters()))
-    torch.testing.assert_close(Snapshot(model, x, y).hvp(v), Snapshot(plain, x, y).hvp(v))
-    torch.testing.assert_close(Snapshot(model, x, y).path_sums(2), Snapshot(plain, x, y).path_sums(2))
+    torch.testing.assert_close(
+        HessianOperator(Snapshot(model, x, y)).matvec(v), HessianOperator(Snapshot(plain, x, y)).matvec(v)
+    )
+    torch.testing.assert_close(shared_path_sums(Snapshot(model, x, y), 2), shared_path_sums(Snapshot(plain, x, y), 2))
     measured = measure_metrics([StableRank(per_layer=True)], Snapshot(model), FailureReport("raise"))
     assert "complexity/stable_rank/0.weight" in measured.values
 
@@ -126,7 +129,7 @@ def test_snapshot_calls_the_network_once_for_all_who_ask() -> None:
     model.register_forward_hook(lambda *_: calls.append(1))
     snapshot = Snapshot(model, torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
     for _ in range(2):
-        _ = snapshot.outputs, snapshot.margins, snapshot.mean_loss, snapshot.accuracy
+        _ = predictions(snapshot), margins(snapshot), mean_loss(snapshot), accuracy(snapshot)
     assert len(calls) == 1
 
 
@@ -148,8 +151,8 @@ def test_inputs_may_be_nested() -> None:
 
     inputs = {"a": torch.randn(5, 3), "more": [torch.randn(5, 3)]}
     snapshot = Snapshot(Nested(), inputs, torch.randint(0, 2, (5,)), chunk_size=2)
-    assert snapshot.outputs.shape == (5, 2)
-    assert snapshot.gradient.shape == (8,)
+    assert predictions(snapshot).shape == (5, 2)
+    assert gradient_vector(snapshot).shape == (8,)
 
 
 def test_tensors_of_inference_mode_can_be_measured() -> None:
@@ -157,7 +160,7 @@ def test_tensors_of_inference_mode_can_be_measured() -> None:
     with torch.inference_mode():
         snapshot = Snapshot(model, torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
         assert len(snapshot.parameters) == 2
-    assert snapshot.hvp(torch.ones_like(snapshot.gradient)).isfinite().all()
+    assert HessianOperator(snapshot).matvec(torch.ones_like(gradient_vector(snapshot))).isfinite().all()
 
 
 def test_buffers_that_change_in_evaluation_mode_are_left_alone() -> None:
@@ -172,7 +175,7 @@ def test_buffers_that_change_in_evaluation_mode_are_left_alone() -> None:
 
     model = Counting()
     for differentiable in (False, True):
-        _ = Snapshot(model, torch.randn(4, 3), differentiable=differentiable).outputs
+        _ = predictions(Snapshot(model, torch.randn(4, 3), differentiable=differentiable))
     assert model.calls == 0
 
 
@@ -180,14 +183,14 @@ def test_gradients_and_hooks_of_parameters_are_left_alone() -> None:
     model, fired = nn.Linear(3, 2), []
     model.weight.register_hook(lambda g: fired.append(g))
     snapshot = Snapshot(model, torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
-    snapshot.hvp(torch.ones_like(snapshot.gradient))
+    HessianOperator(snapshot).matvec(torch.ones_like(gradient_vector(snapshot)))
     assert model.weight.grad is None
     assert not fired
 
 
 def test_live_snapshot_gives_gradients_to_the_real_parameters() -> None:
     model = nn.Linear(3, 2)
-    Snapshot(model, torch.randn(4, 3), differentiable=True).outputs.sum().backward()
+    predictions(Snapshot(model, torch.randn(4, 3), differentiable=True)).sum().backward()
     assert model.weight.grad is not None
 
 
@@ -206,15 +209,15 @@ def test_impossible_batches_are_named(inputs: Any, targets: Any, message: str) -
 
 def test_missing_parts_are_named() -> None:
     with pytest.raises(ValueError, match="needs targets, which this snapshot was not given"):
-        Snapshot(nn.Linear(3, 2), torch.zeros(1, 3)).margins  # noqa: B018
+        margins(Snapshot(nn.Linear(3, 2), torch.zeros(1, 3)))
 
 
 def test_soft_labels_are_fine_and_regression_targets_are_not() -> None:
     model, x = nn.Linear(3, 2), torch.randn(4, 3)
     assert Snapshot(model, x, torch.full((4, 2), 0.5)).mean_loss.isfinite()
     with pytest.raises(ValueError, match=r"needs class targets .* got torch.float64 of shape \(4, 1\)"):
-        Snapshot(model, x, torch.randn(4, 1)).mean_loss  # noqa: B018
-    assert Snapshot(nn.Linear(3, 1), x, torch.randn(4, 1), loss=F.mse_loss).mean_loss.isfinite()
+        mean_loss(Snapshot(model, x, torch.randn(4, 1)))
+    assert mean_loss(Snapshot(nn.Linear(3, 1), x, torch.randn(4, 1), loss=F.mse_loss)).isfinite()
 
 
 def test_several_outputs_are_an_error() -> None:
@@ -223,4 +226,4 @@ def test_several_outputs_are_an_error() -> None:
             return x, x
 
     with pytest.raises(ValueError, match="returns one tensor, got tuple"):
-        Snapshot(Two(3, 2), torch.zeros(1, 3)).outputs  # noqa: B018
+        predictions(Snapshot(Two(3, 2), torch.zeros(1, 3)))

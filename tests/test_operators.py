@@ -18,7 +18,7 @@ from lightning_complexity.functional import (
     warm_started_spectral_norm,
 )
 from lightning_complexity.metrics import LogNormProduct, LogSpectralProduct
-from lightning_complexity.network import Snapshot, read_weights
+from lightning_complexity.network import Snapshot, layer_norms, read_weights
 from lightning_complexity.network.convolutions import convolve, warm_started_operator_norm
 from lightning_complexity.network.norms import circular_norms
 from tests.networks import ConvNet, mlp
@@ -104,7 +104,7 @@ def test_a_convolution_that_is_never_called_is_an_error() -> None:
     model.unused = nn.Conv2d(1, 1, 3)
     model.forward = lambda x: model[1](model[0](x))
     with pytest.raises(ValueError, match=r"'unused.weight' needs its input size"):
-        Snapshot(model, torch.zeros(1, 4)).layer_norms(convolution="operator")
+        layer_norms(Snapshot(model, torch.zeros(1, 4)), convolution="operator")
 
 
 def test_choice_is_named() -> None:
@@ -120,7 +120,7 @@ def test_a_folded_operator_has_the_batch_norms_scale() -> None:
     nn.init.constant_(model[1].weight, -3.0)
     snapshot = Snapshot(model, torch.zeros(1, 1, 9))
     for convolution in ("operator", "circular"):
-        plain, folded = (snapshot.layer_norms(convolution=convolution, folded=f)["0.weight"] for f in (False, True))
+        plain, folded = (layer_norms(snapshot, convolution=convolution, folded=f)["0.weight"] for f in (False, True))
         torch.testing.assert_close(folded, 3 * plain)
 
 
@@ -192,8 +192,8 @@ def test_a_live_norm_follows_the_weights(convolution: str) -> None:
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(jump * torch.randn(p.shape, generator=generator))
-        live = Snapshot(model, x, differentiable=True, vectors=vectors).layer_norms(convolution=convolution)
-        exact = Snapshot(model, x).layer_norms(convolution=convolution)
+        live = layer_norms(Snapshot(model, x, differentiable=True, vectors=vectors), convolution=convolution)
+        exact = layer_norms(Snapshot(model, x), convolution=convolution)
         for name, norm in live.items():
             assert norm.item() == pytest.approx(exact[name].item(), rel=1e-3)
     assert {key.partition("/")[2] for key in vectors} >= {"first.weight", "head.weight"}
@@ -207,7 +207,7 @@ def test_another_singular_value_may_overtake() -> None:
         first = first + 0.01 * torch.randn(50, 50, generator=generator) / 50**0.5
         with torch.no_grad():
             layer.weight.copy_(torch.block_diag(first, share * second))
-        (norm,) = Snapshot(layer, differentiable=True, vectors=vectors).layer_norms().values()
+        (norm,) = layer_norms(Snapshot(layer, differentiable=True, vectors=vectors)).values()
         assert norm.item() == pytest.approx(np.linalg.norm(layer.weight.detach(), 2), rel=1e-4)
 
 

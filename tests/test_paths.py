@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lightning_complexity.functional import Scaled, aligned, log_path_norms, scaled, scaled_power, scaled_sum
 from lightning_complexity.metrics import PathNorm
-from lightning_complexity.network import Snapshot, UnsupportedOperationError, path_sums
+from lightning_complexity.network import Snapshot, UnsupportedOperationError
+from lightning_complexity.network.tracing.path_sums import path_sums
 from lightning_complexity.regularizers import PathNorm as PathNormPenalty
 from tests.networks import conv_net, mlp
 

@@ -38,6 +38,7 @@ from lightning_complexity.network import (
     segment_pieces,
 )
 from lightning_complexity.network.regions.planes import _Cell, _halves
+from lightning_complexity.network.regions.restrictions import regions_around_samples, restriction
 from tests.networks import conv_net, mlp
 
 Map = Callable[[Tensor], Tensor]
@@ -56,11 +57,11 @@ class Iterated(nn.Module):
 
 def pieces(model: nn.Module, start: Tensor, end: Tensor) -> SegmentPieces:
     snapshot = Snapshot(model, torch.stack([start, end]), chunk_size=32)
-    return segment_pieces(snapshot.restriction(start, (end - start)[None], measure="A measure"))
+    return segment_pieces(restriction(snapshot, start, (end - start)[None], measure="A measure"))
 
 
 def regions(model: nn.Module, points: Tensor, margin: float = 0.0) -> PlaneRegions:
-    return Snapshot(model, points, chunk_size=64).plane_regions(margin, measure="A measure")
+    return regions_around_samples(Snapshot(model, points, chunk_size=64), margin)
 
 
 def value(metric: LinearRegions, model: nn.Module, x: Tensor) -> float:
@@ -513,8 +514,8 @@ def test_the_figure_shows_every_cell_and_belongs_to_no_window() -> None:
     metric.update(snapshot)
     figure = metric.figures(snapshot)["linear_regions/picture"]
     polygons, lines, samples = figure.axes[0].collections
-    assert len(polygons.get_paths()) == snapshot.plane_regions(0.25, measure="A measure").num_activation_regions
-    assert len(lines.get_segments()) == len(decision_boundary(snapshot.plane_regions(0.25, measure="A measure")))
+    assert len(polygons.get_paths()) == regions_around_samples(snapshot, 0.25).num_activation_regions
+    assert len(lines.get_segments()) == len(decision_boundary(regions_around_samples(snapshot, 0.25)))
     assert len(samples.get_offsets()) == 3
     assert plt.get_fignums() == []
     assert LinearRegions().figures(snapshot) == {}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from lightning_complexity.network import Snapshot, read_weights
+from lightning_complexity.network import Snapshot, layer_norms, predictions, read_weights, weight_matrices
 from lightning_complexity.regularizers import StableRank as StableRankPenalty
 from tests.networks import conv_net, randomize_batch_norm
 
@@ -69,7 +69,7 @@ def test_tied_weights_count_once() -> None:
     model = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 7, bias=False))
     model[1].weight = model[0].weight
     assert list(shapes(model)) == ["0.weight"]
-    assert [w.name for w in Snapshot(model).weights] == ["0.weight"]
+    assert [w.name for w in weight_matrices(Snapshot(model))] == ["0.weight"]
     shared = nn.Linear(2, 2)
     assert list(shapes(nn.Sequential(shared, nn.ReLU(), shared))) == ["0.weight"]
 
@@ -86,7 +86,7 @@ def test_groups_are_block_diagonal() -> None:
 def test_parametrized_weight_is_the_one_in_use(parametrize: object) -> None:
     layer = parametrize(nn.Linear(4, 3))
     layer.eval()
-    torch.testing.assert_close(Snapshot(layer).weights[0].tensor, layer.weight.detach())
+    torch.testing.assert_close(weight_matrices(Snapshot(layer))[0].tensor, layer.weight.detach())
 
 
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
@@ -99,8 +99,8 @@ def test_weight_that_a_hook_sets_is_that_of_the_next_forward_pass(hooked: Callab
         next(layer.parameters()).mul_(3)
         dict(layer.named_parameters())["weight_g" if hasattr(layer, "weight_g") else "weight_orig"].add_(1)
     snapshot = Snapshot(layer, x)
-    seen = snapshot.weights[0].tensor
-    torch.testing.assert_close(snapshot.outputs, F.linear(x, seen, layer.bias.detach()))
+    seen = weight_matrices(snapshot)[0].tensor
+    torch.testing.assert_close(predictions(snapshot), F.linear(x, seen, layer.bias.detach()))
     assert not torch.allclose(seen, stale)
     assert layer.weight is attribute
     StableRankPenalty(1.0)(layer).backward()
@@ -110,8 +110,8 @@ def test_weight_that_a_hook_sets_is_that_of_the_next_forward_pass(hooked: Callab
 def test_reading_a_spectral_norm_layer_in_training_mode_leaves_its_buffers() -> None:
     layer = parametrizations.spectral_norm(nn.Linear(4, 3)).train()
     before = {n: b.clone() for n, b in layer.named_buffers()}
-    Snapshot(layer).layer_norms()
-    Snapshot(layer, differentiable=True).layer_norms()
+    layer_norms(Snapshot(layer))
+    layer_norms(Snapshot(layer, differentiable=True))
     assert all(torch.equal(b, before[n]) for n, b in layer.named_buffers())
 
 
@@ -121,7 +121,7 @@ def test_reading_a_spectral_norm_layer_in_training_mode_leaves_its_buffers() -> 
 def test_folding_preserves_the_function() -> None:
     model = conv_net().eval()
     x = torch.randn(2, 2, 8, 8)
-    folded = {w.name: w for w in Snapshot(model, x).folded_weights}
+    folded = {w.name: w for w in weight_matrices(Snapshot(model, x), folded=True)}
     zero = torch.zeros_like(x)
 
     def linear_part(conv: nn.Conv2d, norm: nn.BatchNorm2d, v: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def test_folding_preserves_the_function() -> None:
 def test_folding_into_a_parametrized_layer() -> None:
     model = nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 3)), nn.BatchNorm1d(3, eps=0.0))
     nn.init.constant_(model[1].weight, 2.0)
-    (weight,) = Snapshot(model, torch.randn(1, 2)).folded_weights
+    (weight,) = weight_matrices(Snapshot(model, torch.randn(1, 2)), folded=True)
     torch.testing.assert_close(weight.tensor, 2 * model[0].weight.detach())
 
 
@@ -152,7 +152,7 @@ def test_folding_into_a_transposed_convolution(groups: int) -> None:
     model = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=groups, bias=False), nn.BatchNorm2d(6)).eval()
     randomize_batch_norm(model)
     x = torch.randn(1, 4, 5, 5)
-    (weight,) = Snapshot(model, x).folded_weights
+    (weight,) = weight_matrices(Snapshot(model, x), folded=True)
     expected = model(x) - model(torch.zeros_like(x))
     torch.testing.assert_close(F.conv_transpose2d(x, weight.tensor, groups=groups), expected)
     torch.testing.assert_close(weight.blocks.flatten(), weight.tensor.flatten())
@@ -205,13 +205,13 @@ def test_folding_follows_the_data(model: type[nn.Module], is_folded: bool) -> No
     network = model()
     randomize_batch_norm(network)
     snapshot = Snapshot(network, torch.randn(3, 2))
-    (plain,), (folded,) = snapshot.weights, snapshot.folded_weights
+    (plain,), (folded,) = weight_matrices(snapshot), weight_matrices(snapshot, folded=True)
     assert torch.equal(plain.tensor, folded.tensor) != is_folded
 
 
 def test_a_network_without_weights_is_an_error() -> None:
     with pytest.raises(ValueError, match="needs a network with weight matrices"):
-        Snapshot(nn.ReLU()).weights  # noqa: B018
+        weight_matrices(Snapshot(nn.ReLU()))
 
 
 def test_a_lazy_network_is_an_error() -> None:

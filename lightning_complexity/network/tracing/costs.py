@@ -192,6 +192,8 @@ class _Memory(TorchDispatchMode):
         self.operations.setdefault(name, self._path.current)
         self._read(_stored((args, kwargs or {})), only_view=_is_view(func))
         result = func(*args, **(kwargs or {}))
+        if name == "_lazy_clone":  # takes no memory
+            self._foreign.add(StorageWeakRef(result.untyped_storage()))
         self._note(_stored(result))
         return result
 
