@@ -44,7 +44,7 @@ class Execution:
         if self._state is not None:
             yield
             return
-        with observe(self.model), sharding_suspended(self.model):
+        with observe(self.model), sharding_suspended(self.model), recomputed_by(self._replayed):
             self._state = PythonState(self.model)
             try:
                 yield
@@ -60,7 +60,7 @@ class Execution:
             function: Anything that reads or calls the model.
             tensors: What stands in for parameters and buffers, by the ``id`` of these. They may be written to.
         """
-        with self._with_tensors(tensors), recomputed_by(self._replayed):
+        with self._with_tensors(tensors):
             self._seed()
             return function(self.model)
 
@@ -78,10 +78,9 @@ class Execution:
     def _replayed(self, function: Callable[..., Any]) -> Callable[..., Any] | None:
         """A checkpointed part of the network for when it is recomputed; ``None`` where its operations are watched."""
         modes = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, TorchFunctionInterpreter)]
-        if not all(mode.can_be_repeated for mode in modes):
-            return None
         tensors = self._running
-        assert tensors is not None
+        if tensors is None or not all(mode.can_be_repeated for mode in modes):
+            return None
 
         def replay(*args: Any, **kwargs: Any) -> Any:
             with ExitStack() as stack:
