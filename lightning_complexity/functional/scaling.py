@@ -79,12 +79,11 @@ def vector_norm(tensor: Tensor, p: float = 2, dim: int | tuple[int, ...] | None 
     if p in (1, math.inf):
         return torch.linalg.vector_norm(tensor, ord=p, dim=dim)
     if _is_read_at_no_cost(tensor):
-        norm = torch.linalg.vector_norm(tensor.detach(), ord=p, dim=dim)
+        norm = _norm(tensor, p, dim)
         if _is_safe(norm, p):
-            return _differentiable_norm(tensor, p, dim, norm) if tensor.requires_grad else norm
+            return norm
     if p == 2 and dim is None:
-        norm = torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)
-        return _EuclideanNorm.apply(tensor, norm, False)  # type: ignore[no-untyped-call]
+        return _EuclideanNormInDouble.apply(tensor)  # type: ignore[no-untyped-call]
     scale = power_of_two(tensor, dim).double()
     norm = torch.linalg.vector_norm(tensor.double() / scale, ord=p, dim=dim)
     return (norm * scale.reshape(norm.shape)).to(tensor.dtype)
@@ -96,36 +95,48 @@ def _is_read_at_no_cost(tensor: Tensor) -> bool:
 
 
 def _is_safe(norm: Tensor, p: float) -> bool:
-    low, high = (norm, norm) if norm.ndim == 0 else torch.aminmax(norm)
+    low, high = (norm, norm) if norm.ndim == 0 else torch.aminmax(norm.detach())
     range_of = torch.finfo(norm.dtype)
     return range_of.tiny ** (_SAFE / p) <= low.item() and high.item() <= range_of.max ** (_SAFE / p)
 
 
-def _differentiable_norm(tensor: Tensor, p: float, dim: int | tuple[int, ...] | None, norm: Tensor) -> Tensor:
-    if p == 2 and dim is None:
-        return _EuclideanNorm.apply(tensor, norm, True)  # type: ignore[no-untyped-call]
+def _norm(tensor: Tensor, p: float, dim: int | tuple[int, ...] | None) -> Tensor:
+    if p == 2 and dim is None and tensor.requires_grad:
+        return _EuclideanNorm.apply(tensor)  # type: ignore[no-untyped-call]
     return torch.linalg.vector_norm(tensor, ord=p, dim=dim)
 
 
 class _EuclideanNorm(torch.autograd.Function):
-    """The gradient in one pass over the tensor, where torch's own takes three; in two where it may leave the range."""
+    """The gradient in one pass over the tensor, where torch's own takes three."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(tensor)
+        ctx.save_for_backward(tensor, norm)
+        return norm
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        tensor, norm = ctx.saved_tensors
+        return tensor * torch.where(norm == 0, 0, gradient / norm)
+
+
+class _EuclideanNormInDouble(torch.autograd.Function):
+    """The same where squares, or a factor of the gradient, may leave the range."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(tensor: Tensor, norm: Tensor, is_safe: bool) -> Tensor:  # noqa: ARG004
-        return norm.to(tensor.dtype, copy=True)
+    def forward(tensor: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(tensor, dtype=torch.float64).to(tensor.dtype)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], output)
-        ctx.is_safe = inputs[2]
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         tensor, norm = ctx.saved_tensors
-        if ctx.is_safe:
-            return tensor * torch.where(norm == 0, 0, gradient / norm), None, None
         factor = torch.where(norm == 0, 0, gradient.double() / norm.double())
         part = root_power_of_two(factor)
-        return tensor * (factor / part) * part, None, None
+        return tensor * (factor / part) * part
