@@ -96,3 +96,11 @@ def test_largest_eigenvalues_of_an_indefinite_matrix(size: int) -> None:
         np.testing.assert_allclose(values[0], exact[0], rtol=1e-5)
         np.testing.assert_allclose(vectors.T @ vectors, np.eye(4), atol=1e-10)
     np.testing.assert_allclose((cold * (symmetric @ cold)).sum(0), exact, rtol=1e-8)
+
+
+def test_a_warm_start_far_from_a_small_eigenvalue_is_not_used() -> None:
+    basis = torch.linalg.qr(torch.randn(60, 60)).Q
+    matrix = MatrixOperator(-basis @ torch.diag(torch.linspace(1, 100, 60)) @ basis.T)  # the largest is -1
+    start = torch.linalg.qr(torch.randn(60, 4)).Q
+    warm = top_eigenvectors(matrix, 4, warm_start=start)
+    torch.testing.assert_close(matrix.matmat(warm[:, :1]), -warm[:, :1], rtol=0, atol=3e-3)

@@ -94,3 +94,9 @@ def test_drawing_leaves_the_random_state_alone() -> None:
 def test_complex_samples_are_refused() -> None:
     with pytest.raises(TypeError, match=r"got torch.complex128; pass torch.view_as_real"):
         sample_keys(torch.zeros(2, 2, dtype=torch.complex128), seed=0)
+
+
+def test_all_bits_of_a_key_count() -> None:
+    keys = torch.tensor([0, 1, 1 << 31, 1 << 32, 1 << 63 - 1])
+    drawn = normal_by_sample(keys, (100,), torch.float64)
+    assert (torch.cdist(drawn, drawn) + 100 * torch.eye(5) > 10).all()

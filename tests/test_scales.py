@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -148,3 +148,26 @@ def test_a_zero_among_tiny_weights_has_gradient_zero() -> None:
     w = torch.zeros(3, dtype=torch.float32, requires_grad=True)
     (gradient,) = torch.autograd.grad(lp_norm(w) + lp_norm(w, 3) + mixed_norm(w.reshape(1, 3), 2, 1), w)
     assert torch.equal(gradient, torch.zeros(3, dtype=torch.float32))
+
+
+NORMS = {
+    "1.5": lambda w: lp_norm(w, 1.5),
+    "2": lp_norm,
+    "3": lambda w: lp_norm(w, 3),
+    "mixed": lambda w: mixed_norm(w, 2, 1),
+    "spectral": spectral_norm,
+    "circular": lambda w: circular_norm(w.reshape(2, 4, 5), [9]),
+}
+
+
+@pytest.mark.parametrize("outer", [torch.square, torch.log, torch.clone])
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("scale", [1e-23, 1e15])
+def test_gradients_of_what_is_made_from_norms(
+    name: str, outer: Callable[[torch.Tensor], torch.Tensor], scale: float
+) -> None:
+    w = (scale * torch.randn(8, 5)).float().requires_grad_()
+    double = w.detach().double().requires_grad_()
+    (single,) = torch.autograd.grad(outer(NORMS[name](w)), w)
+    (expected,) = torch.autograd.grad(outer(NORMS[name](double / scale) * scale), double)
+    torch.testing.assert_close(single.double(), expected, rtol=0, atol=1e-4 * expected.abs().amax().item())
