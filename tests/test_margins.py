@@ -16,6 +16,7 @@ from lightning_complexity.functional import (
     inverse_squared_margin,
     log_over_margin,
     margin_percentile,
+    positions_as_samples,
     signed_margins,
     smooth_margin_losses,
 )
@@ -172,3 +173,80 @@ def test_a_capacity_is_a_metric_of_the_weights() -> None:
         NormalizedMargin("PathNorm")
     with pytest.raises(ValueError, match="temperature must be positive and finite, got 0"):
         SmoothMarginLoss(temperature=0)
+
+
+# Positions as samples ------------------------------------------------------------------------------
+
+
+def by_brute_force(logits: torch.Tensor, targets: torch.Tensor, axis: int, ignored: int = -100) -> tuple[list, list]:
+    rows, classes = [], []
+    for place in np.ndindex(tuple(targets.shape)):
+        if targets[place] != ignored:
+            index = list(place)
+            index.insert(axis % logits.ndim, slice(None))
+            rows.append(logits[tuple(index)].tolist())
+            classes.append(int(targets[place]))
+    return rows, classes
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "class_dim", "axis"),
+    [
+        ((6, 3), (6,), None, 1),
+        ((2, 3, 4), (2, 4), None, 1),
+        ((2, 3, 4, 5), (2, 4, 5), None, 1),
+        ((2, 4, 3), (2, 4), None, -1),
+        ((2, 4, 5, 3), (2, 4, 5), None, -1),
+        ((2, 4, 4), (2, 4), None, 1),  # both fit
+        ((2, 4, 4), (2, 4), 2, 2),
+        ((2, 4, 4), (2, 4), -1, -1),
+        ((3, 2, 4), (2, 4), 0, 0),
+    ],
+)
+def test_positions_count_as_samples(
+    logits: tuple[int, ...], targets: tuple[int, ...], class_dim: int | None, axis: int
+) -> None:
+    values = torch.randn(logits)
+    classes = torch.randint(0, logits[axis], targets)
+    classes.view(-1)[::3] = -100
+    found = positions_as_samples(values, classes, class_dim=class_dim)
+    rows, expected = by_brute_force(values, classes, axis)
+    assert found.logits.tolist() == rows
+    assert found.targets.tolist() == expected
+    assert torch.equal(found.kept, classes != -100)
+
+
+def test_another_target_may_be_ignored() -> None:
+    logits = torch.randn(4, 3)
+    found = positions_as_samples(logits, torch.tensor([0, 2, 1, 2]), ignore_index=2)
+    assert torch.equal(found.logits, logits[[0, 2]])
+    assert found.targets.tolist() == [0, 1]
+
+
+def test_the_kept_positions_give_the_loss_of_torch() -> None:
+    logits, targets = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
+    targets[0, :2] = -100
+    rows, classes, _ = positions_as_samples(logits, targets)
+    cross_entropy = torch.nn.functional.cross_entropy
+    torch.testing.assert_close(cross_entropy(rows, classes), cross_entropy(logits, targets))
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "options", "message"),
+    [
+        ((2, 3), [0, 3], {}, "needs targets from 0 to 2, or -100 where a position does not count, got 0 to 3"),
+        ((2, 3), [-1, 0], {}, "got -1 to 0"),
+        ((2, 3), [-100, -100], {}, "every target is the ignored -100"),
+        ((2, 3), [0, -100], {"ignore_index": 255}, "or 255 where a position does not count, got -100 to 0"),
+        ((2, 3), [0.0, 1.0], {}, "integer class targets"),
+        ((2, 3), [0, 1, 2], {}, r"targets of shape \(2,\)"),
+        ((2, 1), [0, 0], {}, r"classes >= 2"),
+        ((2,), [0, 0], {}, r"classes on axis 1 or the last .* got logits \(2,\) and targets \(2,\)"),
+        ((2, 3, 4), [0, 1], {}, r"classes on axis 1 or the last"),
+        ((2, 3, 4), [0, 1], {"class_dim": 1}, r"classes on axis 1 and targets"),
+        ((2, 3), [0, 1], {"class_dim": 5}, r"classes on axis 5"),
+    ],
+)
+def test_what_is_no_sample(logits: tuple[int, ...], targets: list[float], options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        positions_as_samples(torch.randn(logits), torch.tensor(targets), **options)

@@ -10,7 +10,10 @@ from torch import nn
 from lightning_complexity.functional import (
     jacobian_grams,
     jacobian_norms,
+    normal_by_sample,
+    sample_keys,
     squared_jacobian_norms,
+    standard_error,
     unit_directions,
 )
 from lightning_complexity.metrics import (
@@ -232,3 +235,65 @@ def test_shifts_go_both_ways() -> None:
     metric = ShiftSensitivity("logits")
     metric.update(first, torch.tensor([[[0.0, 1.0, 3.0]]]))  # 3 enters from the left, or 1 from the right
     assert metric.compute() == 2
+
+
+# Random directions ---------------------------------------------------------------------------------
+
+
+def test_each_sample_has_directions_of_its_own() -> None:
+    x = torch.randn(3, 5, requires_grad=True)
+    outputs, directions = mlp(5, 8, 4)(x), unit_directions(torch.randn(2, 3, 4))
+    dense = [torch.stack([torch.autograd.grad(o, x, retain_graph=True)[0][i] for o in outputs[i]]) for i in range(3)]
+    expected = [4 / 2 * sum((dense[i].T @ v[i]).square().sum() for v in directions) for i in range(3)]
+    torch.testing.assert_close(squared_jacobian_norms(outputs, x, directions), torch.stack(expected))
+
+
+def test_directions_have_length_one() -> None:
+    directions = unit_directions(torch.randn(1000, 3))
+    torch.testing.assert_close(directions.norm(dim=-1), torch.ones(1000))
+    torch.testing.assert_close(directions.T @ directions / 1000, torch.eye(3) / 3, atol=0.04, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (0, 3, 4), (2, 1, 4), (2, 3, 5)])
+def test_directions_must_fit_the_outputs(shape: tuple[int, ...]) -> None:
+    x = torch.randn(3, 5, requires_grad=True)
+    with pytest.raises(ValueError, match=r"directions of shape \(num_projections >= 1, 3, 4\)"):
+        squared_jacobian_norms(mlp(5, 8, 4)(x), x, torch.ones(shape))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_projections", [1, 3])
+@pytest.mark.parametrize("by_sample", [True, False])
+def test_two_standard_errors_cover_the_truth(num_projections: int, by_sample: bool) -> None:
+    weight = torch.randn(10, 6, generator=torch.Generator().manual_seed(1))
+    truth = weight.square().sum() * (1 + 1 / 12)  # scales s are uniform on (1/2, 3/2): E s^2 = 1 + 1/12
+    values, covered = [], 0
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(300, 6, generator=generator).requires_grad_()
+        scale = 0.5 + torch.rand(300, 1, generator=generator)
+        if by_sample:
+            normals = normal_by_sample(sample_keys(x, seed), (num_projections, 10), torch.float64).transpose(0, 1)
+        else:
+            normals = torch.randn(num_projections, 300, 10, generator=generator)
+        squares = squared_jacobian_norms(scale * (x @ weight.T), x, unit_directions(normals))
+        values.append(squares.mean())
+        covered += int((squares.mean() - truth).abs() <= 2 * standard_error(squares))
+    means = torch.stack(values)
+    assert (means.mean() - truth).abs() < 3 * standard_error(means)
+    assert 0.90 <= covered / 200 <= 0.97
+
+
+@pytest.mark.slow
+def test_directions_that_samples_share_are_not_covered() -> None:
+    weight = torch.randn(10, 6, generator=torch.Generator().manual_seed(1))
+    covered = 0
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(300, 6, generator=generator).requires_grad_()
+        scale = 0.5 + torch.rand(300, 1, generator=generator)
+        directions = unit_directions(torch.randn(1, 1, 10, generator=generator)).expand(-1, 300, -1)
+        squares = squared_jacobian_norms(scale * (x @ weight.T), x, directions)
+        truth = weight.square().sum() * (1 + 1 / 12)
+        covered += int((squares.mean() - truth).abs() <= 2 * standard_error(squares))
+    assert covered < 120

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["power_of_two", "vector_norm"]
+__all__ = ["power_of_two", "root_power_of_two", "vector_norm"]
 
 _SAFE = 0.6  # share of the exponents' range that a sum of powers may take
 
@@ -28,18 +28,41 @@ def power_of_two(tensor: Tensor, dim: int | tuple[int, ...] | None = None) -> Te
         >>> power_of_two(torch.tensor([3.0, -5.0]))
         tensor(4.)
     """
+    exponent = _exponent(tensor, dim)
+    return torch.ldexp(torch.ones_like(exponent, dtype=tensor.dtype), exponent)
+
+
+def root_power_of_two(tensor: Tensor) -> Tensor:
+    """The power of two near the square root of the largest magnitude.
+
+    Divided by it, squares of the entries stay in range, and so does a gradient that is multiplied with it.
+
+    Args:
+        tensor: Any shape, at least one entry.
+
+    Returns:
+        0-d, without gradient; 1 where all entries are 0 or one is not finite.
+
+    Example:
+        >>> root_power_of_two(torch.tensor([16.0, -25.0]))
+        tensor(4.)
+    """
+    exponent = _exponent(tensor, None) // 2
+    return torch.ldexp(torch.ones_like(exponent, dtype=tensor.dtype), exponent)
+
+
+def _exponent(tensor: Tensor, dim: int | tuple[int, ...] | None) -> Tensor:
     magnitude = tensor.detach().abs()
     largest = magnitude.amax() if dim is None else magnitude.amax(dim, keepdim=True)
     usable = (largest > 0) & largest.isfinite()
-    exponent = torch.frexp(torch.where(usable, largest, torch.ones_like(largest))).exponent - 1
-    return torch.ldexp(torch.ones_like(largest), exponent)
+    return torch.frexp(torch.where(usable, largest, torch.ones_like(largest))).exponent - 1
 
 
 def vector_norm(tensor: Tensor, p: float = 2, dim: int | tuple[int, ...] | None = None) -> Tensor:
     r"""Norm :math:`\big(\sum_k |w_k|^p\big)^{1/p}`, right for every finite tensor.
 
     In single precision the squares of 1e-23 vanish and those of 1e20 overflow. On the CPU a norm that shows that no
-    power did so is taken as it is; otherwise the tensor is divided by a power of two first.
+    power did so is taken as it is; otherwise powers are taken in double precision.
 
     Args:
         tensor: Any shape, at least one entry.
@@ -56,13 +79,14 @@ def vector_norm(tensor: Tensor, p: float = 2, dim: int | tuple[int, ...] | None 
     if p in (1, math.inf):
         return torch.linalg.vector_norm(tensor, ord=p, dim=dim)
     if _is_read_at_no_cost(tensor):
-        norm = torch.linalg.vector_norm(tensor.detach(), ord=p, dim=dim)
+        norm = _norm(tensor, p, dim)
         if _is_safe(norm, p):
-            return _differentiable_norm(tensor, p, dim, norm) if tensor.requires_grad else norm
-    scale = power_of_two(tensor, dim)
-    scaled = tensor / scale
-    norm = torch.linalg.vector_norm(scaled.detach(), ord=p, dim=dim)
-    return _differentiable_norm(scaled, p, dim, norm) * scale.reshape(norm.shape)
+            return norm
+    if p == 2 and dim is None:
+        return _EuclideanNormInDouble.apply(tensor)  # type: ignore[no-untyped-call]
+    scale = power_of_two(tensor, dim).double()
+    norm = torch.linalg.vector_norm(tensor.double() / scale, ord=p, dim=dim)
+    return (norm * scale.reshape(norm.shape)).to(tensor.dtype)
 
 
 def _is_read_at_no_cost(tensor: Tensor) -> bool:
@@ -71,32 +95,48 @@ def _is_read_at_no_cost(tensor: Tensor) -> bool:
 
 
 def _is_safe(norm: Tensor, p: float) -> bool:
-    low, high = (norm, norm) if norm.ndim == 0 else torch.aminmax(norm)
+    low, high = (norm, norm) if norm.ndim == 0 else torch.aminmax(norm.detach())
     range_of = torch.finfo(norm.dtype)
     return range_of.tiny ** (_SAFE / p) <= low.item() and high.item() <= range_of.max ** (_SAFE / p)
 
 
-def _differentiable_norm(tensor: Tensor, p: float, dim: int | tuple[int, ...] | None, norm: Tensor) -> Tensor:
-    if p == 2 and dim is None:
-        euclidean: Tensor = _EuclideanNorm.apply(tensor, norm)  # type: ignore[no-untyped-call]
-        return euclidean
+def _norm(tensor: Tensor, p: float, dim: int | tuple[int, ...] | None) -> Tensor:
+    if p == 2 and dim is None and tensor.requires_grad:
+        return _EuclideanNorm.apply(tensor)  # type: ignore[no-untyped-call]
     return torch.linalg.vector_norm(tensor, ord=p, dim=dim)
 
 
 class _EuclideanNorm(torch.autograd.Function):
     """The gradient in one pass over the tensor, where torch's own takes three."""
 
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(tensor)
+        ctx.save_for_backward(tensor, norm)
+        return norm
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        tensor, norm = ctx.saved_tensors
+        return tensor * torch.where(norm == 0, 0, gradient / norm)
+
+
+class _EuclideanNormInDouble(torch.autograd.Function):
+    """The same where squares, or a factor of the gradient, may leave the range."""
+
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(tensor: Tensor, norm: Tensor) -> Tensor:  # noqa: ARG004
-        return norm.clone()
+    def forward(tensor: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(tensor, dtype=torch.float64).to(tensor.dtype)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], output)
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         tensor, norm = ctx.saved_tensors
-        return tensor * torch.where(norm == 0, 0, gradient / norm), None
+        factor = torch.where(norm == 0, 0, gradient.double() / norm.double())
+        part = root_power_of_two(factor)
+        return tensor * (factor / part) * part

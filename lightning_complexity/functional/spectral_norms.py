@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_complexity.functional.eigen import top_eigenvectors
 from lightning_complexity.functional.linear_operators import GramOperator, MatrixOperator
-from lightning_complexity.functional.scaling import power_of_two, vector_norm
+from lightning_complexity.functional.scaling import power_of_two, root_power_of_two, vector_norm
 from lightning_complexity.functional.spectra import gram_matrix, nan_if_not_finite
 
 __all__ = ["circular_norm", "spectral_norm", "warm_started_spectral_norm"]
@@ -110,7 +110,7 @@ def circular_norm(kernel: Tensor, size: Sequence[int]) -> Tensor:
         >>> circular_norm(torch.ones(1, 1, 3), [4])  # frequency 0
         tensor(3.)
     """
-    scale = power_of_two(kernel)
+    scale = root_power_of_two(kernel)
     kernel = kernel / scale
     for dim, length in enumerate(size, -len(size)):
         kernel = _wrapped(kernel, dim, length)
