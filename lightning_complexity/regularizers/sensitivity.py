@@ -26,6 +26,8 @@ class JacobianNorm(Regularizer):
         >>> JacobianNorm(1e-2, num_projections=1)(net, torch.randn(5, 4)).backward()
     """
 
+    example_strength = 0.1
+
     def __init__(
         self, strength: float = 1e-3, *, of: JacobianOf | None = None, num_projections: int | None = None
     ) -> None:
@@ -47,6 +49,8 @@ class GeometricComplexity(Regularizer):
         >>> GeometricComplexity(1e-2, num_projections=1)(net, torch.randn(5, 4)).backward()
     """
 
+    example_strength = 1e-3
+
     def __init__(self, strength: float = 1e-3, *, num_projections: int | None = None) -> None:
         super().__init__(strength, sensitivity.GeometricComplexity(num_projections=num_projections))
 
@@ -64,6 +68,8 @@ class InputGradientNorm(Regularizer):
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> InputGradientNorm(1e-2)(net, torch.randn(5, 4), torch.tensor([0, 1, 0, 1, 0])).backward()
     """
+
+    example_strength = 0.1
 
     def __init__(self, strength: float = 1e-3) -> None:
         super().__init__(strength, sensitivity.InputGradientNorm())
