@@ -12,8 +12,7 @@ __all__ = ["GeometricComplexity", "InputGradientNorm", "JacobianNorm"]
 class JacobianNorm(Regularizer):
     """Penalty on :class:`metrics.JacobianNorm <lightning_complexity.metrics.JacobianNorm>` of the batch.
 
-    With ``num_projections`` every call draws new random vectors; the first call draws those of the metric. The
-    gradient where the Jacobian is zero is 0.
+    With ``num_projections`` every call draws new random vectors. The gradient where the Jacobian is zero is 0.
 
     Args:
         strength: Factor.
