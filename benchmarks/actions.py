@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.models import Workload
 from lightning_complexity import metrics, regularizers
 from lightning_complexity.metrics import ComplexityMetric, catalogue, resolve
-from lightning_complexity.network import Snapshot, initial_state
+from lightning_complexity.network import Snapshot, initial_state, layer_norms
 from lightning_complexity.regularizers import Regularizer
 
 Action = Callable[[], object]
@@ -124,7 +124,7 @@ def group_actions(workload: Workload) -> dict[str, Action]:
 
     def followed() -> None:
         with torch.no_grad():
-            Snapshot(model, inputs, differentiable=True, vectors=vectors).layer_norms()
+            layer_norms(Snapshot(model, inputs, differentiable=True), warm_start=vectors)
 
     groups = {name: measurement(workload, list(group)) for name, group in GROUPS.items()}
     return {
@@ -143,8 +143,10 @@ def region_actions(workload: Workload) -> dict[str, Action]:
 
 def penalized_steps(workload: Workload) -> dict[str, Action]:
     """By name, a training step with each regularizer's penalty in the loss."""
-    left_out = {"Regularizer"} | (set() if workload.small else ON_SMALL_NETWORKS)
-    classes = [getattr(regularizers, name) for name in regularizers.__all__ if name not in left_out]
+    left_out = set() if workload.small else ON_SMALL_NETWORKS
+    exported = [getattr(regularizers, name) for name in regularizers.__all__ if name not in left_out]
+    classes = [cls for cls in exported if isinstance(cls, type) and issubclass(cls, Regularizer)]
+    classes.remove(Regularizer)
     penalties = [named for cls in classes for named in _with_variants(cls)]
     for _, penalty in penalties:
         penalty.initial = initial_state(workload.model)  # or the first step would copy them, and only the first

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lightning_complexity import regularizers
 from lightning_complexity.metrics import SUITES, CatalogueEntry, catalogue
 from lightning_complexity.metrics.generalization import MEASURES
 
@@ -35,7 +34,7 @@ def _row(entry: CatalogueEntry) -> str:
         f"`{entry.name}`",
         entry.summary.rstrip("."),
         entry.cost,
-        "yes" if name in regularizers.__all__ else "",
+        "yes" if entry.metric.no_penalty_reason is None else "",
         _suites(entry),
     )
     return f"| {' | '.join(cells)} |"
@@ -50,10 +49,13 @@ def table() -> str:
 def _section(entry: CatalogueEntry) -> str:
     direction = {True: "higher is more complex", False: "lower is more complex", None: "no such direction"}
     needs = ", ".join(sorted(entry.needs)) or "nothing but the network"
+    reason = entry.metric.no_penalty_reason
+    penalty = f"`regularizers.{entry.metric.__name__}`" if reason is None else f"none: {reason}"
     return (
         f"### {entry.metric.__name__}\n\n{entry.summary}\n\n$${entry.formula}$$\n\n"
         f"- Log key: `complexity/{entry.name}`\n- Needs: {needs}\n- Cost: {entry.cost}\n"
-        f"- Direction: {direction[entry.increases_with_complexity]}\n- Source: {entry.reference}\n"
+        f"- Direction: {direction[entry.increases_with_complexity]}\n- Penalty: {penalty}\n"
+        f"- Source: {entry.reference}\n"
     )
 
 

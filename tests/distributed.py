@@ -18,6 +18,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_complexity import ComplexityConstraint, ComplexityMonitor, ComplexityPenalty, metrics
+from lightning_complexity.network import Context, Snapshot
 from lightning_complexity.regularizers import (
     DistanceFromInitialization,
     JacobianNorm,
@@ -126,10 +127,10 @@ class FailingOnTheSecondRank(metrics.GradientNorm):
 
     name = "failing_there"
 
-    def measure(self, snapshot: Any) -> Tensor:
+    def accumulate(self, snapshot: Snapshot, context: Context) -> None:
         if torch.distributed.get_rank() == 1:
             raise MemoryError("too little on this rank")
-        return super().measure(snapshot)
+        super().accumulate(snapshot, context)
 
 
 def of_samples() -> list[metrics.ComplexityMetric]:

@@ -26,7 +26,7 @@ from lightning_complexity.metrics import (
     TwoLayerBound,
     VCGeneralizationBound,
 )
-from lightning_complexity.network import Snapshot, initial_state, layer_norms, margins
+from lightning_complexity.network import Snapshot, distance_norms, initial_state, layer_norms, margins
 from tests.networks import conv_net, mlp
 
 BOUNDS = [FrobeniusBound, MixedNormBound, SizeIndependentBound, SpectralBound, SpectralFrobeniusBound, TwoLayerBound]
@@ -81,7 +81,8 @@ def test_spectral_capacity_equals_the_public_code() -> None:
     """Which has the number of parameters, 123, for the width, and no 1/d."""
     net, x, y, start = trained()
     snapshot = Snapshot(net, x, y, initial=start)
-    norms, distances = (torch.stack(list(n.values())) for n in (layer_norms(snapshot), snapshot.distance_norms((2, 1))))
+    found = layer_norms(snapshot), distance_norms(snapshot, (2, 1))
+    norms, distances = (torch.stack(list(n.values())) for n in found)
     radius, margin = x.square().sum(1).mean().sqrt(), margin_percentile(margins(snapshot), 5)
     assert log_spectral_capacity(norms, distances, M, 123, radius, margin).exp().item() == pytest.approx(
         38924644.488373995, rel=1e-12

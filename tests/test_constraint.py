@@ -15,8 +15,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_complexity import ComplexityConstraint, ComplexityMonitor, regularizers
+from lightning_complexity import ComplexityConstraint, ComplexityMonitor, metrics, regularizers
 from lightning_complexity.callbacks.lagrangian import AugmentedLagrangian
+from lightning_complexity.callbacks.summing import Step
 from tests.networks import mlp
 from tests.test_contract import assert_same
 from tests.training import Classifier, trainer
@@ -93,13 +94,22 @@ def test_the_gradient_is_that_of_the_augmented_lagrangian() -> None:
     module = Classifier(nn.Linear(1, 1, bias=False))
     weight = nn.init.constant_(module.net.weight, 3.0)
     constraint.lagrangians["parameter_norm"] = AugmentedLagrangian(2.0, multiplier=0.5, penalty_parameter=4.0)
-    ((term, _),) = constraint.terms(module, (X, Y)).values()
+    ((term, _),) = constraint.terms(Step(module, (X, Y), constraint.measures)).values()
     assert term.item() == pytest.approx(((0.5 + 4 * 0.5) ** 2 - 0.5**2) / 8)
     (gradient,) = torch.autograd.grad(term, weight)
     assert gradient.item() == pytest.approx((0.5 + 4 * 0.5) / 2)
     nn.init.constant_(weight, 1.0)
-    ((term, _),) = constraint.terms(module, (X, Y)).values()
+    ((term, _),) = constraint.terms(Step(module, (X, Y), constraint.measures)).values()
     assert torch.autograd.grad(term, weight)[0] == 0
+
+
+def test_a_metric_and_a_regularizer_of_any_strength_are_limited_alike() -> None:
+    regularizer = regularizers.ParameterNorm(0.01)
+    limits = [ComplexityConstraint(m, at_most=1.0, every_n_steps=2) for m in (regularizer, metrics.ParameterNorm())]
+    assert_same(fitted(limits[0]), fitted(limits[1]))
+    assert limits[0].lagrangians["parameter_norm"].multiplier > 0
+    assert regularizer.strength == 0.01
+    assert regularizer.measure.calls == 0
 
 
 def test_a_measure_of_the_weights_needs_no_probe() -> None:
@@ -206,9 +216,9 @@ def test_mistakes_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             ComplexityConstraint(norm, **options)
-    with pytest.raises(ValueError, match="needs a regularizer"):
+    with pytest.raises(ValueError, match="needs a measure"):
         ComplexityConstraint(at_most=1.0)
-    with pytest.raises(TypeError, match="ComplexityConstraint takes regularizers"):
+    with pytest.raises(TypeError, match="ComplexityConstraint takes measures"):
         ComplexityConstraint("PathNorm", at_most=1.0)
 
     class Manual(Classifier):

@@ -12,10 +12,10 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from lightning_complexity.functional import MatrixOperator, hutchinson_samples, standard_error
 from lightning_complexity.metrics import HessianTrace
-from lightning_complexity.network import HessianOperator, LossFunction, Snapshot
+from lightning_complexity.network import Context, HessianOperator, LossFunction, Snapshot
 from lightning_complexity.regularizers import GradientNorm
 from lightning_complexity.regularizers import HessianTrace as HessianTracePenalty
-from tests.networks import conv_net, mlp
+from tests.networks import conv_net, gradient_vector, mlp
 
 
 def exact_hessian(
@@ -202,7 +202,8 @@ def test_over_all_probes_the_mean_is_the_exact_trace_and_its_gradient() -> None:
 def test_the_penalty_of_a_batch_in_several_chunks_is_that_of_the_whole(chunk_size: int) -> None:
     model, x, y = mlp(3, 4, 2), torch.randn(7, 3), torch.arange(7) % 2
     metric = HessianTrace(num_probes=2)
-    values = [metric.measure(Snapshot(model, x, y, differentiable=True, chunk_size=size)) for size in (chunk_size, 100)]
+    snapshots = [Snapshot(model, x, y, differentiable=True, chunk_size=size) for size in (chunk_size, 100)]
+    values = [metric.measure(snapshot, Context()) for snapshot in snapshots]
     torch.testing.assert_close(flat_gradient(values[0], model), flat_gradient(values[1], model))
 
 
@@ -267,8 +268,8 @@ def test_derivatives_of_all_orders_are_right(name: str) -> None:
 
     # Each estimate is exact for its probe, so that derivatives can be compared one after another.
     gradient = along(lambda: F.cross_entropy(model.eval()(x), y), direction)
-    torch.testing.assert_close(gradient, flat_gradient(Snapshot(model, x, y)) @ direction, rtol=1e-6, atol=1e-8)
-    curvature = along(lambda: flat_gradient(Snapshot(model, x, y)) @ direction, direction)
+    torch.testing.assert_close(gradient, gradient_vector(Snapshot(model, x, y)) @ direction, rtol=1e-6, atol=1e-8)
+    curvature = along(lambda: gradient_vector(Snapshot(model, x, y)) @ direction, direction)
     torch.testing.assert_close(curvature, HessianTracePenalty(1.0)(model, x, y).detach(), rtol=1e-6, atol=1e-8)
     other = torch.randn_like(direction)
     change = along(lambda: HessianTracePenalty(1.0)(model, x, y), other)

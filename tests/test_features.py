@@ -223,8 +223,8 @@ class TestMetrics:
         model, x, _ = self.batch()
         metric = FeatureEffectiveRank(per_layer=True)
         metric.update(model, x)
-        for name, features in {"0": x, "2": model[:2](x), "4": model[:4](x)}.items():
-            s = np.linalg.svd(features.detach().numpy(), compute_uv=False)
+        for name, found in {"0": x, "2": model[:2](x), "4": model[:4](x)}.items():
+            s = np.linalg.svd(found.detach().numpy(), compute_uv=False)
             p = s[s > 0] / s.sum()
             assert metric.compute()[name].item() == pytest.approx(np.exp(-(p * np.log(p)).sum()))
         assert metric.report()["feature_effective_rank"] == metric.compute()["4"]

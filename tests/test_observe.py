@@ -12,7 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_complexity.metrics import StableRank
-from lightning_complexity.network import HessianOperator, Snapshot, accuracy, margins, mean_loss, observe, predictions
+from lightning_complexity.network import (
+    HessianOperator,
+    Snapshot,
+    accuracy,
+    gradients,
+    margins,
+    mean_loss,
+    observe,
+    path_sums,
+    predictions,
+)
 from lightning_complexity.recording.measuring import FailureReport, measure_metrics
 from tests.networks import gradient_vector
 
@@ -115,7 +125,7 @@ def test_a_compiled_module_is_measured_eagerly() -> None:
     torch.testing.assert_close(
         HessianOperator(Snapshot(model, x, y)).matvec(v), HessianOperator(Snapshot(plain, x, y)).matvec(v)
     )
-    torch.testing.assert_close(shared_path_sums(Snapshot(model, x, y), 2), shared_path_sums(Snapshot(plain, x, y), 2))
+    torch.testing.assert_close(path_sums(Snapshot(model, x, y), 2), path_sums(Snapshot(plain, x, y), 2))
     measured = measure_metrics([StableRank(per_layer=True)], Snapshot(model), FailureReport("raise"))
     assert "complexity/stable_rank/0.weight" in measured.values
 
@@ -136,8 +146,8 @@ def test_snapshot_calls_the_network_once_for_all_who_ask() -> None:
 def test_chunks_change_nothing() -> None:
     model, x, y = nn.Sequential(nn.Linear(3, 2)), torch.randn(7, 3), torch.randint(0, 2, (7,))
     whole, parts = (Snapshot(model, x, y, chunk_size=size) for size in (100, 3))
-    for name in ("outputs", "margins", "mean_loss", "gradient"):
-        torch.testing.assert_close(getattr(whole, name), getattr(parts, name))
+    for quantity in (predictions, margins, mean_loss, gradients):
+        torch.testing.assert_close(quantity(whole), quantity(parts))
 
 
 def test_inputs_may_be_nested() -> None:
@@ -214,7 +224,7 @@ def test_missing_parts_are_named() -> None:
 
 def test_soft_labels_are_fine_and_regression_targets_are_not() -> None:
     model, x = nn.Linear(3, 2), torch.randn(4, 3)
-    assert Snapshot(model, x, torch.full((4, 2), 0.5)).mean_loss.isfinite()
+    assert mean_loss(Snapshot(model, x, torch.full((4, 2), 0.5))).isfinite()
     with pytest.raises(ValueError, match=r"needs class targets .* got torch.float64 of shape \(4, 1\)"):
         mean_loss(Snapshot(model, x, torch.randn(4, 1)))
     assert mean_loss(Snapshot(nn.Linear(3, 1), x, torch.randn(4, 1), loss=F.mse_loss)).isfinite()
@@ -225,5 +235,5 @@ def test_several_outputs_are_an_error() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
             return x, x
 
-    with pytest.raises(ValueError, match="returns one tensor, got tuple"):
+    with pytest.raises(ValueError, match=r"one tensor.* returns a tuple of Tensor, Tensor\. Say which"):
         predictions(Snapshot(Two(3, 2), torch.zeros(1, 3)))

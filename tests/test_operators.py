@@ -20,7 +20,7 @@ from lightning_complexity.functional import (
 from lightning_complexity.metrics import LogNormProduct, LogSpectralProduct
 from lightning_complexity.network import Snapshot, layer_norms, read_weights
 from lightning_complexity.network.convolutions import convolve, warm_started_operator_norm
-from lightning_complexity.network.norms import circular_norms
+from lightning_complexity.network.norms import circular_matrix_norm
 from tests.networks import ConvNet, mlp
 
 CONVOLUTIONS = {
@@ -146,7 +146,7 @@ CIRCULAR = {
 def test_circular_norm_is_that_of_the_fourier_transform(name: str) -> None:
     module, shape = CIRCULAR[name]
     weight = read_weights(module.double())[0]
-    (norm,) = circular_norms([weight], {id(module): torch.Size(shape)}).values()
+    norm = circular_matrix_norm(weight, {id(module): torch.Size(shape)})
     assert norm.item() == pytest.approx(sedghi(weight.tensor.detach().numpy(), shape[1:]), rel=1e-10)
 
 
@@ -160,7 +160,7 @@ def test_circular_norm_is_that_of_the_fourier_transform(name: str) -> None:
 )
 def test_circular_norm_is_that_of_a_circular_convolution(options: dict[str, Any], shape: tuple[int, ...]) -> None:
     module = nn.Conv2d(**options, padding_mode="circular", bias=False).double()
-    (norm,) = circular_norms(read_weights(module), {id(module): torch.Size(shape)}).values()
+    norm = circular_matrix_norm(read_weights(module)[0], {id(module): torch.Size(shape)})
     torch.testing.assert_close(norm, torch.linalg.svdvals(unrolled(module, shape).detach())[0])
 
 
@@ -168,7 +168,7 @@ def test_circular_norm_bounds_zero_padding_and_has_an_exact_gradient() -> None:
     module, shape = nn.Conv2d(2, 3, 3, padding=1), torch.Size((2, 6, 6))
 
     def norm() -> Tensor:
-        return circular_norms(read_weights(module), {id(module): shape})["weight"]
+        return circular_matrix_norm(read_weights(module)[0], {id(module): shape})
 
     assert norm() > operator_norm(module, shape)
     (gradient,) = torch.autograd.grad(norm(), module.weight)
@@ -192,7 +192,7 @@ def test_a_live_norm_follows_the_weights(convolution: str) -> None:
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(jump * torch.randn(p.shape, generator=generator))
-        live = layer_norms(Snapshot(model, x, differentiable=True, vectors=vectors), convolution=convolution)
+        live = layer_norms(Snapshot(model, x, differentiable=True), convolution=convolution, warm_start=vectors)
         exact = layer_norms(Snapshot(model, x), convolution=convolution)
         for name, norm in live.items():
             assert norm.item() == pytest.approx(exact[name].item(), rel=1e-3)
@@ -207,7 +207,7 @@ def test_another_singular_value_may_overtake() -> None:
         first = first + 0.01 * torch.randn(50, 50, generator=generator) / 50**0.5
         with torch.no_grad():
             layer.weight.copy_(torch.block_diag(first, share * second))
-        (norm,) = layer_norms(Snapshot(layer, differentiable=True, vectors=vectors)).values()
+        (norm,) = layer_norms(Snapshot(layer, differentiable=True), warm_start=vectors).values()
         assert norm.item() == pytest.approx(np.linalg.norm(layer.weight.detach(), 2), rel=1e-4)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_complexity.functional import Scaled, aligned, log_path_norms, scaled, scaled_power, scaled_sum
 from lightning_complexity.metrics import PathNorm
-from lightning_complexity.network import Snapshot, UnsupportedOperationError
+from lightning_complexity.network import Context, Snapshot, UnsupportedOperationError
 from lightning_complexity.network.tracing.path_sums import path_sums
 from lightning_complexity.regularizers import PathNorm as PathNormPenalty
 from tests.networks import conv_net, mlp
@@ -354,7 +354,7 @@ def test_outputs_equal_enumeration_of_their_paths(q: float, log: bool) -> None:
     assert report == {metric.name: whole.compute(), **{f"{metric.name}/{k}": v for k, v in outputs.items()}}
     combined = values.exp().pow(q).sum().log() / q if log else values.pow(q).sum() ** (1 / q)
     torch.testing.assert_close(report[metric.name], combined)
-    assert torch.equal(metric.measure(Snapshot(model, x)), whole.compute())
+    assert torch.equal(metric.measure(Snapshot(model, x), Context()), whole.compute())
 
 
 def test_outputs_of_more_dimensions_are_named_by_all_indices() -> None:

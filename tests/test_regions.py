@@ -29,6 +29,7 @@ from lightning_complexity.metrics import (
     SmoothLocalComplexity,
 )
 from lightning_complexity.network import (
+    Context,
     PlaneRegions,
     SegmentPieces,
     Snapshot,
@@ -557,7 +558,7 @@ def test_sharp_bounds_are_refused_where_they_do_not_hold() -> None:
 
 def test_no_boundary_is_nearer_than_the_boundary_distance_and_one_is_there() -> None:
     model, x = mlp(3, 8, 8, 2), torch.randn(5, 3)
-    distances = RegionBoundaryDistance().per_sample(Snapshot(model, x, chunk_size=2))
+    distances = RegionBoundaryDistance().per_sample(Snapshot(model, x, chunk_size=2), Context())
     directions = F.normalize(torch.randn(4000, 3), dim=1)
 
     def codes(points: Tensor) -> Tensor:
@@ -574,11 +575,11 @@ def test_boundary_distance_of_several_kinks_and_of_none() -> None:
     with torch.no_grad():
         model[0].weight.fill_(2.0)
         model[0].bias.fill_(0.0)
-    distances = RegionBoundaryDistance().per_sample(Snapshot(model, torch.tensor([[0.0], [0.4], [-2.0]])))
+    distances = RegionBoundaryDistance().per_sample(Snapshot(model, torch.tensor([[0.0], [0.4], [-2.0]])), Context())
     torch.testing.assert_close(distances, torch.tensor([0.5, 0.1, 1.5]))
     with torch.no_grad():
         model[0].weight.fill_(0.0)
-    assert RegionBoundaryDistance().per_sample(Snapshot(model, torch.ones(1, 1))).isinf().all()
+    assert RegionBoundaryDistance().per_sample(Snapshot(model, torch.ones(1, 1)), Context()).isinf().all()
 
 
 def test_boundary_distance_falls_as_neurons_are_added() -> None:
@@ -599,31 +600,31 @@ def test_boundary_distance_falls_as_neurons_are_added() -> None:
 @pytest.mark.parametrize("radius", [0.1, 1.0])
 def test_local_complexity_of_the_first_layer_in_closed_form(num_directions: int | None, radius: float) -> None:
     model, x = mlp(6, 40, 3), torch.randn(9, 6)
-    snapshot, options = Snapshot(model, x, seed=3), {"num_directions": num_directions}
-    count = num_directions or 6
-    noise = torch.randn(6, count, generator=snapshot.generator(), dtype=torch.float64)
+    snapshot, options = Snapshot(model, x), {"num_directions": num_directions}
+    context, count = Context(seed=3), num_directions or 6
+    noise = torch.randn(6, count, generator=context.generator(), dtype=torch.float64)
     frame = torch.linalg.qr(noise)[0].T
     torch.testing.assert_close(frame @ frame.T, torch.eye(count))
     reach = radius * (model[0].weight @ frame.T).abs().amax(1)
     gap = model[0](x).abs()
-    sharp = LocalComplexity(radius, **options).per_sample(snapshot)
+    sharp = LocalComplexity(radius, **options).per_sample(snapshot, context)
     assert torch.equal(sharp, (reach > gap).sum(1).double())
     assert sharp.sum() > 0
-    smooth = SmoothLocalComplexity(radius, **options).per_sample(snapshot)
+    smooth = SmoothLocalComplexity(radius, **options).per_sample(snapshot, context)
     torch.testing.assert_close(smooth, (1 - gap / reach).relu().sum(1))
 
 
 def test_local_complexity_counts_hidden_layers_only_and_every_one() -> None:
     model, x = mlp(4, 6, 5, 3), torch.randn(8, 4)
-    huge = LocalComplexity(1e6).per_sample(Snapshot(model, x))
+    huge = LocalComplexity(1e6).per_sample(Snapshot(model, x), Context())
     assert (huge <= 11).all()
     assert huge.amax() > 6
-    tiny = LocalComplexity(1e-9).per_sample(Snapshot(model, x))
+    tiny = LocalComplexity(1e-9).per_sample(Snapshot(model, x), Context())
     assert (tiny == 0).all()
     doubled = nn.Sequential(model[0], nn.Hardtanh(-1e-9, 1e-9))
     torch.testing.assert_close(  # two kinks in the same place: still one unit
-        LocalComplexity(0.3).per_sample(Snapshot(doubled, x)),
-        LocalComplexity(0.3).per_sample(Snapshot(model[:2], x)),
+        LocalComplexity(0.3).per_sample(Snapshot(doubled, x), Context()),
+        LocalComplexity(0.3).per_sample(Snapshot(model[:2], x), Context()),
     )
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from lightning_complexity.network import Snapshot, layer_norms, predictions, read_weights, weight_matrices
+from lightning_complexity.network import Snapshot, layer_norms, predictions, read_weights, spectra, weight_matrices
 from lightning_complexity.regularizers import StableRank as StableRankPenalty
 from tests.networks import conv_net, randomize_batch_norm
 
@@ -78,7 +78,7 @@ def test_groups_are_block_diagonal() -> None:
     conv = nn.Conv2d(4, 6, 1, groups=2, bias=False)
     dense = torch.block_diag(*conv.weight.flatten(1).chunk(2)).detach()
     torch.testing.assert_close(
-        Snapshot(conv).spectra["weight"].sort().values, torch.linalg.svdvals(dense).sort().values[-4:]
+        spectra(Snapshot(conv))["weight"].sort().values, torch.linalg.svdvals(dense).sort().values[-4:]
     )
 
 

@@ -50,6 +50,7 @@ def _check_of(of: str | None) -> None:
 
 def _kind(snapshot: Snapshot, of: JacobianOf | None, name: str) -> JacobianOf:
     """What is taken of the outputs: probabilities where there are classes, unless the user says."""
+    _ = snapshot.float_inputs  # those that cannot be differentiated are named before the network is run on them
     has_classes = class_dim(snapshot) is not None
     if of == "softmax" and not has_classes:
         raise MeasureError(

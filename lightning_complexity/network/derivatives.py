@@ -253,9 +253,10 @@ def loss_with_graph(snapshot: Snapshot, order: int) -> Tensor:
         snapshot: Of the network.
         order: Of the highest derivative that will be taken.
     """
-    if snapshot.differentiable:
+    given = snapshot.given_outputs is not None
+    if snapshot.differentiable or given:
         outputs = graph_of_outputs(snapshot, order).outputs
-        if snapshot.given_outputs is not None:
+        if given:
             _check_given_outputs(outputs)
     else:
         with Decompositions(order):
@@ -295,7 +296,8 @@ def gradients(snapshot: Snapshot) -> dict[str, Tensor]:
     elif gradient_graph.is_known(snapshot, 2):
         found = [g.detach() for g in gradient_graph(snapshot, 2)]
     elif snapshot.num_samples <= snapshot.chunk_size:
-        found = differentiated([loss_with_graph(snapshot, 1)], list(parameters.values()))
+        kept = snapshot.given_outputs is not None  # whoever gave them still needs their graph
+        found = differentiated([loss_with_graph(snapshot, 1)], list(parameters.values()), retain_graph=kept)
     else:
         found = _pulled_back_to_parameters(snapshot, output_gradients(snapshot))
     return {name: at_least_single(g) for name, g in zip(parameters, found, strict=True)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,8 @@ class Regularizer(nn.Module):
 
     Attributes:
         measure: What is penalised, without the strength, and what its next value goes on from.
+        example_strength: A strength at which it lowers the measure in a short training on digits, at about the same
+            accuracy; each class of penalty has one.
 
     Example:
         >>> from lightning_complexity import metrics
@@ -44,6 +46,8 @@ class Regularizer(nn.Module):
         >>> net.weight.grad.shape
         torch.Size([2, 3])
     """
+
+    example_strength: ClassVar[float]
 
     def __init__(self, strength: float, metric: ComplexityMetric) -> None:
         if not math.isfinite(strength):

@@ -28,5 +28,7 @@ class HessianTrace(Regularizer):
         >>> HessianTrace(1e-3)(net, torch.randn(5, 4), torch.tensor([0, 1, 0, 1, 0])).backward()
     """
 
+    example_strength = 0.01
+
     def __init__(self, strength: float = 1e-3, *, num_probes: int = 1) -> None:
         super().__init__(strength, curvature.HessianTrace(num_probes))

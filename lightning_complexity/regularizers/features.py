@@ -26,5 +26,7 @@ class FeatureEffectiveRank(Regularizer):
         >>> FeatureEffectiveRank(1e-2)(net, torch.randn(5, 4)).backward()
     """
 
+    example_strength = 0.02
+
     def __init__(self, strength: float = 1e-2, *, layer: Layer = -1) -> None:
         super().__init__(strength, features.FeatureEffectiveRank(layer))

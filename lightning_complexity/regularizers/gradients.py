@@ -28,5 +28,7 @@ class GradientNorm(Regularizer):
         >>> GradientNorm(1e-2)(net, torch.randn(5, 4), torch.tensor([0, 1, 0, 1, 0])).backward()
     """
 
+    example_strength = 0.3
+
     def __init__(self, strength: float = 1e-2, *, squared: bool = False) -> None:
         super().__init__(strength, gradients.GradientNorm(squared=squared))

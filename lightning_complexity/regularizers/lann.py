@@ -26,5 +26,7 @@ class CustomizedL1(Regularizer):
         >>> CustomizedL1(1e-3)(net, torch.randn(5, 4)).backward()
     """
 
+    example_strength = 3e-4
+
     def __init__(self, strength: float = 1e-3, coefficient: Coefficient = "slope", *, degree: float = 0.1) -> None:
         super().__init__(strength, lann.CustomizedL1(coefficient, degree=degree))

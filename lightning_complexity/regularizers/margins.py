@@ -25,5 +25,7 @@ class SmoothMarginLoss(Regularizer):
         >>> SmoothMarginLoss(0.1)(net, torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])).backward()
     """
 
+    example_strength = 1.0
+
     def __init__(self, strength: float = 1e-2, *, margin: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__(strength, margins.SmoothMarginLoss(margin, temperature=temperature))

@@ -36,6 +36,8 @@ class ParameterNorm(Regularizer):
         tensor(1.5000, grad_fn=<MulBackward0>)
     """
 
+    example_strength = 0.05
+
     def __init__(self, strength: float = 1e-4, *, p: float = 2) -> None:
         super().__init__(strength, norms.ParameterNorm(p))
 
@@ -64,6 +66,8 @@ class DistanceFromInitialization(Regularizer):
         tensor(2., grad_fn=<MulBackward0>)
     """
 
+    example_strength = 0.05
+
     def __init__(self, strength: float = 1e-4, *, p: float = 2) -> None:
         super().__init__(strength, norms.DistanceFromInitialization(p))
 
@@ -83,6 +87,8 @@ class LogNormProduct(Regularizer):
         >>> import torch
         >>> LogNormProduct(1e-3)(torch.nn.Linear(4, 2)).backward()
     """
+
+    example_strength = 0.05
 
     def __init__(
         self,
@@ -111,6 +117,8 @@ class LogNormSum(Regularizer):
         >>> import torch
         >>> LogNormSum(1e-3)(torch.nn.Linear(4, 2)).backward()
     """
+
+    example_strength = 0.1
 
     def __init__(
         self,
@@ -141,6 +149,8 @@ class LogSpectralComplexity(Regularizer):
         >>> LogSpectralComplexity(1e-3)(torch.nn.Linear(4, 2)).backward()
     """
 
+    example_strength = 0.05
+
     def __init__(self, strength: float = 1e-4, *, origin: Origin = "zero", fold_batch_norm: bool = False) -> None:
         super().__init__(strength, norms.LogSpectralComplexity(origin=origin, fold_batch_norm=fold_batch_norm))
 
@@ -160,6 +170,8 @@ class WeightDistance(Regularizer):
         >>> import torch
         >>> WeightDistance(1e-3)(torch.nn.Linear(4, 2)).backward()
     """
+
+    example_strength = 0.05
 
     def __init__(self, strength: float = 1e-3, *, norm: MatrixNorm = "spectral", fold_batch_norm: bool = False) -> None:
         super().__init__(strength, norms.WeightDistance(norm, fold_batch_norm=fold_batch_norm))

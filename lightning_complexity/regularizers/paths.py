@@ -27,5 +27,7 @@ class PathNorm(Regularizer):
         >>> PathNorm(1e-4)(net, torch.zeros(1, 4)).backward()
     """
 
+    example_strength = 0.05
+
     def __init__(self, strength: float = 1e-4, *, q: float = 2, log: bool = True) -> None:
         super().__init__(strength, paths.PathNorm(q, log=log))

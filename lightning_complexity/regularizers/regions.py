@@ -27,5 +27,7 @@ class SmoothLocalComplexity(Regularizer):
         >>> SmoothLocalComplexity(1e-2, radius=0.5, num_directions=2)(net, torch.randn(5, 4)).backward()
     """
 
+    example_strength = 0.03
+
     def __init__(self, strength: float = 1e-2, *, radius: float = 0.05, num_directions: int | None = None) -> None:
         super().__init__(strength, regions.SmoothLocalComplexity(radius, num_directions=num_directions))

@@ -12,8 +12,7 @@ __all__ = ["GeometricComplexity", "InputGradientNorm", "JacobianNorm"]
 class JacobianNorm(Regularizer):
     """Penalty on :class:`metrics.JacobianNorm <lightning_complexity.metrics.JacobianNorm>` of the batch.
 
-    With ``num_projections`` every call draws new random vectors; the first call draws those of the metric. The
-    gradient where the Jacobian is zero is 0.
+    With ``num_projections`` every call draws new random vectors. The gradient where the Jacobian is zero is 0.
 
     Args:
         strength: Factor.
@@ -25,6 +24,8 @@ class JacobianNorm(Regularizer):
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> JacobianNorm(1e-2, num_projections=1)(net, torch.randn(5, 4)).backward()
     """
+
+    example_strength = 0.1
 
     def __init__(
         self, strength: float = 1e-3, *, of: JacobianOf | None = None, num_projections: int | None = None
@@ -47,6 +48,8 @@ class GeometricComplexity(Regularizer):
         >>> GeometricComplexity(1e-2, num_projections=1)(net, torch.randn(5, 4)).backward()
     """
 
+    example_strength = 1e-3
+
     def __init__(self, strength: float = 1e-3, *, num_projections: int | None = None) -> None:
         super().__init__(strength, sensitivity.GeometricComplexity(num_projections=num_projections))
 
@@ -64,6 +67,8 @@ class InputGradientNorm(Regularizer):
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> InputGradientNorm(1e-2)(net, torch.randn(5, 4), torch.tensor([0, 1, 0, 1, 0])).backward()
     """
+
+    example_strength = 0.1
 
     def __init__(self, strength: float = 1e-3) -> None:
         super().__init__(strength, sensitivity.InputGradientNorm())

@@ -25,6 +25,8 @@ class LogSpectralProduct(Regularizer):
         >>> LogSpectralProduct(1e-3)(torch.nn.Linear(4, 2)).backward()
     """
 
+    example_strength = 0.1
+
     def __init__(
         self, strength: float = 1e-4, *, convolution: ConvolutionNorm = "kernel", fold_batch_norm: bool = False
     ) -> None:
@@ -45,6 +47,8 @@ class StableRank(Regularizer):
         >>> StableRank(1e-3)(torch.nn.Linear(4, 2)).backward()
     """
 
+    example_strength = 0.05
+
     def __init__(self, strength: float = 1e-3, *, fold_batch_norm: bool = False) -> None:
         super().__init__(strength, spectra.StableRank(fold_batch_norm=fold_batch_norm))
 
@@ -63,6 +67,8 @@ class EffectiveRank(Regularizer):
         >>> import torch
         >>> EffectiveRank(1e-3)(torch.nn.Linear(4, 2)).backward()
     """
+
+    example_strength = 0.03
 
     def __init__(self, strength: float = 1e-3, *, fold_batch_norm: bool = False) -> None:
         super().__init__(strength, spectra.EffectiveRank(fold_batch_norm=fold_batch_norm))
@@ -83,6 +89,8 @@ class SchattenNorm(Regularizer):
         >>> SchattenNorm(1e-3)(torch.nn.Linear(4, 2)).backward()
     """
 
+    example_strength = 0.02
+
     def __init__(self, strength: float = 1e-3, *, p: float = 1, fold_batch_norm: bool = False) -> None:
         super().__init__(strength, spectra.SchattenNorm(p, fold_batch_norm=fold_batch_norm))
 
@@ -100,6 +108,8 @@ class SoftOrthogonality(Regularizer):
         >>> import torch
         >>> SoftOrthogonality(1e-3)(torch.nn.Linear(4, 2)).backward()
     """
+
+    example_strength = 0.01
 
     def __init__(self, strength: float = 1e-3, *, fold_batch_norm: bool = False) -> None:
         super().__init__(strength, spectra.SoftOrthogonality(fold_batch_norm=fold_batch_norm))

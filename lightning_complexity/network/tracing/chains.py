@@ -23,6 +23,7 @@ _CHAIN = {
         "squeeze",
         "unsqueeze",
         "contiguous",
+        "clone",
         "dropout",
         "batch_norm",
     ),
