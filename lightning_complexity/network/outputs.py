@@ -100,7 +100,7 @@ class OutputsOfNetwork(RunningNetwork):
     def activations(self, inputs: Any) -> Iterator[list[Activation]]:
         """The nonlinearities that inputs go through, chunk by chunk; see :func:`capture_activations`."""
         for chunk in chunks(inputs, self.chunk_size):
-            yield self.run(lambda model, chunk=chunk: capture_activations(model, chunk))  # type: ignore[misc]
+            yield self.run(lambda model, chunk=chunk: capture_activations(model, chunk, between_layers=True))  # type: ignore[misc]
 
     def restriction(self, origin: Tensor, directions: Tensor, *, measure: str) -> Restriction:
         """The network on a segment or a plane, in double precision; see :class:`Restriction`."""
