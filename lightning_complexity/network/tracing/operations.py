@@ -185,7 +185,7 @@ _rows(Effect.READ, "item tolist numpy equal allclose is_nonzero __bool__ __int__
 _rows(
     Effect.DECISION,
     """gt lt ge le eq ne greater less greater_equal less_equal not_equal isclose argmax argmin argsort any all
-    count_nonzero nonzero logical_and logical_or logical_not logical_xor and or xor invert bucketize searchsorted""",
+    count_nonzero nonzero logical_and logical_or logical_not logical_xor and or xor invert bucketize searchsorted bool long int""",
 )
 _rows(Effect.MOVE, "clone to float double", **_UNIT_BY_UNIT)
 _rows(Effect.MOVE, "contiguous", in_chain=True, **_UNIT_BY_UNIT)
@@ -200,7 +200,7 @@ _rows(
     type type_as cpu cuda requires_grad retain_grad set alias real as_strided""",
     **_LINEAR_MAP,
 )
-_rows(Effect.MOVE, "bool long int nan_to_num positive")
+_rows(Effect.MOVE, "nan_to_num positive", **_UNIT_BY_UNIT)
 _rows(
     Effect.MOVE,
     "alpha_dropout feature_alpha_dropout dropout1d dropout2d dropout3d feature_dropout",
@@ -221,7 +221,7 @@ _rows(Effect.SUM, "grid_sample", fixed=(1, "grid"))
 _rows(Effect.PRODUCT, "mul einsum tensordot dot vdot inner outer ger kron cross linalg_multi_dot chain_matmul mv embedding embedding_bag")
 _rows(Effect.PRODUCT, "div", fixed=(1, "other"))
 _rows(Effect.PRODUCT, "addcmul addr addmv", added=(0, "input"))
-_rows(Effect.LAYER, "matmul mm bmm", unit_dim=-1)
+_rows(Effect.LAYER, "matmul rmatmul mm bmm", unit_dim=-1)
 _rows(Effect.LAYER, "addmm baddbmm addbmm", added=(0, "input"), unit_dim=-1)
 _rows(Effect.LAYER, "bilinear", added=(3, "bias"), unit_dim=-1)
 _rows(Effect.LAYER, "linear", added=(2, "bias"), unit_dim=-1, output_dim=0, in_chain=True)
@@ -277,8 +277,7 @@ _rows(
 _SYNONYMS = {
     **{"absolute": "abs", "clip": "clamp", "negative": "neg", "subtract": "sub", "multiply": "mul"},
     **{"divide": "div", "true_divide": "div", "truediv": "div", "rtruediv": "rdiv", "itruediv": "div", "idiv": "div"},
-    **{f"{mark}{name}": name for mark in "ri" for name in ("add", "mul", "matmul")},
-    **{"isub": "sub", "ipow": "pow", "log_sigmoid": "logsigmoid", "adjoint": "mT", "expit": "sigmoid"},
+    **{"radd": "add", "iadd": "add", "rmul": "mul", "imul": "mul", "imatmul": "matmul", "isub": "sub", "ipow": "pow", "log_sigmoid": "logsigmoid", "adjoint": "mT", "expit": "sigmoid"},
     **{"iand": "and", "ior": "or", "ixor": "xor", "bitwise_and": "and", "bitwise_or": "or", "bitwise_xor": "xor"},
     **{"bitwise_not": "invert", "native_layer_norm": "layer_norm", "native_group_norm": "group_norm"},
 }
