@@ -169,7 +169,9 @@ class RegionBoundaryDistance(SampleMeanMetric):
         def forward(model: torch.nn.Module) -> Tensor:
             with torch.enable_grad():
                 x = inputs.detach().clone().requires_grad_()
-                activations = checked_activations(capture_activations(model, x, between_layers=True), type(self).__name__)
+                activations = checked_activations(
+                    capture_activations(model, x, between_layers=True), type(self).__name__
+                )
                 _check_size(self, sum(a.inputs[0].numel() for a in activations), self.max_units)
                 distances = [
                     region_boundary_distances(a.inputs, a.kinks, x, create_graph=snapshot.live)

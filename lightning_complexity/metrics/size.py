@@ -251,8 +251,8 @@ class VCDimensionBound(ComplexityMetric):
     only shapes. Activations must be piecewise linear. If one of three pieces is met, such as ReLU6 or
     ``clamp`` between two bounds, 12 and 6 take the place of 8 and 4, see
     :func:`lightning_complexity.functional.piecewise_linear_vc_dimension`. The maximum of ``k`` entries along a
-    dimension, as in maxout, counts as an activation of ``k`` pieces, as its ``k (k - 1) / 2`` comparisons are fewer than
-    the ``k`` times ``k`` that are charged. The maxima of max pooling are not charged, as in the literature.
+    dimension, as in maxout, counts as an activation of ``k`` pieces: its ``k (k - 1) / 2`` comparisons are fewer
+    than the ``k`` times ``k`` that are charged. The maxima of max pooling are not charged, as in the literature.
 
     ``of="convolutional"`` gives the form for convolutional networks, up to a constant factor:
 

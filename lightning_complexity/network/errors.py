@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UnsupportedOperationError(ValueError):
     """The network does something that has no meaning for the measure.
@@ -27,3 +31,47 @@ class UnsupportedOperationError(ValueError):
 
 class MissingInputError(ValueError):
     """A measure needs inputs, targets or initial weights that it was not given."""
+
+
+class MissingDerivativeError(ValueError):
+    """torch cannot take a derivative that a measure needs.
+
+    Attributes:
+        operation: Name of the operation that lacks it.
+        order: That of the highest derivative that was needed.
+    """
+
+    def __init__(self, operation: str, order: int) -> None:
+        super().__init__(operation, order)
+        self.operation, self.order = operation, order
+
+    def __str__(self) -> str:
+        """Say which derivative of which operation, and what to do."""
+        return (
+            f"needs derivatives of order {self.order}, but torch has too few of them for the operation "
+            f"{self.operation!r}. Replace it in the network by others, measure a part of the network without it, or "
+            "leave this measure out."
+        )
+
+
+_MISSING_DERIVATIVE = re.compile(r"derivative for '?(?:aten::)?(\w+)'? is not implemented|once_differentiable")
+
+
+@contextmanager
+def missing_derivatives_named(order: int) -> Iterator[None]:
+    """Turn torch's error at a derivative that it does not have into one that says what to do.
+
+    Args:
+        order: That of the highest derivative that is taken inside.
+
+    Raises:
+        MissingDerivativeError: Where torch has no derivative of an operation; other errors pass.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = _MISSING_DERIVATIVE.search(str(error))
+        if found is None:
+            raise
+        operation = (found[1] or "a function of its own").removesuffix("_backward").lstrip("_")
+        raise MissingDerivativeError(operation, order) from error

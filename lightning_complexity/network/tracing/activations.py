@@ -139,9 +139,7 @@ class ActivationCapture(PiecewiseLinearFlow):
             self._rescue(args[0])
         return function(*args, **kwargs)
 
-    def _unknown(
-        self, function: Callable[..., Any], plain: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _unknown(self, function: Callable[..., Any], plain: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An operation that is in no table is an activation if it gives numbers of the shape of its data."""
         x = next((t for t in self.data_among(tensor_arguments(args, kwargs)) if is_number(t)), None)
         if x is None:
@@ -187,9 +185,7 @@ class ActivationCapture(PiecewiseLinearFlow):
             raise self.refuse(f"{plain} with {rest or kwargs}, which jumps")
         return bends
 
-    def _maximum(
-        self, function: Callable[..., Any], plain: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _maximum(self, function: Callable[..., Any], plain: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         other = argument(args, kwargs, (1, "other"))
         if isinstance(other, Tensor):
             return self._extreme(function, _FAMILIES.get(plain, plain), args[0], other)

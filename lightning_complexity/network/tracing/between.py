@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from lightning_complexity.network.tracing.activations import ActivationCapture
 
 _Passed = tuple[str, str, Tensor, Tensor]
-_PASS_ON = {Effect.MOVE, Effect.SUM, Effect.PRODUCT, Effect.LAYER, Effect.BATCH_NORM}
+_PASS_ON = {Effect.MOVE, Effect.SUM, Effect.PRODUCT, Effect.LAYER, Effect.BATCH_NORM, Effect.MEAN_POOLING}
+_ACTIVATIONS = {Effect.KINKED, Effect.CURVED, Effect.MAXIMUM, Effect.MAX_POOLING}
 
 
 class BetweenLayers:
@@ -72,13 +73,15 @@ class BetweenLayers:
         if self._is_layer(operation, args, kwargs):
             return True, None
         from_layer = any(memory_of(t) in self._from_layer for t in data)
-        if operation.effect in (Effect.KINKED, Effect.CURVED):
+        if operation.effect in _ACTIVATIONS:
             return from_layer, None
         if operation.effect is Effect.POINTWISE or self._is_square(operation, data):
             return False, (plain, self._capture.path.current, data[0], result)
         if operation.effect in _PASS_ON:
             return self._passed_on(operation, data, result)
-        return False, self._if_from_layer(plain, data, result)
+        if operation.effect is Effect.MIXING:
+            return False, self._if_from_layer(plain, data, result)
+        return False, None
 
     def _is_layer(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         return operation.effect is Effect.LAYER and self._capture.num_factors(operation, args, kwargs) == 1

@@ -63,7 +63,11 @@ class DataFlow(TorchFunctionInterpreter):
         self._decided: set[Memory] = set()
 
     def on_data(
-        self, function: Callable[..., Any], operation: Operation | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        function: Callable[..., Any],
+        operation: Operation | None,  # noqa: ARG002 (for those who override it)
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """Do an operation on data and return its result.
 

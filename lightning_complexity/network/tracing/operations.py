@@ -181,11 +181,15 @@ _rows(
     """zeros_like ones_like full_like empty_like rand_like randn_like randint_like new_zeros new_ones new_full new_empty
     new_tensor zero isfinite isnan isinf""",
 )
-_rows(Effect.READ, "item tolist numpy equal allclose is_nonzero __bool__ __int__ __float__ __index__ __array__ __contains__")
+_rows(
+    Effect.READ,
+    "item tolist numpy equal allclose is_nonzero __bool__ __int__ __float__ __index__ __array__ __contains__",
+)
 _rows(
     Effect.DECISION,
     """gt lt ge le eq ne greater less greater_equal less_equal not_equal isclose argmax argmin argsort any all
-    count_nonzero nonzero logical_and logical_or logical_not logical_xor and or xor invert bucketize searchsorted bool long int""",
+    count_nonzero nonzero logical_and logical_or logical_not logical_xor and or xor invert bucketize searchsorted
+    bool long int""",
 )
 _rows(Effect.MOVE, "clone to float double", **_UNIT_BY_UNIT)
 _rows(Effect.MOVE, "contiguous", in_chain=True, **_UNIT_BY_UNIT)
@@ -194,8 +198,8 @@ _rows(
     Effect.MOVE,
     """permute transpose swapaxes swapdims movedim moveaxis expand expand_as broadcast_to broadcast_tensors repeat
     repeat_interleave tile chunk split tensor_split hsplit vsplit split_with_sizes unbind narrow select getitem setitem
-    T mT data detach flip fliplr flipud rot90 roll ravel view_as reshape_as pixel_shuffle pixel_unshuffle channel_shuffle
-    native_channel_shuffle unfold cat concat concatenate stack hstack vstack dstack column_stack atleast_1d atleast_2d
+    T mT data detach flip fliplr flipud rot90 roll ravel view_as reshape_as pixel_shuffle pixel_unshuffle
+    channel_shuffle native_channel_shuffle unfold cat concat concatenate stack hstack vstack dstack column_stack atleast_1d atleast_2d
     atleast_3d index_select gather take take_along_dim diagonal diag diag_embed tril triu meshgrid copy half bfloat16
     type type_as cpu cuda requires_grad retain_grad set alias real as_strided""",
     **_LINEAR_MAP,
@@ -218,7 +222,10 @@ _rows(
 )
 _rows(Effect.SUM, "lerp", fixed=(2, "weight"))
 _rows(Effect.SUM, "grid_sample", fixed=(1, "grid"))
-_rows(Effect.PRODUCT, "mul einsum tensordot dot vdot inner outer ger kron cross linalg_multi_dot chain_matmul mv embedding embedding_bag")
+_rows(
+    Effect.PRODUCT,
+    "mul einsum tensordot dot vdot inner outer ger kron cross linalg_multi_dot chain_matmul mv embedding embedding_bag",
+)
 _rows(Effect.PRODUCT, "div", fixed=(1, "other"))
 _rows(Effect.PRODUCT, "addcmul addr addmv", added=(0, "input"))
 _rows(Effect.LAYER, "matmul rmatmul mm bmm", unit_dim=-1)
@@ -274,13 +281,15 @@ _rows(
     std var_mean std_mean linalg_vector_norm linalg_norm prod""",
 )
 
-_SYNONYMS = {
-    **{"absolute": "abs", "clip": "clamp", "negative": "neg", "subtract": "sub", "multiply": "mul"},
-    **{"divide": "div", "true_divide": "div", "truediv": "div", "rtruediv": "rdiv", "itruediv": "div", "idiv": "div"},
-    **{"radd": "add", "iadd": "add", "rmul": "mul", "imul": "mul", "imatmul": "matmul", "isub": "sub", "ipow": "pow", "log_sigmoid": "logsigmoid", "adjoint": "mT", "expit": "sigmoid"},
-    **{"iand": "and", "ior": "or", "ixor": "xor", "bitwise_and": "and", "bitwise_or": "or", "bitwise_xor": "xor"},
-    **{"bitwise_not": "invert", "native_layer_norm": "layer_norm", "native_group_norm": "group_norm"},
-}
+_SYNONYMS = dict(
+    pair.split("=")
+    for pair in """
+    absolute=abs clip=clamp negative=neg subtract=sub multiply=mul divide=div true_divide=div truediv=div itruediv=div
+    idiv=div rtruediv=rdiv radd=add iadd=add rmul=mul imul=mul imatmul=matmul isub=sub ipow=pow adjoint=mT expit=sigmoid
+    log_sigmoid=logsigmoid iand=and ior=or ixor=xor bitwise_and=and bitwise_or=or bitwise_xor=xor bitwise_not=invert
+    native_layer_norm=layer_norm native_group_norm=group_norm
+    """.split()  # noqa: SIM905 (reads better so)
+)
 
 
 def plain_name(name: str) -> str:
@@ -297,11 +306,18 @@ def plain_name(name: str) -> str:
     return _SYNONYMS.get(plain, plain)
 
 
+_OVERWRITING_OPERATORS = {
+    *("__setitem__", "__set__"),
+    *(f"__i{name}__" for name in ("add", "sub", "mul", "div", "truediv", "floordiv", "mod", "pow", "matmul")),
+    *(f"__i{name}__" for name in ("and", "or", "xor", "lshift", "rshift")),
+}
+
+
 def overwrites(name: str, kwargs: dict[str, Any]) -> bool:
     """Whether an operation may write into its first argument; a wrong yes costs a copy."""
     name = name.partition(".")[0]
     if name.startswith("__"):
-        return name.startswith("__i") and name not in ("__invert__", "__int__") or name in ("__setitem__", "__set__")
+        return name in _OVERWRITING_OPERATORS
     return name.endswith("_") or kwargs.get("inplace", False) is True
 
 

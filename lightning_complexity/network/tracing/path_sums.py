@@ -66,6 +66,7 @@ class PathInterpreter(TorchFunctionInterpreter):
         super().__init__()
         self.q, self._path, self._measure = q, path, measure
         self._nodes: dict[int, _Node] = {}
+        self._places: dict[int, Tensor] = {}
         self._overwritten: dict[int, int] = {}
         self._memory: list[Tensor] = []  # keeps memory that is compared by its address from being reused
 
@@ -85,7 +86,10 @@ class PathInterpreter(TorchFunctionInterpreter):
 
     def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Replace an operation on tracked tensors; do any other as it is."""
-        if not any(self._tracked(t) for t in tensor_arguments(args, kwargs)):
+        tensors = tensor_arguments(args, kwargs)
+        if any(id(t) in self._places for t in tensors):
+            raise self.refuse("the place of a maximum")
+        if not any(self._tracked(t) for t in tensors):
             return function(*args, **kwargs)
         name = operation_name(function)
         plain, in_place = plain_name(name), overwrites(name, {})
@@ -268,6 +272,18 @@ class PathInterpreter(TorchFunctionInterpreter):
         if any(not self._tracked(t) and t.any() for t in (x, other)):
             raise self.refuse("maximum of an activation and a number other than 0")
         return self._keep(self._added(x, other, 1))
+
+    @_HANDLERS.handles("max", "min")
+    def _max(self, x: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+        other = dim if isinstance(dim, Tensor) else other
+        if other is not None:
+            return self._maximum(x, other)
+        if dim is None:
+            return self._amax(x)
+        values = self._amax(x, dim, keepdim)
+        places = torch.zeros_like(values, dtype=torch.long)
+        self._places[id(places)] = places
+        return torch.return_types.max((values, places))
 
     @_HANDLERS.handles("amax", "amin")
     def _amax(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
