@@ -468,9 +468,9 @@ def test_single_precision_networks_are_counted_in_double() -> None:
         (nn.GELU(), "gelu"),
         (nn.Softmax(1), "softmax"),
         (nn.LayerNorm(4), "layer_norm"),
-        (Iterated(lambda x: x * x, 1), "bends the function"),
+        (Iterated(lambda x: x * x, 1), "mul of two activations"),
         (Iterated(lambda x: x * x.sin(), 1), "sin"),
-        (Iterated(lambda x: torch.where(x > 0.1, x, -x), 1), "bends the function"),
+        (Iterated(lambda x: torch.where(x > 0.1, x, -x), 1), "where by comparisons"),
     ],
 )
 def test_what_is_not_piecewise_linear_is_refused(along: str, layer: nn.Module, name: str) -> None:

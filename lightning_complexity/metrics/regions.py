@@ -180,7 +180,9 @@ class RegionBoundaryDistance(SampleMeanMetric):
         def forward(model: torch.nn.Module) -> Tensor:
             with torch.enable_grad():
                 x = inputs.detach().clone().requires_grad_()
-                activations = checked_activations(capture_activations(model, x), type(self).__name__)
+                activations = checked_activations(
+                    capture_activations(model, x, between_layers=True), type(self).__name__
+                )
                 _check_size(self, sum(a.inputs[0].numel() for a in activations), self.max_units)
                 distances = [
                     region_boundary_distances(a.inputs, a.kinks, x, create_graph=snapshot.differentiable)
@@ -304,7 +306,7 @@ class NeighbourhoodMetric(SampleMeanMetric):
 
     def _around(self, snapshot: Snapshot, x: Tensor, offsets: Tensor) -> Tensor:
         vertices = (x.unsqueeze(1) + offsets).flatten(0, 1)
-        activations = snapshot.run(lambda model: capture_activations(model, vertices))
+        activations = snapshot.run(lambda model: capture_activations(model, vertices, between_layers=True))
         values = [
             self.at_vertices(a.inputs.flatten(1).unflatten(0, (len(x), len(offsets))), a.kinks)
             for a in checked_activations(activations, type(self).__name__)

@@ -28,7 +28,8 @@ from lightning_complexity.network import (
     jacobian_grams,
     predictions,
 )
-from lightning_complexity.network.derivatives import JacobianOf, as_rows, explained_derivatives, input_output_chunks
+from lightning_complexity.network.derivatives import JacobianOf, as_rows, input_output_chunks
+from lightning_complexity.network.errors import missing_derivatives_named
 from lightning_complexity.network.outputs import class_dim, predictions_on
 
 __all__ = [
@@ -72,7 +73,7 @@ def _estimated_squares(snapshot: Snapshot, context: Context, of: JacobianOf, num
     parts = []
     generator = context.generator() if snapshot.differentiable else None
     for inputs, outputs in input_output_chunks(snapshot):
-        with torch.enable_grad(), explained_derivatives():
+        with torch.enable_grad(), missing_derivatives_named(2):
             rows = as_rows(outputs, of, class_dim(snapshot))
             normals = _normals(inputs, (num_projections, rows.shape[1]), context.seed, generator)
             directions = unit_directions(normals.to(rows.dtype).movedim(1, 0))

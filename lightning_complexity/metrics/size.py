@@ -250,20 +250,6 @@ class PeakActivationMemory(ComplexityMetric):
         return _number(costs(snapshot).peak_memory, snapshot)
 
 
-# fmt: off
-_SMOOTH = {
-    "_log_softmax", "_native_batch_norm_legit", "_safe_softmax", "_softmax", "baddbmm", "bmm", "celu", "cos", "elu",
-    "erf", "exp", "gelu", "glu", "hardswish", "log", "log_sigmoid_forward", "mish", "native_group_norm",
-    "native_layer_norm", "pow", "rsqrt", "selu", "sigmoid", "silu", "sin", "softplus", "sqrt", "tanh",
-}
-# fmt: on
-_THREE_PIECES = {"clamp", "hardshrink", "hardsigmoid", "hardtanh", "softshrink"}
-
-
-def _plain(operation: str) -> str:
-    return operation.rstrip("_")
-
-
 class VCDimensionBound(ComplexityMetric):
     r"""Upper bound on the VC dimension of the network's architecture.
 
@@ -274,9 +260,10 @@ class VCDimensionBound(ComplexityMetric):
     sample: layer :math:`i` has :math:`a_i` outputs and is the first to use :math:`q_i` parameters, BatchNorm's after
     it included, as both fold into one. So skip connections and shared weights are covered. Weights do not matter,
     only shapes. Activations must be piecewise linear. If one of three pieces is met, such as ReLU6 or
-    ``clamp``, 12 and 6 take the place of 8 and 4, see
-    :func:`lightning_complexity.functional.piecewise_linear_vc_dimension`. The maxima of max pooling are not charged,
-    as in the literature, and products of activations other than attention are not recognised.
+    ``clamp`` between two bounds, 12 and 6 take the place of 8 and 4, see
+    :func:`lightning_complexity.functional.piecewise_linear_vc_dimension`. The maximum of ``k`` entries along a
+    dimension, as in maxout, counts as an activation of ``k`` pieces: its ``k (k - 1) / 2`` comparisons are fewer
+    than the ``k`` times ``k`` that are charged. The maxima of max pooling are not charged, as in the literature.
 
     ``of="convolutional"`` gives the form for convolutional networks, up to a constant factor:
 
@@ -292,8 +279,9 @@ class VCDimensionBound(ComplexityMetric):
 
     Raises:
         ValueError: If ``of`` is something else; in ``update``, if the network has no weights.
-        UnsupportedOperationError: In ``update``, at an operation that is not piecewise linear (attention, sigmoid,
-            LayerNorm, a softmax at the end, ...), naming it and its module; only for ``"piecewise_linear"``.
+        UnsupportedOperationError: In ``update``, at an operation that is not known to be piecewise linear (attention,
+            sigmoid, LayerNorm, a product of two activations, a softmax at the end, ...), naming it and its module;
+            only for ``"piecewise_linear"``.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
@@ -324,16 +312,15 @@ class VCDimensionBound(ComplexityMetric):
         return _number(bound, snapshot)
 
 
-def _piecewise_linear(counted: Costs) -> float:
-    for operation, module in counted.operations.items():
-        if _plain(operation) in _SMOOTH:
-            raise UnsupportedOperationError(operation, module, "VCDimensionBound")
-    read = [0, *(product.parameters for product in counted.products)]
+def _piecewise_linear(costs: Costs) -> float:
+    if costs.refused is not None:
+        raise UnsupportedOperationError(*costs.refused, "VCDimensionBound")
+    read = [0, *(product.parameters for product in costs.products)]
     if not read[-1]:
         raise ValueError("needs a network with weight matrices; this one multiplies with no parameters.")
     brought = [after - before for before, after in pairwise(read)]
-    pieces = 3 if _THREE_PIECES & {_plain(operation) for operation in counted.operations} else 2
-    return piecewise_linear_vc_dimension(brought, [product.outputs for product in counted.products], pieces=pieces)
+    units = [product.outputs for product in costs.products]
+    return piecewise_linear_vc_dimension(brought, units, pieces=costs.pieces)
 
 
 def _convolutional(snapshot: Snapshot) -> float:

@@ -13,7 +13,8 @@ from lightning_complexity.functional.eigen import top_eigenvectors
 from lightning_complexity.functional.linear_operators import GramOperator, LinearOperator
 from lightning_complexity.functional.norms import lp_norm
 from lightning_complexity.functional.scaling import power_of_two
-from lightning_complexity.network.tracing.interpreter import hooks_on_all_modules
+from lightning_complexity.network.tracing.calls import tensor_entering
+from lightning_complexity.network.tracing.interpreter import hooks_on_modules
 from lightning_complexity.network.weights import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, Weight
 
 
@@ -28,13 +29,13 @@ def input_shapes(model: nn.Module, inputs: Any) -> dict[int, torch.Size]:
         Shapes without the batch dimension by ``id`` of the module; the largest if it is called with several.
     """
     shapes: dict[int, torch.Size] = {}
+    convolutions = [m for m in model.modules() if isinstance(m, (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS))]
 
-    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)):
-            shape = args[0].shape[1:]
-            shapes[id(module)] = max(shape, shapes.get(id(module), shape), key=lambda s: s.numel())
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        shape = tensor_entering(type(module).__name__, args, kwargs).shape[1:]
+        shapes[id(module)] = max(shape, shapes.get(id(module), shape), key=lambda s: s.numel())
 
-    with hooks_on_all_modules(note):
+    with hooks_on_modules(convolutions, note):
         model(inputs)
     return shapes
 

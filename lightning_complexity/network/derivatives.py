@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from lightning_complexity.functional.sensitivity import jacobian_grams as grams_of_outputs
 from lightning_complexity.functional.sensitivity import softmax_jacobian_grams
 from lightning_complexity.network.choice import LayerChoice, chosen
-from lightning_complexity.network.errors import MeasureError, NetworkError
+from lightning_complexity.network.errors import MeasureError, missing_derivatives_named
 from lightning_complexity.network.outputs import (
     check_not_quantized,
     checked_predictions,
@@ -46,13 +45,13 @@ def differentiated(
     """Vectors times the Jacobian of outputs for inputs, dense, zero where nothing depends on an input.
 
     Raises:
-        NetworkError: If torch has no such derivative of an operation.
+        MissingDerivativeError: If torch has no such derivative of an operation.
     """
     given = vectors if vectors is not None else [torch.ones_like(o) for o in outputs]
     used = [(o, v) for o, v in zip(outputs, given, strict=True) if o.requires_grad]
     if not used:
         return [torch.zeros_like(i) for i in inputs]
-    with explained_derivatives():
+    with missing_derivatives_named(2 if create_graph else 1):
         gradients = torch.autograd.grad(
             [o for o, _ in used],
             list(inputs),
@@ -62,23 +61,6 @@ def differentiated(
             materialize_grads=True,
         )
     return [g.to_dense() if g.layout != torch.strided else g for g in gradients]
-
-
-class explained_derivatives:  # noqa: N801 (used like a function)
-    """Say which derivative torch lacks, where a backward pass inside the block fails for that reason."""
-
-    def __enter__(self) -> None:
-        """Begin the block."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Replace torch's error."""
-        missing = re.search(r"derivative for aten::(\w+) is not implemented", str(error))
-        if isinstance(error, RuntimeError) and missing:
-            operation = missing[1].removesuffix("_backward").strip("_")
-            raise NetworkError(
-                f"needs a higher derivative of the operation {operation!r} than torch has. Build the network with "
-                "another operation in its place, or leave this measure out."
-            ) from error
 
 
 # For inputs ------------------------------------------------------------------------------------------
@@ -131,7 +113,7 @@ def _jacobians(snapshot: Snapshot, of: JacobianOf) -> _Jacobians:
     at_once = None if snapshot.differentiable else _jacobians_at_once(snapshot)
     parts = []
     for x, y in input_output_chunks(snapshot, at_once):
-        with torch.enable_grad(), explained_derivatives():
+        with torch.enable_grad(), missing_derivatives_named(2):
             rows = as_rows(y, of, class_dim(snapshot))
             grams = grams_of_outputs(rows, x, create_graph=snapshot.differentiable)
         parts.append((grams, rows if snapshot.differentiable else rows.detach()))

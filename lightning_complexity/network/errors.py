@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class MeasureError(ValueError):
     """A measure has no value on this network, batch or loss; the message says why and what to do."""
@@ -39,3 +43,47 @@ class NetworkError(MeasureError):
 
 class NothingMeasuredError(MeasureError):
     """A metric was asked for its value before it measured anything."""
+
+
+class MissingDerivativeError(MeasureError):
+    """torch cannot take a derivative that a measure needs.
+
+    Attributes:
+        operation: Name of the operation that lacks it.
+        order: That of the highest derivative that was needed.
+    """
+
+    def __init__(self, operation: str, order: int) -> None:
+        super().__init__(operation, order)
+        self.operation, self.order = operation, order
+
+    def __str__(self) -> str:
+        """Say which derivative of which operation, and what to do."""
+        return (
+            f"needs derivatives of order {self.order}, but torch has too few of them for the operation "
+            f"{self.operation!r}. Replace it in the network by others, measure a part of the network without it, or "
+            "leave this measure out."
+        )
+
+
+_MISSING_DERIVATIVE = re.compile(r"derivative for '?(?:aten::)?(\w+)'? is not implemented|once_differentiable")
+
+
+@contextmanager
+def missing_derivatives_named(order: int) -> Iterator[None]:
+    """Turn torch's error at a derivative that it does not have into one that says what to do.
+
+    Args:
+        order: That of the highest derivative that is taken inside.
+
+    Raises:
+        MissingDerivativeError: Where torch has no derivative of an operation; other errors pass.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = _MISSING_DERIVATIVE.search(str(error))
+        if found is None:
+            raise
+        operation = (found[1] or "a function of its own").removesuffix("_backward").lstrip("_")
+        raise MissingDerivativeError(operation, order) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ def _weight_names(module: nn.Module) -> list[str]:
         return ["in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"]
     if isinstance(module, nn.RNNBase):
         return [name for name, _ in module.named_parameters(recurse=False) if name.startswith("weight")]
-    if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear, nn.Embedding)):
+    if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear, nn.Embedding, nn.EmbeddingBag)):
         return ["weight"]
     return []
 
@@ -84,7 +85,7 @@ def _current_weight(module: nn.Module, name: str) -> Tensor | None:
 def read_weights(model: nn.Module) -> list[Weight]:
     """All weight matrices of ``model``, in the order of ``named_modules``.
 
-    Read are ``Linear``, ``Conv1d`` to ``Conv3d`` and their transposes, ``Embedding``, the packed
+    Read are ``Linear``, ``Conv1d`` to ``Conv3d`` and their transposes, ``Embedding``, ``EmbeddingBag``, the packed
     projection of ``MultiheadAttention`` as its query, key and value part, and the gates of ``RNN``,
     ``GRU`` and ``LSTM`` one by one. A weight that several modules share appears once, under the first name.
     Biases, normalization layers and bare ``nn.Parameter`` of user modules are no weight matrices.
@@ -126,10 +127,70 @@ def running_statistics(model: nn.Module) -> dict[str, Tensor]:
 
 
 def quantized_layers(model: nn.Module) -> list[str]:
-    """TEMP."""
-    return [n for n, m in model.named_modules() if "quantized" in type(m).__module__]
+    """Paths of the layers whose weights are kept as integers: quantized, packed, or in a tensor of its own kind.
+
+    Example:
+        >>> quantized_layers(nn.Sequential(nn.Linear(2, 3)))
+        []
+    """
+    return [path for path, module in model.named_modules() if _is_quantized(module)]
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    if hasattr(module, "_packed_params") or hasattr(module, "_all_weight_values"):
+        return True
+    weighted = (nn.Linear, nn.Embedding, nn.EmbeddingBag, *CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)
+    weight = module._parameters.get("weight") if isinstance(module, weighted) else None
+    if weight is not None and not (weight.is_floating_point() or weight.is_complex()):
+        return True
+    return any(_holds_integers(p) for p in module.parameters(recurse=False))
+
+
+def _holds_integers(tensor: Tensor) -> bool:
+    """Whether a tensor that says it holds floating-point numbers keeps them as integers."""
+    if tensor.is_quantized:
+        return True
+    flatten = getattr(tensor, "__tensor_flatten__", None)  # of wrappers around other tensors
+    parts = [] if flatten is None else [getattr(tensor, name) for name in flatten()[0]]
+    return any(not (p.is_floating_point() or p.is_complex()) or _holds_integers(p) for p in parts)
 
 
 def low_rank_adapters(model: nn.Module) -> list[str]:
-    """TEMP."""
-    return []
+    """Paths of the modules that add a product of two thin matrices to a weight matrix, as LoRA does.
+
+    Such a module has, down to two levels below it, the weights of exactly three linear layers: a base of shape
+    ``(out, in)``, and without biases ``A`` of shape ``(r, in)`` and ``B`` of shape ``(out, r)``, where ``r`` is less
+    than both. The two may also be parameters of the linear layer itself. A ``Sequential`` of three layers is none.
+
+    Example:
+        >>> import torch
+        >>> linear = nn.Linear(4, 4)
+        >>> linear.lora_A, linear.lora_B = nn.Parameter(torch.ones(1, 4)), nn.Parameter(torch.zeros(4, 1))
+        >>> low_rank_adapters(nn.ModuleDict({"projection": linear}))
+        ['projection']
+    """
+    found = [path for path, module in model.named_modules() if _is_adapted(module)]
+    return [path for path in found if not any(_is_below(other, path) for other in found)]
+
+
+def _is_below(path: str, ancestor: str) -> bool:
+    return path != ancestor and (not ancestor or path.startswith(f"{ancestor}."))
+
+
+def _is_adapted(module: nn.Module) -> bool:
+    if isinstance(module, nn.Sequential):
+        return False
+    linear = [m for path, m in module.named_modules() if isinstance(m, nn.Linear) and path.count(".") < 2]
+    matrices = [(m.weight, m.bias is None) for m in linear]
+    if isinstance(module, nn.Linear):
+        own = module.named_parameters(recurse=False)
+        matrices += [(p, True) for name, p in own if name != "weight" and p.ndim == 2]
+    return len(matrices) == 3 and any(_fit(*order) for order in itertools.permutations(matrices))
+
+
+def _fit(base: tuple[Tensor, bool], a: tuple[Tensor, bool], b: tuple[Tensor, bool]) -> bool:
+    """Whether the second and third are thin factors, without biases, of a matrix of the shape of the first."""
+    (weight, _), (down, down_alone), (up, up_alone) = base, a, b
+    rank = down.shape[0]
+    shapes = down.shape[1] == weight.shape[1] and up.shape == (weight.shape[0], rank) and rank < min(weight.shape)
+    return bool(shapes and down_alone and up_alone)

@@ -47,7 +47,7 @@ def has_nan(activations: list[Activation]) -> bool:
 def activations_on(snapshot: Snapshot, inputs: Any) -> Iterator[list[Activation]]:
     """The nonlinearities that inputs go through, chunk by chunk; see :func:`capture_activations`."""
     for chunk in chunks(inputs, snapshot.chunk_size):
-        yield snapshot.run(lambda model, chunk=chunk: capture_activations(model, chunk))  # type: ignore[misc]
+        yield snapshot.run(lambda model, chunk=chunk: capture_activations(model, chunk, between_layers=True))  # type: ignore[misc]
 
 
 @dataclass

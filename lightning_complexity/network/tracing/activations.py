@@ -10,9 +10,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_complexity.network.errors import UnsupportedOperationError
-from lightning_complexity.network.running.batches import num_samples
-from lightning_complexity.network.tracing.interpreter import ModulePath, TorchFunctionInterpreter, operation_name
-from lightning_complexity.network.tracing.pooling import is_max_pooling, max_pool_comparisons
+from lightning_complexity.network.running.batches import tensors_in
+from lightning_complexity.network.tracing.between import BetweenLayers
+from lightning_complexity.network.tracing.dataflow import PiecewiseLinearFlow, check_visible, is_number, memory_of
+from lightning_complexity.network.tracing.interpreter import ModulePath, operation_name, tensor_arguments
+from lightning_complexity.network.tracing.operations import (
+    Bends,
+    Effect,
+    Operation,
+    UnknownBendsError,
+    argument,
+    bends_of,
+    overwrites,
+    plain_name,
+)
+from lightning_complexity.network.tracing.pooling import comparisons_along, max_pool_comparisons, reduced_dims
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,163 +56,23 @@ class Activation:
 Replacement = Callable[[Activation], "Tensor | None"]
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """How a nonlinearity bends, and whether this call of it overwrites its input."""
-
-    kinks: tuple[float, ...]
-    flat: tuple[int, ...] = ()
-    inplace: bool = False
-    piecewise_linear: bool = True
-
-
-class _UnknownShapeError(ValueError):
-    """Kinks that are not the same number for all entries, or a jump."""
-
-
-# Each has the signature of the torch function behind its first argument. --------------------------
-
-
-def _relu(inplace: bool = False) -> _Shape:
-    return _Shape((0.0,), (0,), inplace)
-
-
-def _relu6(inplace: bool = False) -> _Shape:
-    return _Shape((0.0, 6.0), (0, 2), inplace)
-
-
-def _hardtanh(min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> _Shape:
-    return _Shape((float(min_val), float(max_val)), (0, 2), inplace)
-
-
-def _hardsigmoid(inplace: bool = False) -> _Shape:
-    return _Shape((-3.0, 3.0), (0, 2), inplace)
-
-
-def _leaky_relu(negative_slope: float = 0.01, inplace: bool = False) -> _Shape:
-    return _Shape((0.0,), () if negative_slope else (0,), inplace)
-
-
-def _prelu(weight: Tensor) -> _Shape:  # noqa: ARG001
-    return _Shape((0.0,))
-
-
-def _rrelu(
-    lower: float = 0.125,  # noqa: ARG001
-    upper: float = 1 / 3,  # noqa: ARG001
-    training: bool = False,  # noqa: ARG001
-    inplace: bool = False,
-) -> _Shape:
-    return _Shape((0.0,), (), inplace)
-
-
-def _threshold(threshold: float, value: float, inplace: bool = False) -> _Shape:
-    if threshold != value:
-        raise _UnknownShapeError
-    return _Shape((float(threshold),), (0,), inplace)
-
-
-def _softshrink(lambd: float = 0.5) -> _Shape:
-    return _Shape((-lambd, lambd), (1,))
-
-
-def _absolute() -> _Shape:
-    return _Shape((0.0,))
-
-
-def _number(bound: Any) -> float:
-    if isinstance(bound, Tensor) and bound.numel() != 1:
-        raise _UnknownShapeError
-    return float(bound)
-
-
-def _clamp(min: Any = None, max: Any = None) -> _Shape:  # noqa: A002 (the operation's signature)
-    low, high = (() if bound is None else (_number(bound),) for bound in (min, max))
-    flat = ((0,) if low else ()) + ((len(low) + 1,) if high else ())
-    return _Shape(low + high, flat)
-
-
-def _clamp_min(min: Any) -> _Shape:  # noqa: A002
-    return _clamp(min=min)
-
-
-def _clamp_max(max: Any) -> _Shape:  # noqa: A002
-    return _clamp(max=max)
-
-
-PIECEWISE_LINEAR: dict[str, Callable[..., _Shape]] = {
-    "relu": _relu,
-    "relu6": _relu6,
-    "hardtanh": _hardtanh,
-    "hardsigmoid": _hardsigmoid,
-    "leaky_relu": _leaky_relu,
-    "prelu": _prelu,
-    "rrelu": _rrelu,
-    "threshold": _threshold,
-    "softshrink": _softshrink,
-    "abs": _absolute,
-    "absolute": _absolute,
-    "clamp": _clamp,
-    "clip": _clamp,
-    "clamp_min": _clamp_min,
-    "clamp_max": _clamp_max,
-}
-_PLAIN_NAMES = {"absolute": "abs", "clip": "clamp", "clamp_min": "clamp", "clamp_max": "clamp"}
-_EXTREMES = {
-    **dict.fromkeys(("maximum", "max", "fmax"), "maximum"),
-    **dict.fromkeys(("minimum", "min", "fmin"), "minimum"),
-}
-# Curved ones, with the inputs at which their slope jumps.
-CURVED: dict[str, tuple[float, ...]] = {
-    **dict.fromkeys(("tanh", "sigmoid", "gelu", "silu", "softplus", "mish", "elu", "celu", "logsigmoid"), ()),
-    **dict.fromkeys(("softsign", "tanhshrink", "erf"), ()),
-    "selu": (0.0,),
-    "hardswish": (-3.0, 3.0),
-}
-# What else a network that is linear between kinks must not do.
-_NOT_PIECEWISE_LINEAR = {
-    *("softmax", "log_softmax", "softmin", "gumbel_softmax", "glu", "hardshrink", "normalize"),
-    *("layer_norm", "group_norm", "instance_norm", "rms_norm", "local_response_norm"),
-    *("scaled_dot_product_attention", "multi_head_attention_forward", "lstm", "gru", "rnn_tanh", "rnn_relu"),
-    *("sort", "topk", "median", "cummax", "cummin", "max", "min", "amax", "amin", "aminmax", "logsumexp"),
-}
-# The same, but often applied to constants, which is harmless.
-_CURVED_ON_DATA = {"exp", "log", "sqrt", "rsqrt", "pow", "square", "sin", "cos", "reciprocal", "norm"}
-_UNITS_BEHIND = {
-    **dict.fromkeys(("linear", "matmul", "__matmul__", "addmm", "bmm", "bilinear"), -1),
-    **{f"conv{transposed}{d}d": 1 for d in (1, 2, 3) for transposed in ("", "_transpose")},
+_FAMILIES = {
+    **dict.fromkeys(("clamp_min", "clamp_max"), "clamp"),
+    **dict.fromkeys(("max", "fmax"), "maximum"),
+    **dict.fromkeys(("min", "fmin"), "minimum"),
 }
 
 
-def plain_name(name: str) -> str:
-    """The name without the marks of in-place and operator forms."""
-    name = name.strip("_") if name.startswith("__") else name.removesuffix("_")
-    return {"log_sigmoid": "logsigmoid", "_threshold": "threshold"}.get(name, name)
-
-
-def _overwrites(name: str, kwargs: dict[str, Any]) -> bool:
-    """Whether an operation may write into its first argument; a wrong yes costs a copy."""
-    operator = name.startswith("__")
-    return (
-        (name.endswith("_") and not operator)
-        or (operator and (name.startswith("__i") or name == "__setitem__"))
-        or kwargs.get("inplace", False) is True
-    )
-
-
-def _same_memory(first: Tensor, second: Tensor) -> bool:
-    return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
-
-
-class ActivationCapture(TorchFunctionInterpreter):
+class ActivationCapture(PiecewiseLinearFlow):
     """Notes every nonlinearity of a forward pass, and may put something else in its place.
 
     Args:
         path: Tells the module being called.
-        num_samples: How many samples go through the network.
+        inputs: What goes into the network.
         replace: See :func:`capture_activations`.
         pooling: See :func:`capture_activations`.
         measure: See :func:`capture_activations`.
+        between_layers: See :func:`capture_activations`.
 
     Attributes:
         found: What was noted, in the order of the calls.
@@ -209,115 +81,153 @@ class ActivationCapture(TorchFunctionInterpreter):
     def __init__(
         self,
         path: ModulePath,
-        num_samples: int,
+        inputs: Any,
         *,
         replace: Replacement | None = None,
         pooling: bool = False,
         measure: str | None = None,
+        between_layers: bool = False,
     ) -> None:
-        super().__init__()
-        self.path, self.num_samples = path, num_samples
+        super().__init__(path, inputs)
         self.replace, self.pooling, self.measure = replace, pooling, measure
+        self.between = BetweenLayers(self) if between_layers else None
         self.found: list[Activation] = []
         self._names: set[str] = set()
         self._unit_dim = -1
 
-    def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def on_data(
+        self, function: Callable[..., Any], operation: Operation | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Do the operation; note it if it is a nonlinearity."""
-        name = operation_name(function)
-        plain = plain_name(name)
-        self._unit_dim = _UNITS_BEHIND.get(plain, self._unit_dim)
-        if plain in PIECEWISE_LINEAR or plain in CURVED:
-            return self._nonlinearity(function, name, plain, args, kwargs)
-        if plain in _EXTREMES and len(args) == 2 and isinstance(args[1], Tensor):
-            return self._extreme(function, _EXTREMES[plain], args[0], args[1])
-        if self.pooling and is_max_pooling(plain):
-            return self._max_pooling(function, plain, args, kwargs)
-        if self.measure is not None and self._is_curved(plain, args):
-            raise self.refuse(plain)
-        if args and isinstance(args[0], Tensor) and _overwrites(name, kwargs):
-            self._rescue(args[0])
-        return function(*args, **kwargs)
+        plain = plain_name(operation_name(function))
+        if self.between is not None:
+            self.between.arrive(operation, args, kwargs)
+        if operation is not None and operation.unit_dim is not None:
+            self._unit_dim = operation.unit_dim
+        self._refuse_if(self.measure and self.refusal(plain, operation, args, kwargs))
+        result = self._captured(function, plain, operation, args, kwargs)
+        self._refuse_if(self.measure and self.refusal_of_result(plain, operation, args, kwargs, result))
+        if self.between is not None:
+            self.between.leave(plain, operation, args, kwargs, result)
+        return result
 
-    def _is_curved(self, plain: str, args: tuple[Any, ...]) -> bool:
-        if plain in _CURVED_ON_DATA:
-            return bool(args) and isinstance(args[0], Tensor) and args[0].shape[:1] == (self.num_samples,)
-        return plain in _NOT_PIECEWISE_LINEAR
+    def _refuse_if(self, operation: str | None) -> None:
+        if operation is not None:
+            raise self.refuse(operation)
 
     def refuse(self, operation: str) -> UnsupportedOperationError:
         """The error for an operation that has no meaning for the measure."""
         return UnsupportedOperationError(operation, self.path.current, self.measure or "the capture of activations")
 
-    def _nonlinearity(
-        self, function: Callable[..., Any], name: str, plain: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    def _captured(
+        self,
+        function: Callable[..., Any],
+        plain: str,
+        operation: Operation | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
-        if "input" in kwargs:
-            kwargs = dict(kwargs)
-            args = (kwargs.pop("input"), *args)
+        if operation is None:
+            return self._unknown(function, plain, args, kwargs)
+        if operation.effect in (Effect.KINKED, Effect.CURVED) and self.is_data(args[0]):
+            return self._nonlinearity(function, plain, args, kwargs)
+        if operation.effect is Effect.MAXIMUM:
+            return self._maximum(function, plain, args, kwargs)
+        if operation.effect is Effect.MAX_POOLING and self.pooling:
+            return self._max_pooling(function, plain, args, kwargs)
+        if overwrites(operation_name(function), kwargs) and isinstance(args[0], Tensor):
+            self._rescue(args[0])
+        return function(*args, **kwargs)
+
+    def _unknown(self, function: Callable[..., Any], plain: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operation that is in no table is an activation if it gives numbers of the shape of its data."""
+        x = next((t for t in self.data_among(tensor_arguments(args, kwargs)) if is_number(t)), None)
+        if x is None:
+            return function(*args, **kwargs)
+        before = x
+        if overwrites(operation_name(function), kwargs):
+            self._rescue(x)
+            before = x.clone()
+        result = function(*args, **kwargs)
+        if not (isinstance(result, Tensor) and is_number(result) and result.shape == before.shape):
+            return result
+        noted = self._note(plain, before, result, Bends(piecewise_linear=False))
+        if before is not x and noted.outputs is not result:
+            result.copy_(noted.outputs)
+            return result
+        return noted.outputs
+
+    def _nonlinearity(
+        self, function: Callable[..., Any], plain: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         x, rest = args[0], args[1:]
-        shape = self._shape(plain, rest, kwargs)
-        if plain == "hardtanh" and shape.kinks == (0.0, 6.0):
+        bends = self._bends(plain, rest, kwargs)
+        name = operation_name(function)
+        if plain == "hardtanh" and bends.kinks == (0.0, 6.0):
             plain = "relu6"
-        if not (shape.inplace or (name.endswith("_") and not name.startswith("__"))):
-            outputs = function(x, *rest, **kwargs)
-            return self._note(_PLAIN_NAMES.get(plain, plain), x, outputs, shape).outputs
+        plain = _FAMILIES.get(plain, plain)
+        if not (bends.inplace or overwrites(name, kwargs)):
+            return self._note(plain, x, function(x, *rest, **kwargs), bends).outputs
         self._rescue(x)
         preactivation = x.clone()
         outputs = function(preactivation.clone(), *rest, **kwargs)
-        noted = self._note(_PLAIN_NAMES.get(plain, plain), preactivation, outputs, shape)
+        noted = self._note(plain, preactivation, outputs, bends)
         x.copy_(noted.outputs)
         self.found[-1] = dataclasses.replace(noted, outputs=x)
         return x
 
-    def _shape(self, plain: str, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> _Shape:
-        if plain in PIECEWISE_LINEAR:
-            try:
-                return PIECEWISE_LINEAR[plain](*rest, **kwargs)
-            except _UnknownShapeError:
-                raise self.refuse(f"{plain} with {rest or kwargs}") from None
-        if self.measure is not None:
-            raise self.refuse(plain)
-        inplace = bool(kwargs.get("inplace", False))
-        alpha = kwargs.get("alpha", rest[0] if rest else 1.0)
-        kinks = (0.0,) if plain == "elu" and alpha != 1 else CURVED[plain]
-        return _Shape(kinks, inplace=inplace, piecewise_linear=False)
+    def _bends(self, plain: str, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> Bends:
+        try:
+            bends = bends_of(plain, rest, kwargs)
+        except UnknownBendsError:
+            raise self.refuse(f"{plain} with {rest or kwargs}") from None
+        if not bends.continuous:
+            raise self.refuse(f"{plain} with {rest or kwargs}, which jumps")
+        return bends
+
+    def _maximum(self, function: Callable[..., Any], plain: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        other = argument(args, kwargs, (1, "other"))
+        if isinstance(other, Tensor):
+            return self._extreme(function, _FAMILIES.get(plain, plain), args[0], other)
+        result = function(*args, **kwargs)
+        if self.pooling:
+            dims = reduced_dims(args, kwargs)
+            if 0 in dims:
+                raise self.refuse(f"{plain} over samples")
+            inputs = comparisons_along(args[0], dims)
+            self._note(plain, inputs, tensors_in(result)[0], Bends((0.0,)), replaceable=False)
+        return result
 
     def _extreme(self, function: Callable[..., Any], plain: str, a: Tensor, b: Tensor) -> Tensor:
         outputs = function(a, b)
-        if a.numel() == 1 and b.numel() > 1:
+        if not self.is_data(a):
             a, b = b, a
-        if b.numel() == 1 and a.numel() > 1:
+        if b.numel() == 1 and a.numel() > 1 and not self.is_data(b):
             # The larger (smaller) of a number and a tensor is flat where the number wins.
-            shape = _Shape((float(b),), (0,) if plain == "maximum" else (1,))
-            return self._note(plain, a, outputs, shape).outputs
-        return self._note(plain, a - b, outputs, _Shape((0.0,))).outputs
+            bends = Bends((float(b),), (0,) if plain == "maximum" else (1,))
+            return self._note(plain, a, outputs, bends).outputs
+        return self._note(plain, a - b, outputs, Bends((0.0,))).outputs
 
     def _max_pooling(
         self, function: Callable[..., Any], plain: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         result = function(*args, **kwargs)
-        pooled = result if isinstance(result, Tensor) else result[0]
+        pooled = tensors_in(result)[0]
         comparisons = max_pool_comparisons(plain, args, kwargs, pooled)
-        self._note(plain, comparisons, pooled, _Shape((0.0,)), replaceable=False)
+        self._note(plain, comparisons, pooled, Bends((0.0,)), replaceable=False)
         return result
 
     def _note(
-        self,
-        function: str,
-        inputs: Tensor,
-        outputs: Tensor,
-        shape: _Shape,
-        *,
-        replaceable: bool = True,
+        self, function: str, inputs: Tensor, outputs: Tensor, bends: Bends, *, replaceable: bool = True
     ) -> Activation:
         noted = Activation(
             self._unique_name(function),
             function,
             inputs,
             outputs,
-            shape.kinks,
-            shape.flat,
-            shape.piecewise_linear,
+            bends.kinks,
+            bends.flat,
+            bends.piecewise_linear,
             self._unit_dim,
         )
         replaced = self.replace(noted) if self.replace is not None and replaceable else None
@@ -326,8 +236,13 @@ class ActivationCapture(TorchFunctionInterpreter):
         self.found.append(noted)
         return noted
 
-    def _unique_name(self, function: str) -> str:
-        first = self.path.current or function
+    def note_between_layers(self, function: str, module: str, inputs: Tensor, outputs: Tensor) -> None:
+        """Note what stands between two layers as an activation does."""
+        name = self._unique_name(function, module)
+        self.found.append(Activation(name, function, inputs, outputs, piecewise_linear=False))
+
+    def _unique_name(self, function: str, module: str | None = None) -> str:
+        first = (self.path.current if module is None else module) or function
         name, call = first, 0
         while name in self._names or (call and self.path.has(name)):
             call += 1
@@ -340,7 +255,7 @@ class ActivationCapture(TorchFunctionInterpreter):
         for index, noted in enumerate(self.found):
             for attribute in ("inputs", "outputs"):
                 tensor = getattr(noted, attribute)
-                if _same_memory(tensor, overwritten):
+                if memory_of(tensor) == memory_of(overwritten):
                     noted = dataclasses.replace(noted, **{attribute: tensor.clone()})
             self.found[index] = noted
 
@@ -352,10 +267,15 @@ def run_capturing(
     replace: Replacement | None = None,
     pooling: bool = False,
     measure: str | None = None,
+    between_layers: bool = False,
 ) -> tuple[Any, list[Activation]]:
     """What ``model`` returns, and the nonlinearities on the way; see :func:`capture_activations`."""
     path = ModulePath(model)
-    capture = ActivationCapture(path, num_samples(inputs), replace=replace, pooling=pooling, measure=measure)
+    capture = ActivationCapture(
+        path, inputs, replace=replace, pooling=pooling, measure=measure, between_layers=between_layers
+    )
+    if measure is not None:
+        check_visible(model, measure)
     with path.followed(), capture:
         outputs = model(inputs)
     return outputs, capture.found
@@ -368,11 +288,14 @@ def capture_activations(
     replace: Replacement | None = None,
     pooling: bool = False,
     measure: str | None = None,
+    between_layers: bool = False,
 ) -> list[Activation]:
     """Run ``model`` once and note every nonlinearity: modules, functions, tensor methods, in-place forms.
 
     The larger (or smaller) of a tensor and a number is an activation of that tensor; of two tensors it is one of
-    their difference, with a kink at 0. Softmax, normalization and products of two activations are no activations.
+    their difference, with a kink at 0. What is applied to weights, positions or other constants is no activation.
+    An operation that the table of operations does not know is a smooth activation if it gives numbers of the shape of
+    its data. Softmax, normalization and products of two activations are no activations.
     Preactivations are part of the graph that leads to the outputs, so that derivatives for them can be taken,
     unless the network overwrites them in place with something that is no activation.
 
@@ -381,17 +304,20 @@ def capture_activations(
         inputs: A batch.
         replace: Called with each activation right after it was computed; the tensor it returns takes
             the place of the result, ``None`` leaves it.
-        pooling: Whether max pooling is noted too, which is as piecewise linear as a rectifier. Its inputs are
-            then the differences of every two entries of a window, shape ``(n, comparisons)``, with the kink 0.
-            Its boundaries are among those of the comparisons; not all of the latter are boundaries.
+        pooling: Whether max pooling and maxima along dimensions are noted too, which are as piecewise linear as a
+            rectifier. Their inputs are then the differences of every two entries that are compared, shape
+            ``(n, comparisons)``, with the kink 0. Their boundaries are among those of the comparisons; not all of the
+            latter are boundaries.
         measure: Name of a measure that needs a piecewise linear network, to refuse what is not.
+        between_layers: Whether softmax, normalization and the like are noted where they stand between two layers as an
+            activation does, see :class:`lightning_complexity.network.tracing.between.BetweenLayers`.
 
     Returns:
         The activations in the order of the calls.
 
     Raises:
-        UnsupportedOperationError: For a ``clamp`` with different bounds for different entries and a ``threshold``
-            with a jump; with ``measure`` also for everything that is known not to be piecewise linear.
+        UnsupportedOperationError: For a ``clamp`` with different bounds for different entries and for activations
+            with a jump; with ``measure`` also for everything that is not known to be piecewise linear.
 
     Example:
         >>> import torch
@@ -399,4 +325,6 @@ def capture_activations(
         >>> [(a.name, a.function, a.kinks) for a in capture_activations(net, torch.zeros(4, 2))]
         [('1', 'relu', (0.0,)), ('3', 'hardtanh', (-1.0, 1.0))]
     """
-    return run_capturing(model, inputs, replace=replace, pooling=pooling, measure=measure)[1]
+    return run_capturing(
+        model, inputs, replace=replace, pooling=pooling, measure=measure, between_layers=between_layers
+    )[1]

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_complexity.network.tracing.interpreter import hooks_on_all_modules
+from lightning_complexity.network.tracing.interpreter import (
+    ModuleCall,
+    hooks_on_all_modules,
+    hooks_on_modules,
+    tensor_arguments,
+)
 from lightning_complexity.network.weights import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
 Layer = str | int
-_WEIGHTED = (nn.Linear, nn.Bilinear, *CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)
+WEIGHTED = (nn.Linear, nn.Bilinear, *CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)
 
 
 def running_order(model: nn.Module, inputs: Any) -> list[str]:
@@ -27,7 +33,7 @@ def running_order(model: nn.Module, inputs: Any) -> list[str]:
         >>> running_order(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.zeros(1, 2))
         ['0', '2']
     """
-    names = {id(module): name for name, module in model.named_modules() if isinstance(module, _WEIGHTED)}
+    names = {id(module): name for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
     called: list[str] = []
 
     def note(module: nn.Module, _: Any) -> None:
@@ -67,7 +73,7 @@ def entering(model: nn.Module, inputs: Any, names: Sequence[str]) -> dict[str, T
         For each name, shape ``(n, ...)``.
 
     Raises:
-        ValueError: If a module is not called with one tensor of samples.
+        ValueError: If a module is not called, or not with one tensor of samples.
 
     Example:
         >>> import torch
@@ -75,20 +81,44 @@ def entering(model: nn.Module, inputs: Any, names: Sequence[str]) -> dict[str, T
         >>> entering(net, torch.zeros(5, 2), ["2"])["2"].shape
         torch.Size([5, 3])
     """
-    wanted = {id(module): name for name, module in model.named_modules() if name in names}
+    modules = dict(model.named_modules())
     found: dict[str, Tensor] = {}
 
-    def note(module: nn.Module, args: Any) -> None:
-        name = wanted.get(id(module))
-        if name is not None and name not in found and args and isinstance(args[0], Tensor):
-            found[name] = args[0].clone()  # an in-place nonlinearity may be next
+    def noting(name: str) -> ModuleCall:
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if name not in found:
+                found[name] = tensor_entering(name, args, kwargs).clone()  # an in-place nonlinearity may be next
 
-    with hooks_on_all_modules(note):
+        return note
+
+    with ExitStack() as stack:
+        for name in dict.fromkeys(names):
+            stack.enter_context(hooks_on_modules([modules[name]], noting(name)))
         model(inputs)
     missing = [name for name in names if name not in found]
     if missing:
-        raise ValueError(f"module {missing[0]!r} is not called with a tensor, so that it has no features.")
+        raise ValueError(f"module {missing[0]!r} is not called, so that it has no features; choose another layer.")
     return {name: found[name] for name in names}
+
+
+def tensor_entering(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The one tensor that a module is called with, by position or by keyword.
+
+    Args:
+        name: Path of the module, for the error.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Raises:
+        ValueError: If there is none, or several different ones.
+    """
+    tensors = {id(t): t for t in tensor_arguments(args, kwargs)}
+    if len(tensors) != 1:
+        raise ValueError(
+            f"what goes into module {name!r} is needed as one tensor, but it is called with {len(tensors)}; "
+            "choose another layer."
+        )
+    return next(iter(tensors.values()))
 
 
 def with_output_of(model: nn.Module, inputs: Any, name: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,36 +8,25 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_complexity.network.errors import UnsupportedOperationError
-from lightning_complexity.network.running.batches import num_samples
-from lightning_complexity.network.tracing.activations import PIECEWISE_LINEAR, ActivationCapture, plain_name
+from lightning_complexity.network.tracing.activations import ActivationCapture
+from lightning_complexity.network.tracing.dataflow import check_visible
 from lightning_complexity.network.tracing.interpreter import ModulePath, operation_name
-
-# Each passes on all of what comes in and nothing else, so that layers in between follow each other in a chain.
-_CHAIN = {
-    *(
-        "linear",
-        "flatten",
-        "unflatten",
-        "view",
-        "reshape",
-        "squeeze",
-        "unsqueeze",
-        "contiguous",
-        "clone",
-        "dropout",
-        "batch_norm",
-    ),
-    *(f"conv{d}d" for d in (1, 2, 3)),
-    *(f"{kind}avg_pool{d}d" for d in (1, 2, 3) for kind in ("", "adaptive_")),
-}
+from lightning_complexity.network.tracing.operations import Effect, Operation, plain_name
 
 
 class _ChainCheck(ActivationCapture):
-    def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result, plain = super().on_operation(function, args, kwargs), plain_name(operation_name(function))
-        if isinstance(result, Tensor) and plain not in _CHAIN and plain not in PIECEWISE_LINEAR:
-            raise self.refuse(plain)
+    def on_data(
+        self, function: Callable[..., Any], operation: Operation | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        result = super().on_data(function, operation, args, kwargs)
+        if isinstance(result, Tensor) and (operation is None or not _is_link(operation)):
+            raise self.refuse(plain_name(operation_name(function)))
         return result
+
+
+def _is_link(operation: Operation) -> bool:
+    """Whether an operation passes on all of what comes in and nothing else, as activations do."""
+    return operation.in_chain or operation.effect in (Effect.KINKED, Effect.SHAPE)
 
 
 def chain_widths(model: nn.Module, inputs: Any, *, measure: str) -> list[int]:
@@ -52,8 +41,9 @@ def chain_widths(model: nn.Module, inputs: Any, *, measure: str) -> list[int]:
         UnsupportedOperationError: At a skip connection, max pooling, an activation with two kinks, or anything
             else that is not an affine layer or an activation with one kink.
     """
+    check_visible(model, measure)
     path = ModulePath(model)
-    capture = _ChainCheck(path, num_samples(inputs), measure=measure)
+    capture = _ChainCheck(path, inputs, measure=measure)
     with path.followed(), capture:
         model(inputs)
     for activation in capture.found:

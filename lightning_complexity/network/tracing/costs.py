@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from lightning_complexity.network.errors import UnsupportedOperationError
 from lightning_complexity.network.running.batches import map_tensors, tensors_in
 from lightning_complexity.network.tracing.interpreter import ModulePath
+from lightning_complexity.network.tracing.linearity import PiecewiseLinearity
 
 __all__ = ["OWN_FORWARD", "Costs", "Product", "count_costs"]
 
@@ -63,13 +64,15 @@ class Costs:
         products: Its convolutions and matrix products in the order of the pass.
         peak_memory: The most bytes that the sample and what was computed from it took at once.
         side: Longest side of the input of the first convolution; 1 if there is none.
-        operations: Path of the first module that called each operation.
+        pieces: The most linear pieces that an activation has.
+        refused: The first operation that is not piecewise linear, and the path of the module that called it.
     """
 
     products: tuple[Product, ...]
     peak_memory: int
     side: int
-    operations: Mapping[str, str]
+    pieces: int
+    refused: tuple[str, str] | None
 
     def by_layer(self, value: Callable[[Product], int]) -> dict[str, int]:
         """Sum of a value over the products of each layer, in the order of the pass."""
@@ -189,7 +192,6 @@ class _Memory(TorchDispatchMode):
         name = func._overloadpacket.__name__
         if name in _OPAQUE:
             raise UnsupportedOperationError(name, self._path.current, "counting operations")
-        self.operations.setdefault(name, self._path.current)
         self._read(_stored((args, kwargs or {})), only_view=_is_view(func))
         result = func(*args, **(kwargs or {}))
         if name == "_lazy_clone":  # takes no memory
@@ -257,8 +259,9 @@ def count_costs(model: nn.Module, sample: Any) -> Costs:
     memory = _Memory(model, sample, path)
     counter = _Counter(path, memory)
     flop_counter = FlopCounterMode(display=False, custom_mapping=counter.formulas())
-    with torch.no_grad(), _written_out(), path.followed(), memory, flop_counter:
+    linearity = PiecewiseLinearity(model, path, sample)
+    with torch.no_grad(), _written_out(), path.followed(), memory, flop_counter, linearity:
         model(sample)
     parameters = [*counter.read_before[1:], memory.parameters_read]
     products = tuple(Product(*noted, read) for noted, read in zip(counter.products, parameters, strict=False))
-    return Costs(products, memory.peak, counter.side, memory.operations)
+    return Costs(products, memory.peak, counter.side, linearity.pieces, linearity.refused)

@@ -1,8 +1,9 @@
-"""Operations whose higher derivatives torch gets wrong, made from operations where it is right.
+"""Operations whose derivatives torch gets wrong or lacks, made from operations where it is right.
 
 torch saves the statistics of a fused normalization for its derivatives and forgets, from some derivative on, that they
 depend on the input. No error tells: third derivatives are wrong for LayerNorm and for BatchNorm with statistics of the
-batch (pytorch issues 175754, 186256), second ones for weight normalization.
+batch (pytorch issues 175754, 186256), second ones for weight normalization. Others have no second derivative at all,
+and sparse gradients of embeddings can be neither added to dense ones nor differentiated.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_complexity.network.tracing.embedding_bags import dense_embedding_bag, embedding_bag
 from lightning_complexity.network.tracing.interpreter import TorchFunctionInterpreter
 
 
 class Decompositions(TorchFunctionInterpreter):
-    """Inside, operations whose derivatives are wrong are made from others, with the same values.
+    """Inside, operations whose derivatives are wrong or missing are made from others, with the same values.
 
     Args:
         order: Of the highest derivative that will be taken.
@@ -33,33 +35,6 @@ class Decompositions(TorchFunctionInterpreter):
     def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do the operation, or its replacement."""
         return self._replacements.get(function, function)(*args, **kwargs)
-
-
-class FrozenStatistics(TorchFunctionInterpreter):
-    """Inside, BatchNorm without running statistics runs with mean 0 and variance 1, so that one sample is enough."""
-
-    can_be_repeated = True
-
-    def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Do the operation, BatchNorm with statistics."""
-        if function is not F.batch_norm:
-            return function(*args, **kwargs)
-        return _batch_norm_with_statistics(*args, **kwargs)
-
-
-def _batch_norm_with_statistics(
-    input: Tensor,  # noqa: A002 (may be given by name)
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    if training or running_mean is None or running_var is None:
-        running_mean, running_var = input.new_zeros(input.shape[1]), input.new_ones(input.shape[1])
-    return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
 
 
 def check_derivatives(tensors: Iterable[Tensor], order: int) -> None:
@@ -152,12 +127,50 @@ def _instance_norm(
     return _affine_by_channel(_normalized(input, list(range(2, input.ndim)), eps), weight, bias)
 
 
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002 (may be given by name)
+    if inplace:
+        return input.copy_(_hardsigmoid(input.clone()))
+    return F.relu6(input + 3) / 6
+
+
+def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, *_: Any, **__: Any) -> Tensor:
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+
+
+def _pdist(input: Tensor, p: float = 2.0) -> Tensor:  # noqa: A002
+    first, second = torch.triu_indices(len(input), len(input), 1, device=input.device)
+    return torch.linalg.vector_norm(input[first] - input[second], p, dim=-1)
+
+
+def _dense_embedding(
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,  # noqa: ARG001 (the operation's signature)
+) -> Tensor:
+    return F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq)
+
+
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
 _REPLACEMENTS: dict[int, tuple[tuple[Callable[..., Any], Callable[..., Any]], ...]] = {
-    2: ((torch._weight_norm, _weight_norm),),
+    1: (
+        (F.embedding, _dense_embedding),
+        (F.embedding_bag, dense_embedding_bag),
+    ),
+    2: (
+        (torch._weight_norm, _weight_norm),
+        (F.hardsigmoid, _hardsigmoid),
+        (torch.cdist, _cdist),
+        (torch.pdist, _pdist),
+        (F.pdist, _pdist),
+        (F.embedding_bag, embedding_bag),
+    ),
     3: (
         (F.layer_norm, _layer_norm),
         (torch.layer_norm, _layer_norm),
@@ -165,4 +178,39 @@ _REPLACEMENTS: dict[int, tuple[tuple[Callable[..., Any], Callable[..., Any]], ..
         (F.instance_norm, _instance_norm),
     ),
 }
-"""By the order from which its derivatives are wrong, an operation and what it is made from."""
+"""By the order from which its derivatives are wrong or missing, an operation and what it is made from."""
+
+
+class FrozenStatistics(TorchFunctionInterpreter):
+    """Inside, BatchNorm that would take its statistics from the batch has mean 0 and variance 1.
+
+    For passes of a single sample that only look at what is called, on networks whose BatchNorm keeps no running
+    statistics: those of one sample are no statistics, and torch refuses them where a channel has one number.
+
+    Example:
+        >>> net = torch.nn.BatchNorm1d(2, track_running_stats=False, eps=0.0)
+        >>> with FrozenStatistics():
+        ...     net(torch.tensor([[3.0, 4.0]]))
+        tensor([[3., 4.]], grad_fn=<NativeBatchNormBackward0>)
+    """
+
+    can_be_repeated = True
+
+    def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Do the operation, BatchNorm with fixed statistics."""
+        return (_frozen_batch_norm if function is F.batch_norm else function)(*args, **kwargs)
+
+
+def _frozen_batch_norm(
+    input: Tensor,  # noqa: A002
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if training or running_mean is None or running_var is None:
+        running_mean, running_var = input.new_zeros(input.shape[1]), input.new_ones(input.shape[1])
+    return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)

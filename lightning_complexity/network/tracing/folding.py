@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from lightning_complexity.network.running.batches import tensors_in
 from lightning_complexity.network.tracing.interpreter import TorchFunctionInterpreter, operation_name, tensor_arguments
+from lightning_complexity.network.tracing.operations import OPERATIONS, Effect, argument, plain_name
 from lightning_complexity.network.weights import TRANSPOSED_CONVOLUTIONS, Weight
-
-_LAYERS = {"linear", *(f"conv{d}d" for d in (1, 2, 3)), *(f"conv_transpose{d}d" for d in (1, 2, 3))}
 
 
 class _NormalizationTrace(TorchFunctionInterpreter):
@@ -28,16 +27,17 @@ class _NormalizationTrace(TorchFunctionInterpreter):
         self.factors: dict[int, list[Tensor | None]] = {}
 
     def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result, name = function(*args, **kwargs), operation_name(function)
+        result, operation = function(*args, **kwargs), OPERATIONS.get(plain_name(operation_name(function)))
         if not tensors_in(result):
             return result
-        factor = _evaluation_factor(*args[1:], **kwargs) if name == "batch_norm" else None
+        is_batch_norm = operation is not None and operation.effect is Effect.BATCH_NORM
+        factor = _evaluation_factor(*args[1:], **kwargs) if is_batch_norm else None
         for tensor in tensor_arguments(args, kwargs):
             if id(tensor) in self._produced_by:
                 weight, _ = self._produced_by[id(tensor)]
                 self.factors[id(weight)].append(factor)
-        if name in _LAYERS:
-            weight = kwargs["weight"] if "weight" in kwargs else args[1]
+        if operation is not None and operation.output_dim is not None:
+            weight = argument(args, kwargs, (1, "weight"))
             self._produced_by[id(result)] = (weight, result)
             self.weights[id(weight)] = weight
             self.factors.setdefault(id(weight), [])

@@ -32,6 +32,19 @@ def hooks_on_all_modules(
         yield
 
 
+ModuleCall = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+
+
+@contextmanager
+def hooks_on_modules(modules: Iterable[nn.Module], entering: ModuleCall) -> Iterator[None]:
+    """Call a function with the arguments of some modules, those given by keyword too, before their ``forward``."""
+    with ExitStack() as stack:
+        for module in modules:
+            handle = module.register_forward_pre_hook(entering, with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
 class ModulePath:
     """Which module is being called right now."""
 
@@ -92,16 +105,30 @@ class HandlerTable:
 
 
 def operation_name(function: Callable[..., Any]) -> str:
-    """The plain name of a torch function or tensor method, ``"conv2d"``, ``"add_"``, ``"max_pool2d"``."""
-    name = getattr(function, "__name__", str(function))
+    """The name of a torch function, tensor method or attribute, ``"conv2d"``, ``"add_"``, ``"__iadd__"``, ``"T"``."""
+    name: str = getattr(function, "__name__", str(function))
+    if name == "__get__":
+        return operation_name(function.__self__)  # type: ignore[attr-defined]
     return "clone" if name == "_lazy_clone" else name
+
+
+_INPUT_COMES_LATER = {"where", "searchsorted"}
+
+
+def _input_first(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same arguments, with ``input=`` as the first positional one."""
+    if args or "input" not in kwargs or operation_name(function) in _INPUT_COMES_LATER:
+        return args, kwargs
+    return (kwargs["input"],), {name: value for name, value in kwargs.items() if name != "input"}
 
 
 class TorchFunctionInterpreter(TorchFunctionMode):
     """See every torch operation of a forward pass, functional calls and tensor methods alike.
 
     Subclasses say in :meth:`on_operation` what to do with an operation. While they work on it, the
-    interception is off.
+    interception is off. What was given as ``input=`` is their first positional argument.
 
     Attributes:
         can_be_repeated: Whether a part of the network may run again inside without harm.
@@ -121,7 +148,7 @@ class TorchFunctionInterpreter(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Pass the operation to :meth:`on_operation`."""
-        return self.on_operation(func, args, kwargs or {})
+        return self.on_operation(func, *_input_first(func, args, kwargs or {}))
 
 
 def tensor_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_complexity.functional.paths import Scaled, aligned, scaled, scaled_power, scaled_sum
 from lightning_complexity.network.errors import UnsupportedOperationError
 from lightning_complexity.network.running.batches import map_tensors, tensors_in
+from lightning_complexity.network.tracing.dataflow import check_visible
 from lightning_complexity.network.tracing.interpreter import (
     HandlerTable,
     ModulePath,
@@ -20,27 +21,12 @@ from lightning_complexity.network.tracing.interpreter import (
     operation_name,
     tensor_arguments,
 )
+from lightning_complexity.network.tracing.operations import OPERATIONS, Effect, overwrites, plain_name
 from lightning_complexity.network.tracing.pooling import mean_window_weights, sum_pool
 
-_TABLE = HandlerTable()
-
-_REARRANGEMENTS = set(
-    """
-    view reshape flatten unflatten permute transpose swapaxes movedim squeeze unsqueeze contiguous clone
-    expand expand_as repeat tile chunk split unbind narrow select __getitem__ T mT flip roll detach
-    to float double pixel_shuffle pixel_unshuffle channel_shuffle unfold cat concat concatenate stack
-    hstack vstack sum
-    """.split()  # noqa: SIM905 (fifty names read better so)
-)
-# Of non-negative numbers, in evaluation mode.
-_IDENTITIES = (
-    *("relu", "relu6", "hardtanh", "abs", "neg", "dropout", "alpha_dropout", "feature_alpha_dropout"),
-    *("dropout1d", "dropout2d", "dropout3d"),
-)
-_SHAPE_ONLY = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
-# These return no tensor, but change one, or let its numbers decide what the network does.
-_READS_OR_WRITES_NUMBERS = {"__setitem__", "item", "tolist", "numpy", "__array__", "__bool__", "__int__", "__float__"}
-_IDENTITIES_IN_PLACE = ("relu_", "hardtanh_", "dropout_", "abs_", "neg_")
+_HANDLERS = HandlerTable()
+# Of sums over paths, which are not negative, in evaluation mode.
+_IDENTITIES = [name for name, operation in OPERATIONS.items() if operation.passes_paths]
 
 
 @dataclass
@@ -80,6 +66,7 @@ class PathInterpreter(TorchFunctionInterpreter):
         super().__init__()
         self.q, self._path, self._measure = q, path, measure
         self._nodes: dict[int, _Node] = {}
+        self._places: dict[int, Tensor] = {}
         self._overwritten: dict[int, int] = {}
         self._memory: list[Tensor] = []  # keeps memory that is compared by its address from being reused
 
@@ -99,23 +86,26 @@ class PathInterpreter(TorchFunctionInterpreter):
 
     def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Replace an operation on tracked tensors; do any other as it is."""
-        if not any(self._tracked(t) for t in tensor_arguments(args, kwargs)):
+        tensors = tensor_arguments(args, kwargs)
+        if any(id(t) in self._places for t in tensors):
+            raise self.refuse("the place of a maximum")
+        if not any(self._tracked(t) for t in tensors):
             return function(*args, **kwargs)
         name = operation_name(function)
-        if name == "__get__":
-            name = operation_name(function.__self__)  # type: ignore[attr-defined]
-        handler = _TABLE.by_name.get(name)
+        plain, in_place = plain_name(name), overwrites(name, {})
+        handler = _HANDLERS.by_name.get(f"{plain}_" if in_place else plain)
         if handler is not None:
             try:
                 return handler(self, *args, **kwargs)
             except TypeError as error:
                 raise self.refuse(f"{name} (called in an unknown form: {error})") from error
-        if name in _REARRANGEMENTS:
-            return self._rearrange(function, args, kwargs)
-        if name in _READS_OR_WRITES_NUMBERS:
+        effect = OPERATIONS[plain].effect if plain in OPERATIONS else None
+        if in_place or effect is Effect.READ:
             raise self.refuse(name)
+        if effect is Effect.MOVE:
+            return self._rearrange(function, args, kwargs)
         result = function(*args, **kwargs)
-        if tensors_in(result) and name not in _SHAPE_ONLY:
+        if tensors_in(result) and effect is not Effect.SHAPE:
             raise self.refuse(name)
         return result
 
@@ -173,7 +163,7 @@ class PathInterpreter(TorchFunctionInterpreter):
         terms = [total] if bias is None else [total, self._power(bias, total.value)]
         return self._keep(scaled_sum(terms), (total, bias))
 
-    @_TABLE.handles("linear")
+    @_HANDLERS.handles("linear")
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return self._with_bias(self._layer(F.linear, x, weight), bias)
 
@@ -189,7 +179,7 @@ class PathInterpreter(TorchFunctionInterpreter):
         total = self._layer(lambda v, w: convolution(v, w, None, *rest, **kw), x, weight)
         return self._with_bias(total, None if bias is None else _along_channels(bias, x))
 
-    @_TABLE.handles("matmul", "__rmatmul__", "mm")
+    @_HANDLERS.handles("matmul")
     def _matmul(self, x: Any, other: Any) -> Tensor:
         if self._tracked(x) and self._tracked(other):
             raise self.refuse("matmul of two activations")
@@ -197,7 +187,15 @@ class PathInterpreter(TorchFunctionInterpreter):
             return self._with_bias(self._layer(torch.matmul, x, other), None)
         return self._with_bias(self._layer(lambda v, w: torch.matmul(w, v), other, x), None)
 
-    @_TABLE.handles("batch_norm")
+    @_HANDLERS.handles("rmatmul")
+    def _matmul_from_the_left(self, x: Any, other: Any) -> Tensor:
+        return self._matmul(other, x)
+
+    @_HANDLERS.handles("mm", "mv")
+    def _matrix_product(self, x: Any, mat2: Any) -> Tensor:
+        return self._matmul(x, mat2)
+
+    @_HANDLERS.handles("batch_norm")
     def _batch_norm(
         self,
         x: Tensor,
@@ -222,17 +220,17 @@ class PathInterpreter(TorchFunctionInterpreter):
         total = scaled(total.value * power.value, total.log_scale + power.log_scale)
         return self._with_bias(total, _along_channels(shift, x))
 
-    @_TABLE.handles("add", "__radd__")
+    @_HANDLERS.handles("add")
     def _add(self, x: Any, other: Any, *, alpha: float = 1) -> Tensor:
         return self._keep(self._added(x, other, alpha))
 
-    @_TABLE.handles("add_", "__iadd__")
+    @_HANDLERS.handles("add_")
     def _add_in_place(self, x: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
         return self._overwrite(x, self._added(x, other, alpha))
 
     # A sum over paths has no signs: subtraction is addition.
-    _TABLE.handles("sub", "__rsub__", "rsub", "subtract")(_add)
-    _TABLE.handles("sub_", "__isub__")(_add_in_place)
+    _HANDLERS.handles("sub", "rsub")(_add)
+    _HANDLERS.handles("sub_")(_add_in_place)
 
     def _added(self, x: Any, other: Any, alpha: float) -> Scaled:
         like = x if self._tracked(x) else other
@@ -242,11 +240,11 @@ class PathInterpreter(TorchFunctionInterpreter):
             second = Scaled(second.value * power.value, second.log_scale + power.log_scale)
         return scaled_sum([first, second])
 
-    @_TABLE.handles("mul", "__rmul__", "multiply")
+    @_HANDLERS.handles("mul")
     def _multiply(self, x: Any, other: Any) -> Tensor:
         return self._keep(self._multiplied(x, other))
 
-    @_TABLE.handles("mul_", "__imul__")
+    @_HANDLERS.handles("mul_")
     def _multiply_in_place(self, x: Tensor, other: Any) -> Tensor:
         return self._overwrite(x, self._multiplied(x, other))
 
@@ -257,46 +255,69 @@ class PathInterpreter(TorchFunctionInterpreter):
         first, second = self._term(x, like), self._term(other, like)
         return scaled(first.value * second.value, first.log_scale + second.log_scale)
 
-    @_TABLE.handles("div", "true_divide", "__truediv__")
+    @_HANDLERS.handles("div")
     def _divide(self, x: Any, other: Any) -> Tensor:
         if not self._tracked(x) or self._tracked(other):
             raise self.refuse("division by an activation")
         return self._keep(self._multiplied(x, 1 / other))
 
-    @_TABLE.handles("mean")
+    @_HANDLERS.handles("mean")
     def _mean(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         paths = self._node(x).paths
         mean = paths.value.mean(*args, **kwargs)
         return self._keep(scaled(mean * (x.numel() / mean.numel()) ** (1 - self.q), paths.log_scale))
 
-    @_TABLE.handles("amax")
+    @_HANDLERS.handles("sum")
+    def _sum(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        paths = self._node(x).paths
+        return self._keep(Scaled(paths.value.sum(*args, **kwargs), paths.log_scale))
+
+    @_HANDLERS.handles("maximum", "minimum")
+    def _maximum(self, x: Tensor, other: Tensor) -> Tensor:
+        if any(not self._tracked(t) and t.any() for t in (x, other)):
+            raise self.refuse("maximum of an activation and a number other than 0")
+        return self._keep(self._added(x, other, 1))
+
+    @_HANDLERS.handles("max", "min")
+    def _max(self, x: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+        other = dim if isinstance(dim, Tensor) else other
+        if other is not None:
+            return self._maximum(x, other)
+        if dim is None:
+            return self._amax(x)
+        values = self._amax(x, dim, keepdim)
+        places = torch.zeros_like(values, dtype=torch.long)
+        self._places[id(places)] = places
+        return torch.return_types.max((values, places))
+
+    @_HANDLERS.handles("amax", "amin")
     def _amax(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         paths = self._node(x).paths
         return self._keep(scaled(paths.value.sum(*args, **kwargs), paths.log_scale))
 
-    @_TABLE.handles(*_IDENTITIES)
+    @_HANDLERS.handles(*_IDENTITIES)
     def _pass_on(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         paths = self._node(x).paths
         return self._keep(Scaled(paths.value.clone(), paths.log_scale))
 
-    @_TABLE.handles(*_IDENTITIES_IN_PLACE)
+    @_HANDLERS.handles(*(f"{name}_" for name in _IDENTITIES))
     def _leave(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         self._node(x)
         return x
 
-    @_TABLE.handles("clamp", "clamp_min", "clip")
+    @_HANDLERS.handles("clamp", "clamp_min")
     def _clamp(self, x: Tensor, min: float | None = None, max: float | None = None) -> Tensor:  # noqa: A002
         if min != 0 or max is not None:
             raise self.refuse(f"clamp between {min} and {max}")
         return self._pass_on(x)
 
-    @_TABLE.handles("leaky_relu", "leaky_relu_")
+    @_HANDLERS.handles("leaky_relu", "leaky_relu_")
     def _leaky_relu(self, x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:  # noqa: ARG002
         if abs(negative_slope) > 1:
             raise self.refuse(f"leaky_relu with slope {negative_slope}")
         return self._pass_on(x)
 
-    @_TABLE.handles("interpolate", "upsample")
+    @_HANDLERS.handles("interpolate", "upsample")
     def _interpolate(
         self, x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", **_: Any
     ) -> Tensor:
@@ -305,7 +326,7 @@ class PathInterpreter(TorchFunctionInterpreter):
         paths = self._node(x).paths
         return self._keep(Scaled(F.interpolate(paths.value, size, scale_factor, mode), paths.log_scale))
 
-    @_TABLE.handles("pad")
+    @_HANDLERS.handles("pad")
     def _pad(self, x: Tensor, pad: Any, mode: str = "constant", value: float | None = None) -> Tensor:
         if value:
             raise self.refuse("pad with a value other than 0")
@@ -346,11 +367,11 @@ def _convolution_handler(function: Callable[..., Tensor]) -> Callable[..., Tenso
 
 for _dim in (1, 2, 3):
     for _name in (f"conv{_dim}d", f"conv_transpose{_dim}d"):
-        _TABLE.handles(_name)(_convolution_handler(getattr(F, _name)))
+        _HANDLERS.handles(_name)(_convolution_handler(getattr(F, _name)))
     for _name in (f"max_pool{_dim}d", f"adaptive_max_pool{_dim}d"):
-        _TABLE.handles(_name)(_with_function(PathInterpreter._max_pool, getattr(F, _name)))
+        _HANDLERS.handles(_name)(_with_function(PathInterpreter._max_pool, getattr(F, _name)))
     for _name in (f"avg_pool{_dim}d", f"adaptive_avg_pool{_dim}d"):
-        _TABLE.handles(_name)(_with_function(PathInterpreter._mean_pool, getattr(F, _name)))
+        _HANDLERS.handles(_name)(_with_function(PathInterpreter._mean_pool, getattr(F, _name)))
 
 
 def path_sums(model: nn.Module, shape: tuple[int, ...], like: Tensor, q: float, *, measure: str) -> Scaled:
@@ -376,6 +397,7 @@ def path_sums(model: nn.Module, shape: tuple[int, ...], like: Tensor, q: float, 
         >>> sums.value.item(), sums.log_scale  # ln 18
         (1.0, 2.890...)
     """
+    check_visible(model, measure)
     path = ModulePath(model)
     interpreter = PathInterpreter(q, path, measure)
     with path.followed():

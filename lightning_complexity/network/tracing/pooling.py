@@ -1,4 +1,4 @@
-"""Sums over pooling windows, and comparisons in them, for any kernel, stride, padding, dilation and rounding."""
+"""Sums over pooling windows, for any kernel, stride, padding, dilation and rounding, and what maxima compare."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_complexity.network.tracing.interpreter import operation_name
+from lightning_complexity.network.tracing.operations import argument
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _MAX_PARAMETERS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
@@ -112,11 +113,6 @@ def mean_window_weights(
     return pooled / _window_sums(ones, options, list(pooled.shape[-num_dims:]))
 
 
-def is_max_pooling(name: str) -> bool:
-    """Whether an operation of this name is a max pooling that :func:`max_pool_comparisons` knows."""
-    return "max_pool" in name and "unpool" not in name and "fractional" not in name
-
-
 def _windows_along(size: int, out: int, name: str, options: list[int]) -> list[list[int]]:
     """Which entries of one dimension each window looks at."""
     if name.startswith("adaptive"):
@@ -162,4 +158,32 @@ def max_pool_comparisons(name: str, args: tuple[Any, ...], kwargs: dict[str, Any
         pairs.update(itertools.combinations(entries, 2))
     first, second = torch.tensor(sorted(pairs), dtype=torch.long, device=x.device).reshape(-1, 2).T
     flat = x.flatten(-num_dims)
+    return (flat[..., first] - flat[..., second]).flatten(1)
+
+
+def reduced_dims(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
+    """The dimensions along which ``max``, ``min``, ``amax`` or ``amin`` takes the extreme; all without ``dim=``."""
+    x, dims = args[0], argument(args, kwargs, (1, "dim"))
+    if dims is None or dims == ():
+        return list(range(x.ndim))
+    return [dim % max(x.ndim, 1) for dim in ([dims] if isinstance(dims, int) else dims)]
+
+
+def comparisons_along(x: Tensor, dims: list[int]) -> Tensor:
+    """Differences of every two entries along dimensions, each pair once.
+
+    Args:
+        x: Shape ``(n, ...)``.
+        dims: Without the first.
+
+    Returns:
+        Shape ``(n, comparisons)``.
+
+    Example:
+        >>> comparisons_along(torch.tensor([[1.0, 2.0, 4.0]]), [1])
+        tensor([[-1., -3., -2.]])
+    """
+    kept = [dim for dim in range(x.ndim) if dim not in dims]
+    flat = x.permute(*kept, *dims).flatten(len(kept))
+    first, second = torch.triu_indices(flat.shape[-1], flat.shape[-1], 1, device=x.device)
     return (flat[..., first] - flat[..., second]).flatten(1)

@@ -8,18 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_complexity.network.running.batches import num_samples
 from lightning_complexity.network.tracing.activations import Activation, ActivationCapture
-from lightning_complexity.network.tracing.interpreter import ModulePath, operation_name, tensor_arguments
+from lightning_complexity.network.tracing.calls import WEIGHTED
+from lightning_complexity.network.tracing.interpreter import ModulePath, tensor_arguments
+from lightning_complexity.network.tracing.operations import Effect, Operation, argument
 
-_LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
-# Operations that keep units apart and in their place, by what they do to what a zero becomes.
-_KEEP_ZERO = {
-    *("dropout", "feature_dropout", "alpha_dropout", "contiguous", "clone", "to", "float", "double"),
-    *(f"{kind}_pool{d}d" for kind in ("max", "avg") for d in (1, 2, 3)),
-    *(f"adaptive_{kind}_pool{d}d" for kind in ("max", "avg") for d in (1, 2, 3)),
-}
-_MIX = {"add", "radd", "iadd", "sub", "isub", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
+_FOLLOWED = {Effect.MOVE, Effect.SUM, Effect.MEAN_POOLING, Effect.MAX_POOLING, Effect.MIXING}
+_AFFINE = ((3, "weight"), (4, "bias"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +27,15 @@ class Feed:
         affine: Weights and biases of the BatchNorms in between.
         alone: Whether the preactivation is zero where weight, bias and affine are: nothing is added on the way, no
             normalization mixes units, and no other operation uses the weight.
+        name: That of the weight, such as ``"encoder.0.weight"``: of the parameter that it is, or of the module that is
+            called, where the weight is computed; ``""`` where it is neither.
     """
 
     weight: Tensor
     bias: Tensor | None
     affine: tuple[Tensor, ...] = ()
     alone: bool = True
+    name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,55 +53,56 @@ class FedActivation:
     function: Callable[[Tensor], Tensor]
 
 
-def _plain(name: str) -> str:
-    return name.strip("_")
-
-
 class _Following(ActivationCapture):
     """Follows the outputs of linear and convolution layers to the next nonlinearity."""
 
-    def __init__(self, path: ModulePath, samples: int) -> None:
-        super().__init__(path, samples)
+    def __init__(self, path: ModulePath, inputs: Any, model: nn.Module) -> None:
+        super().__init__(path, inputs)
         self.fed: list[tuple[list[Feed], Callable[[Tensor], Tensor]]] = []
+        self.uses: dict[int, int] = {}
+        self._weight_names = _WeightNames(model, path)
         self._feeds: dict[int, list[Feed]] = {}
         self._reached: set[int] = set()
         self._carriers: list[Tensor] = []  # keeps identities unique
-        self.uses: dict[int, int] = {}
 
     def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name, known = _plain(operation_name(function)), len(self.found)
         tensors = tensor_arguments(args, kwargs)
-        feeds = [feed for t in tensors for feed in self._feeds.get(id(t), [])]
         result = super().on_operation(function, args, kwargs)
-        if not isinstance(result, Tensor):
-            return result
-        self._carriers += [*tensors, result]
-        self.uses.update({id(t): self.uses.get(id(t), 0) + 1 for t in tensors})
+        if isinstance(result, Tensor):
+            self._carriers += tensors
+            self.uses.update({id(t): self.uses.get(id(t), 0) + 1 for t in tensors})
+        return result
+
+    def on_data(
+        self, function: Callable[..., Any], operation: Operation | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        known, tensors = len(self.found), tensor_arguments(args, kwargs)
+        feeds = [feed for t in tensors for feed in self._feeds.get(id(t), [])]
+        result = super().on_data(function, operation, args, kwargs)
         if len(self.found) > known:
             # The larger of two tensors is a nonlinearity of their difference, which no layer gives.
             reached = self._first_reached(feeds) if len(tensors) == 1 else []
             self.fed.append((reached, _as_function_of_input(function, args, kwargs)))
-        else:
-            self._feeds[id(result)] = self._after(name, feeds, args, kwargs)
+        elif isinstance(result, Tensor) and operation is not None:
+            self._carriers.append(result)
+            self._feeds[id(result)] = self._after(operation, feeds, args, kwargs)
         return result
 
-    @staticmethod
-    def _after(name: str, feeds: list[Feed], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Feed]:
+    def _after(
+        self, operation: Operation, feeds: list[Feed], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[Feed]:
         """The layers whose units are those of an operation's result."""
-        if name in _LAYERS:
-            weight = kwargs["weight"] if "weight" in kwargs else args[1]
-            bias = kwargs["bias"] if "bias" in kwargs else (args[2] if len(args) > 2 else None)
-            return [Feed(weight, bias)]
-        if name == "batch_norm":
-            affine = tuple(t for t in (*args[3:5], kwargs.get("weight"), kwargs.get("bias")) if isinstance(t, Tensor))
+        if operation.output_dim == 0:
+            weight = argument(args, kwargs, (1, "weight"))
+            return [Feed(weight, argument(args, kwargs, (2, "bias")), name=self._weight_names.of(weight))]
+        if operation.effect is Effect.BATCH_NORM:
+            affine = tuple(t for place in _AFFINE if isinstance(t := argument(args, kwargs, place), Tensor))
             return [
                 replace(feed, affine=(*feed.affine, *affine), alone=feed.alone and len(affine) == 2) for feed in feeds
             ]
-        if name in _KEEP_ZERO:
-            return feeds
-        if name in _MIX:
-            return [replace(feed, alone=False) for feed in feeds]
-        return []
+        if not operation.keeps_units or operation.effect not in _FOLLOWED:
+            return []
+        return feeds if operation.keeps_zero else [replace(feed, alone=False) for feed in feeds]
 
     def _first_reached(self, feeds: list[Feed]) -> list[Feed]:
         first = [feed for feed in feeds if id(feed.weight) not in self._reached]
@@ -111,13 +110,24 @@ class _Following(ActivationCapture):
         return first
 
 
+class _WeightNames:
+    """Names of the weights that operations use, within one run of the model."""
+
+    def __init__(self, model: nn.Module, path: ModulePath) -> None:
+        self._path, self._modules = path, dict(model.named_modules())
+        self._parameters = {id(p): name for name, p in model.named_parameters()}
+
+    def of(self, weight: Tensor) -> str:
+        """The name of the parameter, or that of the module being called if its weight is computed."""
+        called = self._path.current
+        computed = f"{called}.weight".removeprefix(".") if isinstance(self._modules[called], WEIGHTED) else ""
+        return self._parameters.get(id(weight), computed)
+
+
 def _as_function_of_input(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Callable[[Tensor], Tensor]:
-    rest, options = args[1:], {key: value for key, value in kwargs.items() if key != "input"}
-    if "input" in kwargs:
-        rest = args
-    return lambda z: function(z.clone(), *rest, **options)
+    return lambda z: function(z.clone(), *args[1:], **kwargs)
 
 
 def trace_sources(model: nn.Module, inputs: Any) -> list[FedActivation]:
@@ -142,7 +152,7 @@ def trace_sources(model: nn.Module, inputs: Any) -> list[FedActivation]:
         ('2', [True])
     """
     path = ModulePath(model)
-    following = _Following(path, num_samples(inputs))
+    following = _Following(path, inputs, model)
     with path.followed(), following:
         model(inputs)
     return [
