@@ -219,6 +219,7 @@ def trainable(snapshot: Snapshot, layers: LayerChoice | None = None) -> dict[str
         MeasureError: If there are none.
     """
     check_not_quantized(snapshot)
+    _check_not_scripted(snapshot)
     # The graph of given outputs starts at the model's own parameters, also where those have half precision.
     given = snapshot.given_outputs is not None
     parameters = dict(snapshot.model.named_parameters()) if given else snapshot.parameters
@@ -226,6 +227,15 @@ def trainable(snapshot: Snapshot, layers: LayerChoice | None = None) -> dict[str
     if not trained:
         raise MeasureError("needs a network with parameters that are trained; this one has none.")
     return chosen(trained, layers, snapshot.model)
+
+
+def _check_not_scripted(snapshot: Snapshot) -> None:
+    for name, module in snapshot.model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and any(True for _ in module.parameters()):
+            raise MeasureError(
+                f"module {name!r} is scripted, so that nothing can be differentiated for its parameters. Measure the "
+                "network with the module that it was made from."
+            )
 
 
 def loss_with_graph(snapshot: Snapshot, order: int) -> Tensor:

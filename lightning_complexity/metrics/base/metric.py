@@ -236,7 +236,7 @@ class ComplexityMetric(Metric, ABC):
         except UnsupportedOperationError as error:
             error.measure = type(self).__name__
             raise
-        except (ValueError, ArithmeticError, ImportError):
+        except (ValueError, ArithmeticError, ImportError, Warning):
             raise
         except Exception as error:
             text = " ".join(str(error).split())

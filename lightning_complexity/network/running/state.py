@@ -54,6 +54,8 @@ class PythonState:
         self._mutable: list[tuple[Namespace, str, Any]] = []
         self._slots: list[tuple[Namespace, str, int]] = []
         for module in model.modules():
+            if isinstance(module, torch.jit.ScriptModule):  # keeps its parameters elsewhere
+                continue
             for registry in ("_parameters", "_buffers", "_modules"):
                 self._keep(module.__dict__[registry])
             for registry in ("_parameters", "_buffers"):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_complexity.functional.margins import positions_as_samples
 from lightning_complexity.network.errors import MeasureError, MissingInputError, NetworkError
 from lightning_complexity.network.running.batches import tensors_in
+from lightning_complexity.network.running.layout import time_first_refused
 from lightning_complexity.network.running.memory import at_least_single
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -44,7 +45,8 @@ class Task:
             NetworkError: If the network raises an error.
         """
         try:
-            return model(inputs) if self.forward is None else self.forward(model, inputs)
+            with time_first_refused(model, inputs):
+                return model(inputs) if self.forward is None else self.forward(model, inputs)
         except (MeasureError, ArithmeticError):
             raise
         except Exception as error:
