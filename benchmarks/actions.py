@@ -16,7 +16,7 @@ from benchmarks.models import Workload
 from lightning_complexity import metrics, regularizers
 from lightning_complexity.metrics import ComplexityMetric, catalogue, resolve
 from lightning_complexity.network import Snapshot, initial_state, layer_norms
-from lightning_complexity.regularizers import Regularizer
+from lightning_complexity.regularizers import Regularizer, snapshot_for
 
 Action = Callable[[], object]
 
@@ -58,14 +58,17 @@ The true operator norm of convolutions, ``convolution="operator"``, is not among
 """
 
 
-def training_step(workload: Workload, penalty: Regularizer | None = None, *, reuse_outputs: bool = False) -> Action:
+def training_step(
+    workload: Workload, *penalties: Regularizer, reuse_outputs: bool = False, share: bool = False
+) -> Action:
     """Forward, backward and SGD step on the workload's batch.
 
     Args:
         workload: What is trained.
-        penalty: What is added to the loss.
-        reuse_outputs: Whether the penalty gets the outputs that the loss is computed from, attention then by a kernel
+        penalties: What is added to the loss.
+        reuse_outputs: Whether penalties get the outputs that the loss is computed from, attention then by a kernel
             that can be differentiated twice.
+        share: Whether one snapshot, and so one forward pass, serves all penalties.
     """
     model, targets = workload.model, workload.targets
     inputs = workload.inputs.clone().requires_grad_(reuse_outputs)
@@ -78,8 +81,10 @@ def training_step(workload: Workload, penalty: Regularizer | None = None, *, reu
         with attention():
             outputs = model(inputs)
         loss = F.cross_entropy(outputs, targets)
-        if penalty is not None:
-            loss = loss + penalty(model, inputs, targets, outputs=outputs if reuse_outputs else None)
+        snapshot = snapshot_for([p.measure for p in penalties], model, inputs, targets) if share else None
+        for penalty in penalties:
+            given = outputs if reuse_outputs else None
+            loss = loss + (penalty(snapshot) if snapshot else penalty(model, inputs, targets, outputs=given))
         inputs.grad = None
         loss.backward()
         optimizer.step()
@@ -155,7 +160,16 @@ def penalized_steps(workload: Workload) -> dict[str, Action]:
         for name, penalty in penalties
         if "num_projections=1" in name or name == "GradientNorm"
     }
-    return {name: training_step(workload, penalty) for name, penalty in penalties} | reusing
+    together = [
+        regularizers.JacobianNorm(num_projections=1),
+        regularizers.InputGradientNorm(),
+        regularizers.SmoothMarginLoss(),
+    ]
+    of_several = {
+        f"three that need the batch, {how}": training_step(workload, *together, share=share)
+        for how, share in (("a snapshot each", False), ("one snapshot", True))
+    }
+    return {name: training_step(workload, penalty) for name, penalty in penalties} | reusing | of_several
 
 
 def _with_variants(cls: Callable[..., Any]) -> Iterator[tuple[str, Any]]:

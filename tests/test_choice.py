@@ -67,7 +67,7 @@ def test_a_choice_that_fits_nothing_warns_once_and_costs_nothing() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ValueError, match="PathNorm belongs to the network as a whole and has no layers to choose"):
+    with pytest.raises(ValueError, match="PathNorm has no layers to choose: it belongs to the network as a whole"):
         regularizers.PathNorm(1.0).on("0")
     with pytest.raises(TypeError, match="a name pattern or a module type, got Linear"):
         regularizers.StableRank(1.0).on(nn.Linear(1, 1))

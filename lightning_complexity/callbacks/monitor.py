@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_complexity.callbacks.base import (
@@ -88,7 +87,7 @@ class ComplexityMonitor(Callback):
             training's precision as batches do. For a dataset that cannot be indexed, or raises an error, the first
             samples of the first training batch. On several processes all measure the probe of rank zero, and rank
             zero's values hold for all.
-        loss: Mean loss from outputs and targets.
+        loss: Loss of a batch from outputs and targets; default cross-entropy.
         budget: The share of training time that measuring may take. Measured and logged; not enforced yet.
         per_layer: Whether metrics given by name also report their layers.
         on_error: ``"warn"`` or ``"raise"``.
@@ -111,7 +110,7 @@ class ComplexityMonitor(Callback):
         every_n_steps: int | None = None,
         every_n_epochs: int | None = 1,
         probe: ProbeSource = 256,
-        loss: LossFunction = F.cross_entropy,
+        loss: LossFunction | None = None,
         budget: float = 0.05,
         per_layer: bool = False,
         on_error: OnError = "warn",

@@ -17,8 +17,7 @@ def whole_parameters(model: nn.Module) -> dict[str, Tensor]:
     The gradient of a gathered parameter is the mean over processes, as for losses in data-parallel training. All
     processes must call this, and differentiate, together.
     """
-    for module in _sharded_modules(model):
-        module.reshard()  # what a forward pass has left gathered may be in half precision
+    _reshard(model)  # what a forward pass has left gathered may be in half precision
     return {name: whole(parameter) for name, parameter in model.named_parameters()}
 
 
@@ -40,6 +39,7 @@ def is_sharded(model: nn.Module) -> bool:
 @contextmanager
 def sharding_suspended(model: nn.Module) -> Iterator[None]:
     """Let the model run with the parameters that are put into it, instead of gathering its own."""
+    _reshard(model)  # so that modules keep the parameters that they have now
     hooks = [
         (registered, handle.id)
         for module in _sharded_modules(model)
@@ -56,6 +56,11 @@ def sharding_suspended(model: nn.Module) -> Iterator[None]:
         for registered, hooks_before in reversed(before):
             registered.clear()
             registered.update(hooks_before)
+
+
+def _reshard(model: nn.Module) -> None:
+    for module in _sharded_modules(model):
+        module.reshard()
 
 
 def _sharded_modules(model: nn.Module) -> list[Any]:
