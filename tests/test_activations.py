@@ -242,6 +242,79 @@ def test_pooling_compares_exactly_what_shares_a_window(pooling: str) -> None:
     torch.testing.assert_close(found.inputs, expected)
 
 
+@pytest.mark.parametrize("maximum", [lambda x: x.amax((1, 2)), lambda x: x.flatten(1).max(1)[0]])
+def test_maxima_along_dimensions_compare_every_two_entries(maximum: Callable[[Tensor], Tensor]) -> None:
+    class Maxout(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return maximum(x)
+
+    x = torch.randn(3, 2, 2)
+    assert capture_activations(Maxout(), x) == []
+    (found,) = capture_activations(Maxout(), x, pooling=True, measure="A measure")
+    flat = x.flatten(1)
+    expected = torch.stack([flat[:, i] - flat[:, j] for i, j in itertools.combinations(range(4), 2)], 1)
+    torch.testing.assert_close(found.inputs, expected)
+    assert (found.kinks, found.piecewise_linear) == ((0.0,), True)
+
+
+def test_the_larger_of_an_activation_and_its_mean_has_no_constant_kink() -> None:
+    class AboveMean(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.maximum(x, x.mean())
+
+    x = torch.randn(1, 4)
+    (found,) = capture_activations(AboveMean(), x)
+    torch.testing.assert_close(found.inputs, x - x.mean())
+
+
+def test_an_unknown_function_is_a_smooth_activation() -> None:
+    for function in (torch.sin, lambda x: x.atan_(), torch.special.exp2, lambda x: torch.logaddexp(x, -x)):
+        model, x = Calling(function), torch.randn(5, 3)
+        expected = model(x)
+        (found,) = capture_activations(model, x)
+        assert not found.piecewise_linear
+        torch.testing.assert_close(found.inputs, model.linear(x))
+        torch.testing.assert_close(found.outputs, expected - 1)
+
+
+def test_what_is_applied_to_constants_is_no_activation() -> None:
+    class Gates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            written = torch.zeros_like(x)
+            written[:, :2] = x[:, :2]
+            return torch.relu(written) * torch.sigmoid(self.gate) + F.relu(torch.sin(self.gate))
+
+    (found,) = capture_activations(Gates(), torch.randn(2, 3), measure="A measure")
+    assert found.inputs.shape == (2, 3)
+
+
+@pytest.mark.parametrize("between", [nn.Softmax(1), nn.LayerNorm(4), lambda x: x.exp(), lambda x: x.relu().square()])
+def test_what_stands_between_two_layers(between: Callable[[Tensor], Tensor]) -> None:
+    class Between(nn.Module):
+        def __init__(self, function: Callable[[Tensor], Tensor], skip: float) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
+            self.function, self.skip = function, skip
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            y = self.function(y + x) if self.skip else self.function(y).unsqueeze(1)
+            return self.second(y)
+
+    if isinstance(between, nn.Module):
+        between.double()
+    model, x = Between(between, 0.0), torch.randn(3, 4)
+    assert all(a.piecewise_linear for a in capture_activations(model, x))
+    found = capture_activations(model, x, between_layers=True)
+    assert [a.piecewise_linear for a in found if a.function != "relu"] == [False]
+    residual = [a for a in capture_activations(Between(between, 1.0), x, between_layers=True) if a.function != "relu"]
+    assert len(residual) == (0 if isinstance(between, nn.Module) else 1)
+
+
 def test_what_is_refused() -> None:
     x = torch.randn(2, 3)
     for function in (lambda x: x.clamp(min=torch.tensor([0.0, 1.0, 2.0, 3.0])), nn.Threshold(0.0, 1.0)):

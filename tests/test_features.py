@@ -185,6 +185,37 @@ class TestSnapshotFeatures:
         assert running_order(snapshot) == ["0"]
         torch.testing.assert_close(features(snapshot, 0)["0"], x)
 
+    def test_layers_that_are_called_by_keyword(self) -> None:
+        class ByKeyword(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv, self.head = nn.Conv1d(1, 2, 3), nn.Linear(4, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.head(input=self.conv(input=x).flatten(1))
+
+        model, x = ByKeyword(), torch.randn(5, 1, 4)
+        snapshot = Snapshot(model, x)
+        assert snapshot.running_order == ["conv", "head"]
+        torch.testing.assert_close(snapshot.features(-1)["head"], model.conv(x).flatten(1))
+        assert snapshot.input_shapes == {id(model.conv): torch.Size([1, 4])}
+        assert not model.conv._forward_pre_hooks
+        assert not model.conv._forward_pre_hooks_with_kwargs
+
+    @pytest.mark.parametrize("arguments", [(), (torch.ones(2, 3), torch.ones(2, 3))])
+    def test_a_module_that_is_not_called_with_one_tensor_is_refused(self, arguments: tuple[Tensor, ...]) -> None:
+        class Ones(nn.Module):
+            def forward(self, *_: Tensor) -> Tensor:
+                return torch.ones(2, 3)
+
+        class Calling(nn.Sequential):
+            def forward(self, x: Tensor) -> Tensor:
+                return self[0](x) + self[1](*arguments)
+
+        snapshot = Snapshot(Calling(nn.Linear(3, 3), Ones()), torch.randn(2, 3))
+        with pytest.raises(ValueError, match=f"'1' is needed as one tensor, but it is called with {len(arguments)}"):
+            snapshot.features("1")
+
     def test_an_input_that_is_overwritten_is_kept(self) -> None:
         model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)), torch.randn(5, 3)
         torch.testing.assert_close(features(Snapshot(model, x), "1")["1"], model[0](x))

@@ -89,3 +89,23 @@ def test_nothing_remains_after_an_error() -> None:
     assert path.current == ""
     assert not torch.nn.modules.module._global_forward_pre_hooks
     assert not torch.nn.modules.module._global_forward_hooks
+
+
+def test_an_input_given_by_keyword_comes_first() -> None:
+    seen = []
+
+    class Arguments(TorchFunctionInterpreter):
+        def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            seen.append((operation_name(function), len(args), sorted(kwargs)))
+            return super().on_operation(function, args, kwargs)
+
+    x = torch.ones(2, 2)
+    with Arguments():
+        F.linear(input=x, weight=x)
+        torch.where(condition=x > 0, input=x, other=x)
+        assert x.T.shape == (2, 2)
+    assert [s for s in seen if s[0] in ("linear", "where", "T")] == [
+        ("linear", 1, ["weight"]),
+        ("where", 0, ["condition", "input", "other"]),
+        ("T", 1, []),
+    ]

@@ -204,6 +204,17 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...]]]] = {
         (1, 8, 8),
     ),
     "tokens": lambda: (Transformed(), (3, 4)),
+    "maxout along a dimension": lambda: (
+        nn.Sequential(
+            nn.Linear(6, 24),
+            nn.Unflatten(1, (8, 3)),
+            Iterated(lambda x: x.amax(2), 1),
+            nn.Linear(8, 8),
+            nn.Unflatten(1, (2, 4)),
+            Iterated(lambda x: x.min(dim=1)[0], 1),
+        ),
+        (6,),
+    ),
     "recombined by maximum": lambda: (
         nn.Sequential(nn.Linear(6, 48), nn.Unflatten(1, (2, 24)), Iterated(lambda x: torch.max(x[:, 0], x[:, 1]), 1)),
         (6,),

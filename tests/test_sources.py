@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_complexity.network import trace_sources
+from lightning_complexity.network import Snapshot, trace_sources
 from tests.networks import conv_net, mlp
 
 
@@ -108,3 +108,29 @@ def test_the_nonlinearity_is_that_of_the_network_with_its_options(activation: nn
     [fed] = trace_sources(model, torch.randn(4, 2))
     z = torch.randn(5, 3)
     torch.testing.assert_close(fed.function(z), activation(z.clone()))
+
+
+def test_layers_and_functions_that_are_called_by_keyword() -> None:
+    def forward(self: Called, x: Tensor) -> Tensor:
+        x = self.norm(input=self.a(input=x))
+        x = F.relu(input=x)
+        return torch.tanh(F.linear(input=x, weight=self.b.weight, bias=self.b.bias))
+
+    model = Called(forward, a=nn.Linear(2, 3), norm=nn.BatchNorm1d(3), b=nn.Linear(3, 3))
+    assert feeds(model, torch.randn(2, 2)) == [[("a.weight", True)], [("b.weight", True)]]
+
+
+def test_feeds_have_the_names_of_their_weights() -> None:
+    def forward(self: Called, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(x))
+        x = torch.relu(F.linear(x, self.b.weight))
+        return torch.relu(F.linear(x, torch.ones(2, 3)))
+
+    layers = {"a": nn.utils.parametrizations.weight_norm(nn.Linear(2, 3)), "b": nn.Linear(3, 3)}
+    model, x = Called(forward, **layers).double(), torch.randn(2, 2)
+    assert [feed.name for fed in trace_sources(model, x) for feed in fed.feeds] == ["a.weight", "b.weight", ""]
+    # In a run the module's parameters are others.
+    named = Snapshot(model, x).run(lambda m: [feed.name for fed in trace_sources(m, x) for feed in fed.feeds])
+    assert named == ["a.weight", "b.weight", ""]
+    [fed] = trace_sources(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), x)
+    assert fed.feeds[0].name == "0.weight"

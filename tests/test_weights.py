@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from lightning_complexity.network import Snapshot, layer_norms, predictions, read_weights, spectra, weight_matrices
+from lightning_complexity.network.weights import low_rank_adapters, quantized_layers
 from lightning_complexity.regularizers import StableRank as StableRankPenalty
 from tests.networks import conv_net, randomize_batch_norm
 
@@ -28,6 +30,7 @@ def test_layers_by_type() -> None:
             "conv3d": nn.Conv3d(1, 2, 2),
             "up": nn.ConvTranspose2d(4, 6, 3, groups=2),
             "embedding": nn.Embedding(7, 5),
+            "bag": nn.EmbeddingBag(6, 5),
             "norm": nn.LayerNorm(3),
             "bn": nn.BatchNorm2d(3),
         }
@@ -39,6 +42,7 @@ def test_layers_by_type() -> None:
         "conv3d.weight": (1, 2, 8),
         "up.weight": (2, 2, 27),
         "embedding.weight": (1, 7, 5),
+        "bag.weight": (1, 6, 5),
     }
 
 
@@ -217,3 +221,99 @@ def test_a_network_without_weights_is_an_error() -> None:
 def test_a_lazy_network_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"'weight' has no shape yet; call the model once"):
         Snapshot(nn.LazyLinear(3))
+
+
+class ByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+        randomize_batch_norm(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(input=self.norm(input=self.conv(input=x)))
+
+
+def test_folding_follows_calls_by_keyword() -> None:
+    model, x = ByKeyword().eval(), torch.randn(1, 1, 5, 5)
+    (weight,) = Snapshot(model, x).folded_weights
+    factor = model.norm.weight / (model.norm.running_var + model.norm.eps).sqrt()
+    torch.testing.assert_close(weight.tensor, model.conv.weight * factor[:, None, None, None])
+
+
+def test_quantized_layers_are_found() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).float()
+    assert quantized_layers(model) == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    assert quantized_layers(quantized) == ["0", "2"]
+    integers = nn.Sequential(nn.Linear(4, 2))
+    integers[0].weight = nn.Parameter(torch.ones(2, 4, dtype=torch.int8), requires_grad=False)
+    assert quantized_layers(integers) == ["0"]
+    integers.register_parameter("steps", nn.Parameter(torch.ones(2, dtype=torch.long), requires_grad=False))
+    integers[0] = nn.Linear(4, 2)
+    assert quantized_layers(integers) == [], "an integer parameter is no quantized weight"
+
+
+class Packed(Tensor):
+    """A tensor of floating-point numbers that keeps integers, as quantization libraries have them."""
+
+    @staticmethod
+    def __new__(cls, integers: Tensor) -> Packed:
+        return Tensor._make_wrapper_subclass(cls, integers.shape, dtype=torch.float64)
+
+    def __init__(self, integers: Tensor) -> None:
+        self.integers = integers
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["integers"], None
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, function: object, types: object, args: tuple = (), kwargs: object = None) -> Tensor:
+        return cls(args[0].integers)  # detach
+
+
+def test_a_tensor_that_keeps_integers_is_quantized() -> None:
+    model = nn.Sequential(nn.Linear(4, 2))
+    integers = Packed(torch.ones(2, 4, dtype=torch.int8))
+    model[0]._parameters["weight"] = integers
+    assert quantized_layers(model) == ["0"]
+    integers.integers = torch.ones(2, 4)
+    assert quantized_layers(model) == []
+
+
+def adapter(base: nn.Module, **factors: nn.Module) -> nn.Module:
+    module = nn.Module()
+    module.base = base
+    for name, factor in factors.items():
+        module.add_module(name, factor)
+    return module
+
+
+def thin(first: int, second: int, bias: bool = False) -> nn.Linear:
+    return nn.Linear(first, second, bias=bias)
+
+
+def test_low_rank_adapters_are_found() -> None:
+    plain = adapter(nn.Linear(16, 12), A=thin(16, 2), B=thin(2, 12))
+    peft = adapter(nn.Linear(16, 12), lora_A=nn.ModuleDict({"default": thin(16, 2)}),
+                   lora_B=nn.ModuleDict({"default": thin(2, 12)}), lora_dropout=nn.ModuleDict())  # fmt: skip
+    own = nn.Linear(16, 12)
+    own.lora_A, own.lora_B = nn.Parameter(torch.ones(2, 16)), nn.Parameter(torch.zeros(12, 2))
+    assert low_rank_adapters(plain) == [""]
+    model = nn.ModuleDict({"a": plain, "b": nn.Sequential(peft), "c": own, "d": nn.Linear(3, 3)})
+    assert low_rank_adapters(model) == ["a", "b.0", "c"]
+
+
+def test_what_is_no_low_rank_adapter() -> None:
+    for model in (
+        adapter(nn.Linear(16, 16), down=thin(16, 2, bias=True), up=thin(2, 16, bias=True)),
+        adapter(thin(16, 16), key=thin(16, 16), value=thin(16, 16)),
+        adapter(thin(16, 16), down=thin(16, 4), up=thin(4, 16), out=thin(16, 16)),  # latent attention
+        nn.Sequential(thin(16, 16), thin(16, 2), thin(2, 16)),
+        nn.MultiheadAttention(8, 2),
+        nn.Linear(4, 4),
+    ):
+        assert low_rank_adapters(model) == []

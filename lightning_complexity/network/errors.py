@@ -85,5 +85,5 @@ def missing_derivatives_named(order: int) -> Iterator[None]:
         found = _MISSING_DERIVATIVE.search(str(error))
         if found is None:
             raise
-        operation = (found[1] or "a function of its own").removesuffix("_backward").lstrip("_")
+        operation = (found[1] or "a function marked as once_differentiable").removesuffix("_backward").lstrip("_")
         raise MissingDerivativeError(operation, order) from error

@@ -133,7 +133,8 @@ def quantized_layers(model: nn.Module) -> list[str]:
         >>> quantized_layers(nn.Sequential(nn.Linear(2, 3)))
         []
     """
-    return [path for path, module in model.named_modules() if _is_quantized(module)]
+    found = (path for path, module in model.named_modules() if _is_quantized(module))
+    return [path for path in found if not path.endswith("_packed_params")]  # the module that holds them
 
 
 def _is_quantized(module: nn.Module) -> bool:

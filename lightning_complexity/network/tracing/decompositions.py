@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_complexity.network.errors import MissingDerivativeError
 from lightning_complexity.network.tracing.embedding_bags import dense_embedding_bag, embedding_bag
 from lightning_complexity.network.tracing.interpreter import TorchFunctionInterpreter
 
@@ -38,7 +39,7 @@ class Decompositions(TorchFunctionInterpreter):
 
 
 def check_derivatives(tensors: Iterable[Tensor], order: int) -> None:
-    """Raise an error if torch gets a derivative of what the tensors are computed from wrong.
+    """Raise an error if torch gets a derivative of what the tensors are computed from wrong, or leaves it out.
 
     Args:
         tensors: Outputs, or their derivatives.
@@ -46,9 +47,13 @@ def check_derivatives(tensors: Iterable[Tensor], order: int) -> None:
 
     Raises:
         ValueError: With the operation.
+        MissingDerivativeError: At a function that is marked as differentiable once, which torch's own functions leave
+            out without a word where they are given the inputs.
     """
     for node in _operations(tensors):
         name = node.name()
+        if name.endswith("autograd::Error"):
+            raise MissingDerivativeError("a function marked as once_differentiable", order)
         wrong = name.startswith("WeightNormInterface") or (
             order > 2 and (name.startswith("NativeLayerNorm") or getattr(node, "_saved_training", False))
         )

@@ -197,11 +197,11 @@ _rows(Effect.MOVE, "flatten unflatten view reshape squeeze unsqueeze", in_chain=
 _rows(
     Effect.MOVE,
     """permute transpose swapaxes swapdims movedim moveaxis expand expand_as broadcast_to broadcast_tensors repeat
-    repeat_interleave tile chunk split tensor_split hsplit vsplit split_with_sizes unbind narrow select getitem setitem
-    T mT data detach flip fliplr flipud rot90 roll ravel view_as reshape_as pixel_shuffle pixel_unshuffle
+    repeat_interleave tile chunk split tensor_split hsplit vsplit split_with_sizes unbind narrow select getitem
+    setitem T mT data detach flip fliplr flipud rot90 roll ravel view_as reshape_as pixel_shuffle pixel_unshuffle
     channel_shuffle native_channel_shuffle unfold cat concat concatenate stack hstack vstack dstack column_stack
-    atleast_1d atleast_2d atleast_3d index_select gather take take_along_dim diagonal diag diag_embed tril triu meshgrid copy half bfloat16
-    type type_as cpu cuda requires_grad retain_grad set alias real as_strided""",
+    atleast_1d atleast_2d atleast_3d index_select gather take take_along_dim diagonal diag diag_embed tril triu
+    meshgrid copy half bfloat16 type type_as cpu cuda requires_grad retain_grad set alias real as_strided""",
     **_LINEAR_MAP,
 )
 _rows(Effect.MOVE, "nan_to_num positive", **_UNIT_BY_UNIT)
