@@ -16,8 +16,8 @@ from lightning_complexity.network.running.batches import tensors_in
 def time_first_refused(model: nn.Module, inputs: Any) -> Iterator[None]:
     """Raise an error where a module takes the first dimension of the inputs for time.
 
-    Recurrent layers and attention do so unless they were built with ``batch_first=True``, and a module that is given the
-    inputs as they are then mixes samples, or takes each of them for a time step.
+    Recurrent layers and attention do so unless they were built with ``batch_first=True``, and a module that is given
+    the inputs as they are then mixes samples, or takes each of them for a time step.
 
     Raises:
         MeasureError: Naming the module.
@@ -48,9 +48,9 @@ class _Check:
         given = [*args, *kwargs.values()]
         if any(isinstance(t, Tensor) and t.ndim == 3 and _is_among(t, self._inputs) for t in given):
             raise MeasureError(
-                f"{type(module).__name__} {self._name!r} takes time in the first dimension, where the inputs have samples. "
-                "Build it with batch_first=True, or give inputs with samples first and turn them in forward=lambda model, "
-                "inputs: model(inputs.transpose(0, 1)).transpose(0, 1)."
+                f"{type(module).__name__} {self._name!r} takes time in the first dimension, where the inputs have "
+                "samples. Build it with batch_first=True, or give inputs with samples first and turn them in "
+                "forward=lambda model, inputs: model(inputs.transpose(0, 1)).transpose(0, 1)."
             )
 
 

@@ -191,8 +191,8 @@ _rows(
     count_nonzero nonzero logical_and logical_or logical_not logical_xor and or xor invert bucketize searchsorted
     bool long int""",
 )
-_rows(Effect.MOVE, "clone to float double", **_UNIT_BY_UNIT)
-_rows(Effect.MOVE, "contiguous", in_chain=True, **_UNIT_BY_UNIT)
+_rows(Effect.MOVE, "to float double", **_UNIT_BY_UNIT)
+_rows(Effect.MOVE, "clone contiguous", in_chain=True, **_UNIT_BY_UNIT)
 _rows(Effect.MOVE, "flatten unflatten view reshape squeeze unsqueeze", in_chain=True, **_LINEAR_MAP)
 _rows(
     Effect.MOVE,
