@@ -17,7 +17,7 @@ from lightning_complexity.callbacks.loss import LossCallback
 from lightning_complexity.callbacks.probe import Probe, ProbeSource, check_probe, copied, training_probe
 from lightning_complexity.callbacks.summing import Step, Term
 from lightning_complexity.metrics import ComplexityMetric
-from lightning_complexity.network import LossFunction, Snapshot
+from lightning_complexity.network import ForwardFunction, LossFunction, Snapshot, Task
 from lightning_complexity.recording.measuring import unsynchronized
 from lightning_complexity.regularizers import Regularizer, TrainedMeasure
 
@@ -51,6 +51,8 @@ class ComplexityConstraint(LossCallback):
         every_n_steps: How often the multipliers are updated.
         probe: What the metrics are computed on, as for :class:`lightning_complexity.ComplexityMonitor`.
         loss: Mean loss from outputs and targets, for measures that need one.
+        forward: Outputs from module and inputs, where they are not ``module(inputs)`` or not one tensor.
+        class_dim: Dimension of the outputs along which classes lie, where shapes do not tell.
         max_multiplier: Where multipliers stop.
         manual_backward_index: As for :class:`lightning_complexity.ComplexityPenalty`.
 
@@ -77,12 +79,16 @@ class ComplexityConstraint(LossCallback):
         every_n_steps: int = 20,
         probe: ProbeSource = 256,
         loss: LossFunction | None = None,
+        forward: ForwardFunction | None = None,
+        class_dim: int | None = None,
         max_multiplier: float = 1e3,
         manual_backward_index: int | None = None,
     ) -> None:
         if not measures:
             raise ValueError("ComplexityConstraint needs a measure, such as metrics.JacobianNorm().")
-        super().__init__([_trained(measure) for measure in measures], loss, manual_backward_index)
+        super().__init__(
+            [_trained(measure) for measure in measures], Task(forward, loss, class_dim), manual_backward_index
+        )
         self._limits = _checked_limits(len(measures), at_most, at_most_relative_to_init)
         self._relative = at_most is None
         if every_n_steps < 1:
@@ -203,7 +209,8 @@ class ComplexityConstraint(LossCallback):
         for measure in self.measures:
             initial, metric = measure.initial, measure.metric
             if id(initial) not in snapshots:
-                snapshots[id(initial)] = Snapshot(pl_module, inputs, targets, loss=self.loss, initial=initial)
+                task: Any = vars(self.task)
+                snapshots[id(initial)] = Snapshot(pl_module, inputs, targets, initial=initial, **task)
             metric.reset()
             with double_precision(trainer), unsynchronized(metric):
                 metric.update(snapshots[id(initial)])

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, accumulating, completed_batches
 from lightning_complexity.callbacks.loggers import log_scalars
 from lightning_complexity.callbacks.summing import Step, Term, add_terms, remove_terms
-from lightning_complexity.network import LossFunction, MissingInputError, Snapshot, initial_state
+from lightning_complexity.network import MissingInputError, Snapshot, Task, initial_state
 from lightning_complexity.regularizers import TrainedMeasure
 
 
@@ -27,7 +27,7 @@ class LossCallback(Callback):
     def __init__(
         self,
         measures: list[TrainedMeasure],
-        loss: LossFunction | None,
+        task: Task,
         manual_backward_index: int | None,
     ) -> None:
         names = [measure.name for measure in measures]
@@ -37,7 +37,7 @@ class LossCallback(Callback):
             manual_backward_index is None or (isinstance(manual_backward_index, int) and manual_backward_index >= 0)
         ):
             raise ValueError(f"manual_backward_index counts calls from 0, got {manual_backward_index!r}.")
-        self.measures, self.loss, self.manual_backward_index = measures, loss, manual_backward_index
+        self.measures, self.task, self.manual_backward_index = measures, task, manual_backward_index
         self._latest: dict[str, Tensor] = {}
         self._was_added = False
 
@@ -131,7 +131,7 @@ class LossCallback(Callback):
     def computed(self, measure: TrainedMeasure, compute: Callable[[Snapshot], Tensor], step: Step) -> Tensor:
         """What is computed from the snapshot for a measure."""
         try:
-            return compute(step.snapshot(measure, self.loss, None))
+            return compute(step.snapshot(measure, self.task))
         except MissingInputError as error:
             raise MissingInputError(
                 f"{measure.name} {error} {type(self).__name__} takes batches (inputs, targets); with others, add "

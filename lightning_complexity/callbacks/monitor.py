@@ -35,7 +35,7 @@ from lightning_complexity.callbacks.probe import (
     validation_probe,
 )
 from lightning_complexity.metrics import ComplexityMetric, resolve
-from lightning_complexity.network import LossFunction, Snapshot, initial_state, num_samples
+from lightning_complexity.network import ForwardFunction, LossFunction, Snapshot, Task, initial_state, num_samples
 from lightning_complexity.recording.measuring import (
     FailureReport,
     Measured,
@@ -88,6 +88,8 @@ class ComplexityMonitor(Callback):
             samples of the first training batch. On several processes all measure the probe of rank zero, and rank
             zero's values hold for all.
         loss: Loss of a batch from outputs and targets; default cross-entropy.
+        forward: Outputs from module and inputs, where they are not ``module(inputs)`` or not one tensor.
+        class_dim: Dimension of the outputs along which classes lie, where shapes do not tell.
         budget: The share of training time that measuring may take. Measured and logged; not enforced yet.
         per_layer: Whether metrics given by name also report their layers.
         on_error: ``"warn"`` or ``"raise"``.
@@ -111,6 +113,8 @@ class ComplexityMonitor(Callback):
         every_n_epochs: int | None = 1,
         probe: ProbeSource = 256,
         loss: LossFunction | None = None,
+        forward: ForwardFunction | None = None,
+        class_dim: int | None = None,
         budget: float = 0.05,
         per_layer: bool = False,
         on_error: OnError = "warn",
@@ -124,7 +128,8 @@ class ComplexityMonitor(Callback):
             raise ValueError(f'on_error must be "warn" or "raise", got {on_error!r}.')
         self.metrics = resolve(metrics, per_layer=per_layer)
         self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
-        self.probe, self.loss, self.budget, self.on_error = probe, loss, budget, on_error
+        self.probe, self.budget, self.on_error = probe, budget, on_error
+        self.task = Task(forward, loss, class_dim)
         self._forget()
 
     def _forget(self) -> None:
@@ -279,7 +284,8 @@ class ComplexityMonitor(Callback):
         return measured
 
     def _snapshot(self, pl_module: LightningModule, probe: Probe | None) -> Snapshot:
-        return Snapshot(pl_module, *(probe or (None, None)), loss=self.loss, initial=self._initial)
+        task: Any = vars(self.task)
+        return Snapshot(pl_module, *(probe or (None, None)), initial=self._initial, **task)
 
     def _draw_probes(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         """Draw the probes where a checkpoint did not bring them."""

@@ -15,7 +15,7 @@ from lightning_complexity.callbacks.base import (
 )
 from lightning_complexity.callbacks.loss import LossCallback
 from lightning_complexity.callbacks.summing import Step, Term
-from lightning_complexity.network import LossFunction
+from lightning_complexity.network import ForwardFunction, LossFunction, Task
 from lightning_complexity.regularizers import Regularizer
 
 
@@ -37,6 +37,8 @@ class ComplexityPenalty(LossCallback):
         schedule: Factor of all strengths by the number of optimizer steps done (batches after which optimizers
             stepped), such as ``callbacks.Warmup(1000)``; with the factor 0 nothing is computed.
         loss: Mean loss from outputs and targets, for penalties that need one.
+        forward: Outputs from module and inputs, where they are not ``module(inputs)`` or not one tensor.
+        class_dim: Dimension of the outputs along which classes lie, where shapes do not tell.
         once_per_step: Whether penalties that need no batch are computed once for each optimizer step instead of once
             for each batch whose gradients it accumulates. The gradient is the same, up to rounding.
         manual_backward_index: With manual optimization, which call of ``manual_backward`` in a ``training_step`` the
@@ -59,6 +61,8 @@ class ComplexityPenalty(LossCallback):
         *regularizers: Regularizer,
         schedule: Callable[[int], float] | None = None,
         loss: LossFunction | None = None,
+        forward: ForwardFunction | None = None,
+        class_dim: int | None = None,
         once_per_step: bool = False,
         manual_backward_index: int | None = None,
     ) -> None:
@@ -69,7 +73,9 @@ class ComplexityPenalty(LossCallback):
                 raise TypeError(
                     f"ComplexityPenalty takes regularizers such as regularizers.PathNorm(1e-4), got {regularizer!r}."
                 )
-        super().__init__([regularizer.measure for regularizer in regularizers], loss, manual_backward_index)
+        super().__init__(
+            [regularizer.measure for regularizer in regularizers], Task(forward, loss, class_dim), manual_backward_index
+        )
         self.regularizers = regularizers
         if schedule is not None and not callable(schedule):
             raise TypeError(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from lightning_complexity.callbacks.base import LightningModule
-from lightning_complexity.network import ForwardFunction, LossFunction, Snapshot, split_batch
+from lightning_complexity.network import Snapshot, Task, split_batch
 from lightning_complexity.regularizers import TrainedMeasure, snapshot_for
 
 
@@ -34,24 +34,17 @@ class Step:
         self._measures = measures
         self._snapshots: dict[Any, Snapshot] = {}
 
-    def snapshot(self, measure: TrainedMeasure, loss: LossFunction | None, forward: ForwardFunction | None) -> Snapshot:
-        """The snapshot for a measure; one serves all that are of the same loss, forward and initial state."""
+    def snapshot(self, measure: TrainedMeasure, task: Task) -> Snapshot:
+        """The snapshot for a measure; one serves all of the same task and initial state."""
         initial = self._initial if measure.initial is None else measure.initial
-        key = measure.needs_batch, loss, forward, id(initial)
+        key = measure.needs_batch, task, id(initial)
         if key not in self._snapshots:
-            inputs, targets = self._inputs_and_targets(forward) if measure.needs_batch else (None, None)
+            inputs, targets = split_batch(self.batch) if measure.needs_batch else (None, None)
+            options: Any = {"loss": task.loss, "forward": task.forward, "class_dim": task.class_dim}
             self._snapshots[key] = snapshot_for(
-                self._measures, self.pl_module, inputs, targets, loss=loss, forward=forward, initial=initial
+                self._measures, self.pl_module, inputs, targets, initial=initial, **options
             )
         return self._snapshots[key]
-
-    def _inputs_and_targets(self, forward: ForwardFunction | None) -> tuple[Any, Any]:
-        if forward is None:
-            return split_batch(self.batch)
-        try:
-            return self.batch, split_batch(self.batch)[1]
-        except TypeError:
-            return self.batch, None
 
     @property
     def _initial(self) -> Mapping[str, Tensor] | None:

@@ -45,7 +45,7 @@ from lightning_complexity.network.regions.planes import (
 from lightning_complexity.network.regions.segments import NotFiniteError, Restriction, SegmentPieces, segment_pieces
 from lightning_complexity.network.running.batches import map_tensors, num_samples, split_batch
 from lightning_complexity.network.running.guard import observe
-from lightning_complexity.network.running.task import ForwardFunction, LossFunction
+from lightning_complexity.network.running.task import ForwardFunction, LossFunction, Task
 from lightning_complexity.network.snapshot import Shared, Snapshot, initial_state, shared
 from lightning_complexity.network.tracing.activations import Activation, capture_activations
 from lightning_complexity.network.tracing.folding import fold_batch_norm
@@ -73,6 +73,7 @@ __all__ = [
     "SegmentPieces",
     "Shared",
     "Snapshot",
+    "Task",
     "UnsupportedOperationError",
     "Weight",
     "accuracy",

@@ -35,21 +35,30 @@ class Execution:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self._block: ExitStack | None = None
         self._state: PythonState | None = None
         self._running: Mapping[int, Tensor] | None = None
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Observe the network inside the block; blocks may be nested."""
-        if self._state is not None:
+        """Observe the network inside the block from its first run on; blocks may be nested."""
+        if self._block is not None:
             yield
             return
-        with observe(self.model), sharding_suspended(self.model), recomputed_by(self._replayed):
-            self._state = PythonState(self.model)
+        with ExitStack() as block:
+            self._block = block
             try:
                 yield
             finally:
-                self._state = None
+                self._block = self._state = None
+
+    def _observed(self) -> PythonState:
+        assert self._block is not None
+        if self._state is None:
+            for guard in (observe(self.model), sharding_suspended(self.model), recomputed_by(self._replayed)):
+                self._block.enter_context(guard)
+            self._state = PythonState(self.model)
+        return self._state
 
     def run(self, function: Callable[[nn.Module], Result], tensors: Mapping[int, Tensor]) -> Result:
         """Call ``function(model)`` with other tensors in the model.
@@ -67,10 +76,10 @@ class Execution:
     @contextmanager
     def _with_tensors(self, tensors: Mapping[int, Tensor]) -> Iterator[None]:
         with self.opened():
-            assert self._state is not None
+            state = self._observed()
             before, self._running = self._running, tensors
             try:
-                with self._state.replaced(tensors), parametrize.cached():
+                with state.replaced(tensors), parametrize.cached():
                     yield
             finally:
                 self._running = before
