@@ -254,7 +254,7 @@ def assign(x: Tensor) -> Tensor:
         (Function(lambda x: x if x.sum().item() > 0 else -x), "item", "own forward"),
         (Function(lambda x: assign(2 * x)), "__setitem__", "own forward"),
         (nn.LeakyReLU(-2.0), "leaky_relu with slope -2.0", "own forward"),
-        (nn.TransformerEncoderLayer(4, 2, 8), "multi_head_attention_forward", "'self_attn'"),
+        (nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), "multi_head_attention_forward", "'self_attn'"),
         (Gated(), "sigmoid", "'gate.1'"),
         (Function(lambda x: x * x.mean(1, keepdim=True).sigmoid()), "sigmoid", "own forward"),
         (Function(lambda x: F.scaled_dot_product_attention(x, x, x)), "scaled_dot_product_attention", "own forward"),

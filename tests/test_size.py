@@ -231,7 +231,7 @@ def test_a_fused_kernel_is_refused() -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no fused LSTM for the CPU")
     with pytest.raises(UnsupportedOperationError, match=r"FlopCount .* 'mkldnn_rnn_layer'.* module '0'"):
-        macs(nn.Sequential(Fused(3, H)).float(), torch.ones(1, T, 3).float())
+        macs(nn.Sequential(Fused(3, H, batch_first=True)).float(), torch.ones(1, T, 3).float())
 
 
 def test_layers_are_the_innermost_modules() -> None:
