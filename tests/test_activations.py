@@ -257,6 +257,15 @@ def test_maxima_along_dimensions_compare_every_two_entries(maximum: Callable[[Te
     assert (found.kinks, found.piecewise_linear) == ((0.0,), True)
 
 
+def test_a_maximum_over_samples_is_refused() -> None:
+    class Largest(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x - x.amax(0)
+
+    with pytest.raises(UnsupportedOperationError, match="amax over samples"):
+        capture_activations(Largest(), torch.randn(3, 2), pooling=True)
+
+
 def test_the_larger_of_an_activation_and_its_mean_has_no_constant_kink() -> None:
     class AboveMean(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -313,6 +322,17 @@ def test_what_stands_between_two_layers(between: Callable[[Tensor], Tensor]) -> 
     assert [a.piecewise_linear for a in found if a.function != "relu"] == [False]
     residual = [a for a in capture_activations(Between(between, 1.0), x, between_layers=True) if a.function != "relu"]
     assert len(residual) == (0 if isinstance(between, nn.Module) else 1)
+
+
+def test_a_mean_of_squares_is_a_statistic() -> None:
+    class Energies(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](self[0](x).square().mean(2))
+
+    assert (
+        capture_activations(Energies(nn.Conv1d(1, 2, 1), nn.Linear(2, 1)), torch.randn(3, 1, 5), between_layers=True)
+        == []
+    )
 
 
 def test_what_is_refused() -> None:

@@ -58,9 +58,9 @@ def outcome(measure: str, model: nn.Module, x: Tensor) -> str:
 
 
 def torch_has(name: str) -> bool:
-    places = (torch, F, Tensor, torch.ops.aten, torch._C._VariableFunctions)
+    places = (torch, F, Tensor, torch.ops.aten, torch._C._linalg, torch._C._sparse)
     marked = (name, f"__{name}__", f"_{name}", f"{name}_")
-    return any(hasattr(place, n) for place in places for n in marked) or name in ("linalg_norm", "linalg_multi_dot")
+    return any(hasattr(place, n) for place in places for n in marked)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -438,6 +438,26 @@ def test_vc_bound_reads_layers_off_the_network() -> None:
     assert value(VCDimensionBound(), capped, torch.zeros(1, 4)) == pytest.approx(expected, rel=1e-12)
 
 
+def test_vc_bound_counts_the_pieces_of_activations() -> None:
+    def bound(activation: Callable[[Tensor], Tensor], outputs: int = 6) -> float:
+        model = nn.Sequential(nn.Linear(4, 6), Function(activation), nn.Linear(outputs, 1))
+        return value(VCDimensionBound(), model, torch.zeros(1, 4))
+
+    expected = [piecewise_linear_vc_dimension([30, 7], [6, 1], pieces=pieces) for pieces in (2, 3)]
+    for activation in (
+        F.relu,
+        lambda x: x.clamp(min=0),
+        lambda x: x.clamp_max(1),
+        lambda x: x.clamp(max=torch.ones(6)),
+    ):
+        assert bound(activation) == pytest.approx(expected[0], rel=1e-12)
+    for activation in (F.hardsigmoid, lambda x: x.clamp(0, 1), F.hardshrink):
+        assert bound(activation) == pytest.approx(expected[1], rel=1e-12)
+    # The largest of three is linear on three pieces.
+    maxout = bound(lambda x: x.unflatten(1, (2, 3)).amax(2), outputs=2)
+    assert maxout == pytest.approx(piecewise_linear_vc_dimension([30, 3], [6, 1], pieces=3), rel=1e-12)
+
+
 @pytest.mark.parametrize(
     "build",
     [

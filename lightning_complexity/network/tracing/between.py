@@ -69,7 +69,8 @@ class BetweenLayers:
     ) -> tuple[bool, _Passed | None]:
         """Whether a result is that of a layer, and the smooth operation that it is that of."""
         if operation is None:
-            return False, self._if_from_layer(plain, data, result)
+            keeps_shape = any(t.shape == result.shape for t in data)
+            return False, self._if_from_layer(plain, data, result) if keeps_shape else None
         if self._is_layer(operation, args, kwargs):
             return True, None
         from_layer = any(memory_of(t) in self._from_layer for t in data)

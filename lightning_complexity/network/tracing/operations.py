@@ -224,7 +224,8 @@ _rows(Effect.SUM, "lerp", fixed=(2, "weight"))
 _rows(Effect.SUM, "grid_sample", fixed=(1, "grid"))
 _rows(
     Effect.PRODUCT,
-    "mul einsum tensordot dot vdot inner outer ger kron cross linalg_multi_dot chain_matmul mv embedding embedding_bag",
+    """mul einsum tensordot dot vdot inner outer ger kron cross linalg_multi_dot chain_matmul mv embedding embedding_bag
+    sparse_mm spmm smm""",
 )
 _rows(Effect.PRODUCT, "div", fixed=(1, "other"))
 _rows(Effect.PRODUCT, "addcmul addr addmv", added=(0, "input"))
