@@ -157,8 +157,18 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
             yield differentiated([loss], [graph.inputs], create_graph=True)[0]
         return
     snapshot.check_samples_apart("the gradient for each input")
+    if total <= snapshot.chunk_size:
+        yield snapshot.run(partial(_gradient_for_inputs, snapshot=snapshot)) * total
+        return
     for x, vectors in snapshot.chunks(snapshot.float_inputs, output_gradients(snapshot)):
         yield snapshot.run(partial(_pulled_back_to_inputs, x=x, vectors=vectors)) * total
+
+
+def _gradient_for_inputs(model: nn.Module, snapshot: Snapshot) -> Tensor:
+    with torch.enable_grad():
+        leaf = snapshot.float_inputs.detach().clone().requires_grad_()
+        loss = snapshot.task.loss_of(map_tensors(at_least_single, model(leaf)), snapshot.targets)
+    return differentiated([loss], [leaf])[0]
 
 
 def _pulled_back_to_inputs(model: nn.Module, x: Tensor, vectors: Any) -> Tensor:

@@ -104,21 +104,29 @@ def class_dim(snapshot: Snapshot) -> int | None:
     There are classes if there are several outputs and targets, where given, are class indices or probabilities. They
     lie where the targets' shape says, else in dimension 1, as for torch's cross-entropy.
     """
-    outputs = predictions(snapshot)
+    shape = _shape_of_predictions(snapshot)
     if snapshot.task.class_dim is not None:
-        return snapshot.task.class_dim % outputs.ndim
+        return snapshot.task.class_dim % len(shape)
     dim = 1
     if snapshot.has("targets"):
         targets = snapshot.targets
         if not isinstance(targets, Tensor):
             return None
         if targets.is_floating_point():
-            return 1 if snapshot.task.is_distribution(outputs, targets) else None
-        if targets.shape != outputs.shape[:1] + outputs.shape[2:]:
-            if targets.shape != outputs.shape[:-1]:
+            return 1 if snapshot.task.is_distribution(shape, targets) else None
+        if targets.shape != shape[:1] + shape[2:]:
+            if targets.shape != shape[:-1]:
                 return None
-            dim = outputs.ndim - 1
-    return dim if outputs.shape[dim] > 1 else None
+            dim = len(shape) - 1
+    return dim if shape[dim] > 1 else None
+
+
+def _shape_of_predictions(snapshot: Snapshot) -> torch.Size:
+    """The shape of the predictions, from one sample where they are not known yet."""
+    if snapshot.differentiable or snapshot.given_outputs is not None or model_outputs.is_known(snapshot):
+        return predictions(snapshot).shape
+    sample = snapshot.run_one(lambda model, x: checked_predictions(main_tensor(model(x)), 1))
+    return torch.Size([snapshot.num_samples, *sample.shape[1:]])
 
 
 class Classified(NamedTuple):

@@ -152,7 +152,8 @@ def _holds_integers(tensor: Tensor) -> bool:
     if tensor.is_quantized:
         return True
     flatten = getattr(tensor, "__tensor_flatten__", None)  # of wrappers around other tensors
-    parts = [] if flatten is None else [getattr(tensor, name) for name in flatten()[0]]
+    inside = [] if flatten is None else [getattr(tensor, name) for name in flatten()[0]]
+    parts = [part for part in inside if isinstance(part, Tensor)]
     return any(not (p.is_floating_point() or p.is_complex()) or _holds_integers(p) for p in parts)
 
 

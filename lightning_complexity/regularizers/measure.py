@@ -65,7 +65,7 @@ class TrainedMeasure:
         """
         self.metric.check(snapshot)
         context = Context(self.calls, self.metric.layers_chosen, self.warm_start)
-        with snapshot.opened(), self.metric.computing(snapshot):
+        with snapshot.opened(), self.metric.explained():
             value = self.metric.measure(snapshot, context)
             if self.metric.layers_chosen is not None and self.metric.reads_samples and value.requires_grad:
                 value = _for_parameters_of(value, chosen(_trained(snapshot), self.metric.layers_chosen, snapshot.model))

@@ -216,7 +216,7 @@ class ComplexityMetric(Metric, ABC):
         options: dict[str, Any] = {"loss": loss, "forward": forward, "class_dim": class_dim, "initial": initial}
         snapshot = model if isinstance(model, Snapshot) else Snapshot(model, inputs, targets, **options)
         self.check(snapshot)
-        with snapshot.opened(), self.computing(snapshot):
+        with snapshot.opened(), self.explained():
             self.accumulate(snapshot, Context(layers=self.layers_chosen))
         self._has_measured = True
 
@@ -229,12 +229,10 @@ class ComplexityMetric(Metric, ABC):
             )
 
     @contextmanager
-    def computing(self, snapshot: Snapshot) -> Iterator[None]:
-        """Compute in full precision, with errors that name this metric and are none of torch's or Python's own."""
+    def explained(self) -> Iterator[None]:
+        """Let errors inside name this metric, and be none of torch's or Python's own."""
         try:
-            autocast = torch.autocast(snapshot.device.type, enabled=False)
-            with torch.inference_mode(False), torch.enable_grad(), autocast:
-                yield
+            yield
         except UnsupportedOperationError as error:
             error.measure = type(self).__name__
             raise

@@ -78,14 +78,15 @@ def patterns(snapshot: Snapshot) -> dict[str, LayerPatterns]:
     for activations in activations_on(snapshot, snapshot.inputs):
         for a in checked_activations(activations, "a pattern of units"):
             layer = found.setdefault(a.name, LayerPatterns(torch.zeros((), device=a.inputs.device), [], a.flat))
-            layer.counts = layer.counts + _counts(a)
-            layer.hashes.append(_hash(activation_codes(a.inputs.flatten(1), a.kinks)))
+            codes = activation_codes(a.inputs, a.kinks)
+            layer.counts = layer.counts + _counts(a, codes)
+            layer.hashes.append(_hash(codes.flatten(1)))
     return found
 
 
-def _counts(activation: Activation) -> Tensor:
-    preactivations = activation.inputs.movedim(activation.unit_dim, -1).flatten(0, -2)
-    counts = piece_counts(activation_codes(preactivations, activation.kinks), len(activation.kinks) + 1)
+def _counts(activation: Activation, codes: Tensor) -> Tensor:
+    preactivations, codes = (t.movedim(activation.unit_dim, -1).flatten(0, -2) for t in (activation.inputs, codes))
+    counts = piece_counts(codes, len(activation.kinks) + 1)
     return torch.where(preactivations.isnan().any(0)[:, None], torch.nan, counts)
 
 

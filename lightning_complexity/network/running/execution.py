@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import _get_current_function_mode_stack
 
 from lightning_complexity.network.running.checkpointing import recomputed_by
-from lightning_complexity.network.running.guard import cuda_devices, observe
+from lightning_complexity.network.running.guard import computed_exactly, cuda_devices, left_alone
 from lightning_complexity.network.running.sharding import sharding_suspended
 from lightning_complexity.network.running.state import PythonState
 from lightning_complexity.network.tracing.interpreter import TorchFunctionInterpreter
@@ -41,11 +41,12 @@ class Execution:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Observe the network inside the block from its first run on; blocks may be nested."""
+        """Compute exactly inside the block, with the network observed from its first run on; blocks may be nested."""
         if self._block is not None:
             yield
             return
         with ExitStack() as block:
+            block.enter_context(computed_exactly(self.model))
             self._block = block
             try:
                 yield
@@ -55,7 +56,7 @@ class Execution:
     def _observed(self) -> PythonState:
         assert self._block is not None
         if self._state is None:
-            for guard in (observe(self.model), sharding_suspended(self.model), recomputed_by(self._replayed)):
+            for guard in (left_alone(self.model), sharding_suspended(self.model), recomputed_by(self._replayed)):
                 self._block.enter_context(guard)
             self._state = PythonState(self.model)
         return self._state

@@ -108,13 +108,27 @@ def observe(module: nn.Module) -> Iterator[None]:
         >>> net.training
         True
     """
+    with computed_exactly(module), left_alone(module):
+        yield
+
+
+@contextmanager
+def computed_exactly(module: nn.Module) -> Iterator[None]:
+    """Let the block record gradients, and compute in the precision of its tensors."""
     with ExitStack() as stack:
-        stack.enter_context(_numpy_and_python_random_state_kept())
-        stack.enter_context(torch.random.fork_rng(devices=cuda_devices(module)))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for device_type in {"cpu", *(p.device.type for p in module.parameters())} - {"meta"}:
             stack.enter_context(torch.autocast(device_type, enabled=False))
+        yield
+
+
+@contextmanager
+def left_alone(module: nn.Module) -> Iterator[None]:
+    """Let the block call ``module`` in evaluation mode, and put modes, random states and logging back."""
+    with ExitStack() as stack:
+        stack.enter_context(_numpy_and_python_random_state_kept())
+        stack.enter_context(torch.random.fork_rng(devices=cuda_devices(module)))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_logging_muted(module))

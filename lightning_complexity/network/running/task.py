@@ -80,7 +80,7 @@ class Task:
         return at_least_single(loss.reshape(()))
 
     def _cross_entropy(self, logits: Tensor, targets: Any) -> Tensor:
-        if isinstance(targets, Tensor) and targets.is_floating_point() and self.is_distribution(logits, targets):
+        if isinstance(targets, Tensor) and targets.is_floating_point() and self.is_distribution(logits.shape, targets):
             return F.cross_entropy(logits, targets.to(logits.dtype))
         if not isinstance(targets, Tensor) or targets.is_floating_point() or logits.ndim < 2:
             raise MissingInputError(
@@ -92,9 +92,9 @@ class Task:
         return F.cross_entropy(at_positions, classes)
 
     @staticmethod
-    def is_distribution(outputs: Tensor, targets: Tensor) -> bool:
-        """Whether targets are probabilities of classes, one distribution a sample."""
-        if targets.shape != outputs.shape or targets.ndim < 2 or (targets < 0).any():
+    def is_distribution(shape: torch.Size, targets: Tensor) -> bool:
+        """Whether targets are probabilities of classes, one distribution a sample, for outputs of a shape."""
+        if targets.shape != shape or targets.ndim < 2 or (targets < 0).any():
             return False
         sums = targets.sum(1)
         return torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
