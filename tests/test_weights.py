@@ -235,7 +235,7 @@ class ByKeyword(nn.Module):
 
 def test_folding_follows_calls_by_keyword() -> None:
     model, x = ByKeyword().eval(), torch.randn(1, 1, 5, 5)
-    (weight,) = Snapshot(model, x).folded_weights
+    (weight,) = weight_matrices(Snapshot(model, x), folded=True)
     factor = model.norm.weight / (model.norm.running_var + model.norm.eps).sqrt()
     torch.testing.assert_close(weight.tensor, model.conv.weight * factor[:, None, None, None])
 

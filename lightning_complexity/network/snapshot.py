@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial, update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -17,6 +17,7 @@ from lightning_complexity.network.errors import MeasureError, MissingInputError
 from lightning_complexity.network.running.batches import chunks, map_tensors, num_samples, tensors_in
 from lightning_complexity.network.running.execution import Execution
 from lightning_complexity.network.running.guard import hooked_weights
+from lightning_complexity.network.running.layout import time_first_modules, time_first_refused
 from lightning_complexity.network.running.memory import at_least_single, lazily_cloned, recordable
 from lightning_complexity.network.running.sharding import whole, whole_parameters
 from lightning_complexity.network.running.task import ForwardFunction, LossFunction, Task
@@ -233,13 +234,26 @@ class Snapshot:
             return lazily_cloned(tensor)
 
         tensors = {}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._named_parameters.items():
             leaf = self.parameters[name]
             tensors[id(parameter)] = stand_in(parameter, leaf if records else leaf.detach())
-        for name, buffer in self.model.named_buffers():
-            value = self._at_start(name, whole(buffer).detach())
+        for buffer, value in self._buffers:
             tensors[id(buffer)] = stand_in(buffer, value if is_mixed else at_least_single(value))
         return tensors
+
+    @cached_property
+    def _named_parameters(self) -> dict[str, nn.Parameter]:
+        _ = self.parameters  # gathers those that are sharded, which gives the module others
+        return dict(self.model.named_parameters())
+
+    @cached_property
+    def _buffers(self) -> list[tuple[Tensor, Tensor]]:
+        """The buffers, and what they are in this snapshot."""
+        return [(b, self._at_start(name, whole(b).detach())) for name, b in self.model.named_buffers()]
+
+    @cached_property
+    def _time_first(self) -> dict[str, nn.Module]:
+        return time_first_modules(self.model)
 
     def _at_start(self, name: str, tensor: Tensor) -> Tensor:
         replaced = self._replaced.get(plain_name(name))
@@ -247,17 +261,34 @@ class Snapshot:
 
     @cached_property
     def _has_plain_weights(self) -> bool:
-        """Whether the modules' own attributes are this snapshot's parameters, and reading them changes nothing."""
-        own = dict(self.model.named_parameters())
-        if any(own[name] is not p for name, p in self.parameters.items()):
-            return False
+        """Whether weights are what the modules' attributes say, and reading them changes nothing."""
         return not any(parametrize.is_parametrized(m) or any(hooked_weights(m)) for m in self.model.modules())
 
-    def read(self, function: Callable[[nn.Module], Result]) -> Result:
-        """Call ``function(model)``, which reads weights and does not call the model, in at least single precision."""
+    def read(self, function: Callable[[nn.Module, Callable[[Tensor], Tensor]], Result]) -> Result:
+        """Call ``function(model, stand_in)``, which reads weights and does not call the model.
+
+        In at least single precision.
+
+        Args:
+            function: Reads the model's attributes; ``stand_in`` gives this snapshot's tensor for one of these.
+        """
         if self._has_plain_weights:
-            return function(self.model)
-        return self._run(function, records=self.differentiable, dtype=None, is_mixed=False)
+            return function(self.model, self._stand_in_of_parameter)
+        return self._run(
+            lambda model: function(model, lambda tensor: tensor),
+            records=self.differentiable,
+            dtype=None,
+            is_mixed=False,
+        )
+
+    def _stand_in_of_parameter(self, tensor: Tensor) -> Tensor:
+        name = self._names.get(id(tensor))
+        leaf = at_least_single(tensor) if name is None else self.parameters[name]
+        return leaf if self.differentiable else leaf.detach()
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return {id(parameter): name for name, parameter in self._named_parameters.items()}
 
     def run(
         self,
@@ -284,7 +315,8 @@ class Snapshot:
     ) -> Result:
         with self.opened(), torch.set_grad_enabled(records):
             tensors = self._stand_ins(records=records, dtype=dtype, is_mixed=is_mixed)
-            return self._execution.run(lambda model: function(as_module(_Called(model, self.task))), tensors)
+            called = _Called(self.model, self.task, self._time_first)
+            return self._execution.run(lambda _: function(as_module(called)), tensors)
 
     def run_one(self, function: Callable[[nn.Module, Any], Result]) -> Result:
         """Call ``function(model, inputs)`` with one sample, where numbers do not matter.
@@ -292,7 +324,7 @@ class Snapshot:
         BatchNorm that has no running statistics runs with others.
         """
         sample = next(chunks(self.inputs, 1))
-        with FrozenStatistics():
+        with nullcontext() if self._coupling is None else FrozenStatistics():
             return self.run(lambda model: function(model, sample))
 
     def run_chunks(self, function: Callable[[nn.Module, Any], Result], inputs: Any = None) -> Iterator[Result]:
@@ -377,11 +409,13 @@ class Snapshot:
 class _Called:
     """A module that is called as a task says, on inputs that it may write to."""
 
-    def __init__(self, model: nn.Module, task: Task) -> None:
-        self._model, self._task = model, task
+    def __init__(self, model: nn.Module, task: Task, time_first: Mapping[str, nn.Module]) -> None:
+        self._model, self._task, self._time_first = model, task, time_first
 
     def __call__(self, inputs: Any) -> Any:
-        return self._task.run(self._model, map_tensors(lazily_cloned, inputs))
+        own = map_tensors(lazily_cloned, inputs)
+        with time_first_refused(self._time_first, own):
+            return self._task.run(self._model, own)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ def _current_weight(module: nn.Module, name: str) -> Tensor | None:
     return weight
 
 
-def read_weights(model: nn.Module) -> list[Weight]:
+def read_weights(model: nn.Module, stand_in: Callable[[Tensor], Tensor] = lambda weight: weight) -> list[Weight]:
     """All weight matrices of ``model``, in the order of ``named_modules``.
 
     Read are ``Linear``, ``Conv1d`` to ``Conv3d`` and their transposes, ``Embedding``, ``EmbeddingBag``, the packed
@@ -93,6 +93,7 @@ def read_weights(model: nn.Module) -> list[Weight]:
     Args:
         model: Any module. Reading the weight of a parametrized layer in training mode may change its
             buffers; read through a :class:`lightning_complexity.network.Snapshot` instead.
+        stand_in: Gives what is read in place of a weight.
 
     Returns:
         One :class:`Weight` for each matrix; empty if there is none.
@@ -110,7 +111,7 @@ def read_weights(model: nn.Module) -> list[Weight]:
                 continue
             seen.append(tensor)
             full_name = f"{path}.{name}" if path else name
-            for part, matrix in _split(full_name, tensor, module):
+            for part, matrix in _split(full_name, stand_in(tensor), module):
                 found.append(Weight(part, matrix, _blocks(matrix, module), module))
     return found
 
@@ -183,16 +184,20 @@ def _is_adapted(module: nn.Module) -> bool:
     if isinstance(module, nn.Sequential):
         return False
     linear = [m for path, m in module.named_modules() if isinstance(m, nn.Linear) and path.count(".") < 2]
-    matrices = [(m.weight, m.bias is None) for m in linear]
+    # Not the weights themselves: to read one that is parametrized may change it.
+    matrices = [((m.out_features, m.in_features), m.bias is None) for m in linear]
     if isinstance(module, nn.Linear):
         own = module.named_parameters(recurse=False)
-        matrices += [(p, True) for name, p in own if name != "weight" and p.ndim == 2]
+        matrices += [((p.shape[0], p.shape[1]), True) for name, p in own if name != "weight" and p.ndim == 2]
     return len(matrices) == 3 and any(_fit(*order) for order in itertools.permutations(matrices))
 
 
-def _fit(base: tuple[Tensor, bool], a: tuple[Tensor, bool], b: tuple[Tensor, bool]) -> bool:
+_Matrix = tuple[tuple[int, int], bool]
+
+
+def _fit(base: _Matrix, a: _Matrix, b: _Matrix) -> bool:
     """Whether the second and third are thin factors, without biases, of a matrix of the shape of the first."""
-    (weight, _), (down, down_alone), (up, up_alone) = base, a, b
-    rank = down.shape[0]
-    shapes = down.shape[1] == weight.shape[1] and up.shape == (weight.shape[0], rank) and rank < min(weight.shape)
-    return bool(shapes and down_alone and up_alone)
+    (shape, _), (down, down_alone), (up, up_alone) = base, a, b
+    rank = down[0]
+    fits = down[1] == shape[1] and up == (shape[0], rank) and rank < min(shape)
+    return fits and down_alone and up_alone

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,9 +12,14 @@ from lightning_complexity.network.errors import MeasureError
 from lightning_complexity.network.running.batches import tensors_in
 
 
+def time_first_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules that take the first dimension for time, by name."""
+    return {name: module for name, module in model.named_modules() if _takes_time_first(module)}
+
+
 @contextmanager
-def time_first_refused(model: nn.Module, inputs: Any) -> Iterator[None]:
-    """Raise an error where a module takes the first dimension of the inputs for time.
+def time_first_refused(modules: Mapping[str, nn.Module], inputs: Any) -> Iterator[None]:
+    """Raise an error where one of some modules takes the first dimension of the inputs for time.
 
     Recurrent layers and attention do so unless they were built with ``batch_first=True``, and a module that is given
     the inputs as they are then mixes samples, or takes each of them for a time step.
@@ -23,10 +28,9 @@ def time_first_refused(model: nn.Module, inputs: Any) -> Iterator[None]:
         MeasureError: Naming the module.
     """
     with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if _takes_time_first(module):
-                check = _Check(name, tensors_in(inputs))
-                stack.callback(module.register_forward_pre_hook(check, with_kwargs=True).remove)
+        for name, module in modules.items():
+            check = _Check(name, tensors_in(inputs))
+            stack.callback(module.register_forward_pre_hook(check, with_kwargs=True).remove)
         yield
 
 

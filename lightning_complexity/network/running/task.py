@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lightning_complexity.functional.margins import positions_as_samples
 from lightning_complexity.network.errors import MeasureError, MissingInputError, NetworkError
 from lightning_complexity.network.running.batches import tensors_in
-from lightning_complexity.network.running.layout import time_first_refused
 from lightning_complexity.network.running.memory import at_least_single
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -45,8 +44,7 @@ class Task:
             NetworkError: If the network raises an error.
         """
         try:
-            with time_first_refused(model, inputs):
-                return model(inputs) if self.forward is None else self.forward(model, inputs)
+            return model(inputs) if self.forward is None else self.forward(model, inputs)
         except (MeasureError, ArithmeticError):
             raise
         except Exception as error:

@@ -112,6 +112,7 @@ def operation_name(function: Callable[..., Any]) -> str:
     return "clone" if name == "_lazy_clone" else name
 
 
+_TENSORS_OF_A_TENSOR = {"T", "mT", "H", "mH", "data", "grad", "real", "imag", "_base"}
 _INPUT_COMES_LATER = {"where", "searchsorted"}
 
 
@@ -148,6 +149,8 @@ class TorchFunctionInterpreter(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Pass the operation to :meth:`on_operation`."""
+        if getattr(func, "__name__", "") == "__get__" and operation_name(func) not in _TENSORS_OF_A_TENSOR:
+            return func(*args)  # a shape, say
         return self.on_operation(func, *_input_first(func, args, kwargs or {}))
 
 
