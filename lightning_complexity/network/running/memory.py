@@ -23,8 +23,8 @@ def lazily_cloned(tensor: Tensor) -> Tensor:
     if tensor.layout == torch.strided and type(tensor) in (Tensor, torch.nn.Parameter):
         try:
             return torch._lazy_clone(tensor)
-        except RuntimeError:
-            pass  # memory of NumPy, or shared with another process
+        except (RuntimeError, AttributeError):
+            pass  # memory of NumPy, or shared with another process; or a torch without such clones
     return tensor.clone()
 
 
