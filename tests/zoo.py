@@ -332,7 +332,8 @@ class HiddenStateReplaced(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = None if self.hidden is None or self.hidden.shape[1] != len(x) else self.hidden
-        outputs, self.hidden = self.rnn(x, hidden)
+        outputs, last = self.rnn(x, hidden)
+        self.hidden = last.detach()
         return self.head(outputs[:, -1])
 
 

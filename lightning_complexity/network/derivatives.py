@@ -139,7 +139,7 @@ def jacobian_grams(snapshot: Snapshot, of: JacobianOf = "logits") -> Tensor:
     """
     if of == "softmax" and predictions(snapshot).ndim == 2:
         found = _jacobians(snapshot, "logits")
-        return softmax_jacobian_grams(found.grams, found.rows)
+        return softmax_jacobian_grams(found.grams, found.rows.to(found.grams.dtype))
     return _jacobians(snapshot, of).grams
 
 
