@@ -148,6 +148,7 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
 
     For a loss that is a mean over samples, that is the gradient of each sample's own loss.
     """
+    snapshot.check_samples_apart("the gradient for each input")
     total = snapshot.num_samples
     if snapshot.differentiable:
         graph = graph_of_outputs(snapshot, 2, inputs=True)
@@ -156,7 +157,6 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
             loss = total * snapshot.task.loss_of(graph.outputs, snapshot.targets)
             yield differentiated([loss], [graph.inputs], create_graph=True)[0]
         return
-    snapshot.check_samples_apart("the gradient for each input")
     for x, vectors in snapshot.chunks(snapshot.float_inputs, output_gradients(snapshot)):
         yield snapshot.run(partial(_pulled_back_to_inputs, x=x, vectors=vectors)) * total
 

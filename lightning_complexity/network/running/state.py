@@ -55,6 +55,7 @@ class PythonState:
         self._namespaces: dict[int, tuple[Namespace, dict[str, Any]]] = {}
         self._mutable: list[tuple[Namespace, str, Any]] = []
         self._slots: list[tuple[Namespace, str, Tensor]] = []
+        self._scripted: list[tuple[Any, str, Tensor]] = []
         self._look_into_modules(model)
 
     def _look_into_modules(self, root: nn.Module) -> None:
@@ -62,7 +63,7 @@ class PythonState:
             if id(module.__dict__) in self._namespaces:
                 continue
             if isinstance(module, torch.jit.ScriptModule):
-                self._slots += _scripted_slots(module)
+                self._scripted += _scripted_slots(module)
                 continue
             for registry in _OWN_OF_MODULES:
                 if isinstance(module.__dict__.get(registry), dict):
@@ -126,6 +127,8 @@ class PythonState:
         try:
             for registry, name, original in self._slots:
                 registry[name] = _copied(original, DEPTH, memo, stand_in)
+            for scripted, name, original in self._scripted:
+                scripted.setattr(name, stand_in(original).detach())
             for namespace, name, value in self._mutable:
                 namespace[name] = _copied(value, DEPTH, memo, stand_in)
             yield
@@ -133,6 +136,8 @@ class PythonState:
             self._put_back()
 
     def _put_back(self) -> None:
+        for scripted, name, original in self._scripted:
+            scripted.setattr(name, original)
         for namespace, before in self._namespaces.values():
             if len(namespace) != len(before) or (before and _differ(namespace, before)):
                 namespace.clear()
@@ -153,6 +158,12 @@ def _same_view(view: Tensor, base: Tensor, other: Tensor) -> Tensor:
     offset = other.storage_offset() + view.storage_offset() - base.storage_offset()
     part = other.as_strided(view.size(), view.stride(), offset)
     return part if view.requires_grad else part.detach()
+
+
+def _scripted_slots(module: torch.jit.ScriptModule) -> list[tuple[Any, str, Tensor]]:
+    """The parameters and buffers of a scripted module, which does not keep them in Python."""
+    named = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return [(module._c, name, tensor) for name, tensor in named]
 
 
 def _entries(container: Any) -> Iterator[Any]:
