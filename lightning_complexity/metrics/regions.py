@@ -99,6 +99,7 @@ class LinearRegions(ComplexityMetric):
 
     def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The number of regions."""
+        snapshot.check_samples_apart(type(self).__name__)
         sample = snapshot.float_inputs[:1].double()
         activations = snapshot.run(lambda model: capture_activations(model, sample), dtype=torch.float64)
         _check_size(self, sum(a.inputs.numel() for a in activations), self.max_units)

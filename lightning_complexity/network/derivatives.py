@@ -139,7 +139,7 @@ def jacobian_grams(snapshot: Snapshot, of: JacobianOf = "logits") -> Tensor:
     """
     if of == "softmax" and predictions(snapshot).ndim == 2:
         found = _jacobians(snapshot, "logits")
-        return softmax_jacobian_grams(found.grams, found.rows)
+        return softmax_jacobian_grams(found.grams, found.rows.to(found.grams.dtype))
     return _jacobians(snapshot, of).grams
 
 
@@ -148,6 +148,7 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
 
     For a loss that is a mean over samples, that is the gradient of each sample's own loss.
     """
+    snapshot.check_samples_apart("the gradient for each input")
     total = snapshot.num_samples
     if snapshot.differentiable:
         graph = graph_of_outputs(snapshot, 2, inputs=True)
@@ -156,7 +157,6 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
             loss = total * snapshot.task.loss_of(graph.outputs, snapshot.targets)
             yield differentiated([loss], [graph.inputs], create_graph=True)[0]
         return
-    snapshot.check_samples_apart("the gradient for each input")
     if total <= snapshot.chunk_size:
         yield snapshot.run(partial(_gradient_for_inputs, snapshot=snapshot)) * total
         return
@@ -175,9 +175,8 @@ def _pulled_back_to_inputs(model: nn.Module, x: Tensor, vectors: Any) -> Tensor:
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         outputs = float_tensors(model(leaf))
-    return differentiated(outputs, [leaf], [v.to(o.dtype) for o, v in zip(outputs, tensors_in(vectors), strict=True)])[
-        0
-    ]
+    weights = [v.to(o.dtype) for o, v in zip(outputs, tensors_in(vectors), strict=True)]
+    return differentiated(outputs, [leaf], weights)[0]
 
 
 # For outputs -----------------------------------------------------------------------------------------

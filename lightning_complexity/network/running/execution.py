@@ -80,7 +80,7 @@ class Execution:
             state = self._observed()
             before, self._running = self._running, tensors
             try:
-                with state.replaced(tensors), parametrize.cached():
+                with state.replaced(tensors), _own_cache_of_parametrizations():
                     yield
             finally:
                 self._running = before
@@ -109,3 +109,14 @@ class Execution:
         torch.default_generator.manual_seed(0)
         for device in cuda_devices(self.model):
             torch.cuda.default_generators[device.index or 0].manual_seed(0)
+
+
+@contextmanager
+def _own_cache_of_parametrizations() -> Iterator[None]:
+    """Compute each parametrized weight once, apart from what the caller may have cached of the real ones."""
+    before, parametrize._cache = parametrize._cache, {}
+    try:
+        with parametrize.cached():
+            yield
+    finally:
+        parametrize._cache = before

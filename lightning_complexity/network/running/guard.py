@@ -85,12 +85,27 @@ def _hooked_weights_kept(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def _gradient_hooks_off(module: nn.Module) -> Iterator[None]:
+    """Keep hooks on parameters from changing the gradients that a measure differentiates or reads."""
+    hooked = [p._backward_hooks for p in module.parameters() if p._backward_hooks]
+    before = [dict(hooks) for hooks in hooked]
+    try:
+        for hooks in hooked:
+            hooks.clear()
+        yield
+    finally:
+        for hooks, own in zip(hooked, before, strict=True):
+            hooks.update(own)
+
+
+@contextmanager
 def observe(module: nn.Module) -> Iterator[None]:
     """Let the block call ``module`` and differentiate it, and leave no trace of that.
 
     Inside, every submodule is in evaluation mode, gradients are enabled (also under ``no_grad`` and
     ``inference_mode``), autocast is off, compiled code runs eagerly, attention uses the kernels that
-    can be differentiated twice, and ``log``/``log_dict`` of a ``LightningModule`` do nothing.
+    can be differentiated twice, and ``log``/``log_dict`` of a ``LightningModule`` and the hooks on gradients of
+    parameters do nothing.
     Afterwards, also after an exception, the mode of each submodule and the random states of
     Python, NumPy and torch (CPU and the module's devices) are what they were.
 
@@ -134,4 +149,5 @@ def left_alone(module: nn.Module) -> Iterator[None]:
         stack.enter_context(_logging_muted(module))
         stack.enter_context(_evaluation_mode(module))
         stack.enter_context(_hooked_weights_kept(module))
+        stack.enter_context(_gradient_hooks_off(module))
         yield

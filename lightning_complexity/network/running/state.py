@@ -24,7 +24,7 @@ DEPTH = 3
 _OWN_OF_MODULES = frozenset(nn.Module().__dict__) - {"training"}
 _IMMUTABLE = (
     *(int, float, complex, bool, str, bytes, range, slice, type, type(None), type(Ellipsis), torch.dtype, torch.device),
-    *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, torch.Size, nn.Module),
+    *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, torch.Size),
 )
 _CONTAINERS = (dict, list, set, deque, bytearray)
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, itertools.count)
@@ -40,10 +40,12 @@ class PythonState:
     """The attributes of a network's modules while it is observed.
 
     A run works on copies: of tensors and arrays that are attributes, of random generators, and of lists, dictionaries,
-        sets
-    and queues, through ``DEPTH`` levels of containers and of the attributes of other objects found there. Afterwards
-    each attribute is the object that it was, added attributes are gone, and deleted ones are back. Not seen are
-    changes that lie deeper, objects without a ``__dict__``, and trainers, optimizers and loggers.
+    sets and queues, through ``DEPTH`` levels of containers and of the attributes of other objects found there. Modules
+    that are found so, hidden from the network's own, are kept as well; they run in the mode that they are in.
+    Afterwards each attribute is the object that it was, added attributes and hooks are gone, and deleted ones are
+    back. Not seen are changes that lie deeper, what closures and ``functools.partial`` refer to, objects without a
+    ``__dict__``, sets of objects, containers of more than 10,000 entries, arrays of more than a million, files, and
+    trainers, optimizers and loggers.
 
     Args:
         model: The network, in the mode that it is to run in.
@@ -52,15 +54,23 @@ class PythonState:
     def __init__(self, model: nn.Module) -> None:
         self._namespaces: dict[int, tuple[Namespace, dict[str, Any]]] = {}
         self._mutable: list[tuple[Namespace, str, Any]] = []
-        self._slots: list[tuple[Namespace, str, int]] = []
-        for module in model.modules():
-            if isinstance(module, torch.jit.ScriptModule):  # keeps its parameters elsewhere
+        self._slots: list[tuple[Namespace, str, Tensor]] = []
+        self._scripted: list[tuple[Any, str, Tensor]] = []
+        self._look_into_modules(model)
+
+    def _look_into_modules(self, root: nn.Module) -> None:
+        for module in root.modules():
+            if id(module.__dict__) in self._namespaces:
                 continue
-            for registry in ("_parameters", "_buffers", "_modules"):
-                self._keep(module.__dict__[registry])
+            if isinstance(module, torch.jit.ScriptModule):
+                self._scripted += _scripted_slots(module)
+                continue
+            for registry in _OWN_OF_MODULES:
+                if isinstance(module.__dict__.get(registry), dict):
+                    self._keep(module.__dict__[registry])
             for registry in ("_parameters", "_buffers"):
                 named = module.__dict__[registry]
-                self._slots += [(named, name, id(tensor)) for name, tensor in named.items() if tensor is not None]
+                self._slots += [(named, name, tensor) for name, tensor in named.items() if tensor is not None]
             self._look_into(module.__dict__, _OWN_OF_MODULES, DEPTH)
 
     def _keep(self, namespace: Namespace) -> None:
@@ -84,10 +94,12 @@ class PythonState:
         )
 
     def _objects_in(self, value: Any, depth: int) -> None:
-        """Find objects with attributes, in containers too."""
+        """Find modules and other objects with attributes, in containers too."""
         if depth == 0 or isinstance(value, (*_IMMUTABLE, Tensor, np.ndarray)):
             return
-        if isinstance(value, (dict, list, tuple)):
+        if isinstance(value, nn.Module):
+            self._look_into_modules(value)
+        elif isinstance(value, (dict, list, tuple, deque)):
             for entry in _entries(value):
                 self._objects_in(entry, depth - 1)
         elif _has_state(value) and id(value.__dict__) not in self._namespaces:
@@ -104,13 +116,19 @@ class PythonState:
         """
         memo: dict[int, tuple[Any, Any]] = {}
 
-        def stand_in(value: Any) -> Any:
-            return tensors[id(value)] if id(value) in tensors else lazily_cloned(value.detach())
+        def stand_in(value: Tensor) -> Tensor:
+            if id(value) in tensors:
+                return tensors[id(value)]
+            base = value._base
+            if base is not None and id(base) in tensors:
+                return _same_view(value, base, tensors[id(base)])
+            return lazily_cloned(value.detach())
 
         try:
             for registry, name, original in self._slots:
-                if original in tensors:
-                    registry[name] = tensors[original]
+                registry[name] = _copied(original, DEPTH, memo, stand_in)
+            for scripted, name, original in self._scripted:
+                scripted.setattr(name, stand_in(original).detach())
             for namespace, name, value in self._mutable:
                 namespace[name] = _copied(value, DEPTH, memo, stand_in)
             yield
@@ -118,13 +136,34 @@ class PythonState:
             self._put_back()
 
     def _put_back(self) -> None:
+        for scripted, name, original in self._scripted:
+            scripted.setattr(name, original)
         for namespace, before in self._namespaces.values():
-            if len(namespace) != len(before) or any(namespace.get(k, _MISSING) is not v for k, v in before.items()):
+            if len(namespace) != len(before) or (before and _differ(namespace, before)):
                 namespace.clear()
                 namespace.update(before)
 
 
 _MISSING = object()
+
+
+def _differ(namespace: Namespace, before: dict[str, Any]) -> bool:
+    return any(namespace.get(name, _MISSING) is not value for name, value in before.items())
+
+
+def _same_view(view: Tensor, base: Tensor, other: Tensor) -> Tensor:
+    """The part of another tensor that a view is of its base."""
+    if other.stride() != base.stride():
+        return lazily_cloned(view.detach())
+    offset = other.storage_offset() + view.storage_offset() - base.storage_offset()
+    part = other.as_strided(view.size(), view.stride(), offset)
+    return part if view.requires_grad else part.detach()
+
+
+def _scripted_slots(module: torch.jit.ScriptModule) -> list[tuple[Any, str, Tensor]]:
+    """The parameters and buffers of a scripted module, which does not keep them in Python."""
+    named = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return [(module._c, name, tensor) for name, tensor in named]
 
 
 def _entries(container: Any) -> Iterator[Any]:
@@ -175,4 +214,7 @@ def _container_copy(value: Any, function: Callable[[Any], Any]) -> Any:
             dict.__setitem__(new, key, function(entry))
     elif isinstance(value, list) and len(value) <= _TOO_MANY:
         list.__setitem__(new, slice(None), [function(entry) for entry in value])
+    elif isinstance(value, deque) and len(value) <= _TOO_MANY:
+        new.clear()
+        new.extend(function(entry) for entry in value)
     return new

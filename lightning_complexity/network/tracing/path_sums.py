@@ -126,7 +126,8 @@ class PathInterpreter(TorchFunctionInterpreter):
 
         Other tensors on the same memory are out of date then, and are refused when they are used.
         """
-        for stale in (tensor, self._node(tensor).paths.value):
+        written = [tensor, self._node(tensor).paths.value] if self._tracked(tensor) else [tensor]
+        for stale in written:
             self._overwritten[stale.untyped_storage().data_ptr()] = id(tensor)
         self._nodes[id(tensor)] = _Node(tensor, paths)
         self._memory.append(paths.value)

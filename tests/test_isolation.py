@@ -1,0 +1,358 @@
+"""What must be true of every metric and penalty on every module of the zoo: it leaves no trace, whatever was before."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from lightning_complexity import metrics, network, regularizers
+from lightning_complexity.metrics import ComplexityMetric
+from lightning_complexity.network import Snapshot, initial_state
+from lightning_complexity.regularizers import Regularizer
+from tests.test_contract import METRICS, REGULARIZERS
+from tests.traces import assert_equal, assert_no_trace, traces
+from tests.zoo import CHECKPOINTED, ZOO, Specimen
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Transitions.* points are too few:UserWarning"),
+    pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning"),
+]
+Values = dict[str, Tensor | str]
+
+
+def moved(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: (0.9 * tensor).to(tensor.dtype) for name, tensor in state.items()}
+
+
+def loss_of(found: Specimen) -> Tensor:
+    loss = found.loss or nn.functional.cross_entropy
+    return loss(found.model(copy.deepcopy(found.inputs)), found.targets.clone())
+
+
+def trained_a_little(found: Specimen) -> None:
+    """Gradients, states and statistics that are not those of a new module."""
+    loss_of(found).backward()
+    with torch.no_grad():
+        for p in found.model.parameters():
+            if p.grad is not None:
+                p.sub_(0.1 * p.grad)
+
+
+@pytest.fixture(params=ZOO)
+def found(request: pytest.FixtureRequest) -> Specimen:
+    return ZOO[request.param]()
+
+
+def snapshot(found: Specimen, initial: dict[str, Tensor], **options: Any) -> Snapshot:
+    return Snapshot(found.model, found.inputs, found.targets, loss=found.loss, initial=initial, **options)
+
+
+def value(cls: type[ComplexityMetric], on: Snapshot) -> Tensor | str:
+    metric = cls()
+    try:
+        metric.update(on)
+    except ValueError as error:
+        return str(error)
+    return metric.compute()
+
+
+def penalty(cls: type[Regularizer], found: Specimen, initial: dict[str, Tensor]) -> Tensor | None:
+    regularizer = cls(1.0)
+    regularizer.initial = initial
+    try:
+        return regularizer(found.model, found.inputs, found.targets, loss=found.loss)
+    except ValueError:
+        return None
+
+
+def gradients(of: Tensor, model: nn.Module) -> list[Tensor]:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not of.requires_grad:
+        return [torch.zeros_like(p) for p in parameters]
+    return list(torch.autograd.grad(of, parameters, materialize_grads=True))
+
+
+def looked_at(found: Specimen) -> list[Any]:
+    return traces(found.model, found.inputs, found.targets)
+
+
+def test_metrics_leave_no_trace_and_do_not_depend_on_each_other(found: Specimen) -> None:
+    initial = moved(initial_state(found.model))
+    before = looked_at(found)
+    alone: Values = {}
+    for cls in METRICS:
+        alone[cls.__name__] = value(cls, snapshot(found, initial))
+        assert_no_trace(before, looked_at(found))
+    together = snapshot(found, initial)
+    for cls in reversed(METRICS):
+        same(value(cls, together), alone[cls.__name__], cls.__name__)
+        assert_no_trace(before, looked_at(found))
+
+
+def test_penalties_leave_no_trace_and_their_backward_passes_neither(found: Specimen) -> None:
+    initial = moved(initial_state(found.model))
+    before = looked_at(found)
+    for cls in REGULARIZERS:
+        term = penalty(cls, found, initial)
+        assert_no_trace(before, looked_at(found))
+        if term is not None:
+            gradients(term, found.model)
+            assert_no_trace(before, looked_at(found))
+
+
+def test_nothing_is_left_where_forward_raises_an_error(found: Specimen) -> None:
+    calls = {"left": 0}
+
+    def fail(*_: Any) -> None:
+        calls["left"] -= 1
+        if calls["left"] <= 0:
+            raise torch.OutOfMemoryError("no memory is left")
+
+    last = next(m for m in reversed(list(found.model.modules())) if not isinstance(m, torch.jit.ScriptModule))
+    last.register_forward_hook(fail)
+    initial = moved(initial_state(found.model))
+    before = looked_at(found)
+    for number in (1, 2, 5):
+        for cls in METRICS[::5]:
+            calls["left"] = number
+            value(cls, snapshot(found, initial))
+            assert_no_trace(before, looked_at(found))
+        for cls in REGULARIZERS[::4]:
+            calls["left"] = number
+            penalty(cls, found, initial)
+            assert_no_trace(before, looked_at(found))
+
+
+@pytest.mark.slow
+def test_values_do_not_depend_on_what_was_measured_before(found: Specimen) -> None:
+    initial = moved(initial_state(found.model))
+    alone: Values = {cls.__name__: value(cls, snapshot(found, initial)) for cls in METRICS}
+    for seed in range(5):
+        together = snapshot(found, initial)
+        for cls in random.Random(seed).sample(METRICS, len(METRICS)):
+            same(value(cls, together), alone[cls.__name__], cls.__name__)
+
+
+def same(first: Any, second: Any, what: str) -> None:
+    if isinstance(first, str) or isinstance(second, str):
+        assert first == second, what
+    else:
+        torch.testing.assert_close(first, second, rtol=1e-7, atol=1e-9, equal_nan=True, msg=lambda m: f"{what}: {m}")
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_training_goes_on_as_if_nothing_had_been_measured(name: str) -> None:
+    results = []
+    for is_measured in (False, True):
+        torch.manual_seed(0), random.seed(0), np.random.seed(0)
+        found = ZOO[name]()
+        trained_a_little(found)
+        if is_measured:
+            initial = initial_state(found.model)
+            for cls in REGULARIZERS[::2]:
+                penalty(cls, found, initial)
+            shared = snapshot(found, initial)
+            for cls in METRICS[::2]:
+                value(cls, shared)
+        trained_a_little(found)
+        results.append([(s.path, s.value.detach()) for s in looked_at(found) if isinstance(s.value, Tensor)])
+    assert_equal(*results, name)
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in ("DrawsInEvaluation", "OwnGenerators")])
+def test_a_penalty_is_its_metric(name: str) -> None:
+    found = ZOO[name]()
+    initial = moved(initial_state(found.model))
+    for cls in REGULARIZERS:
+        metric = cls(1.0).metric
+        term = penalty(cls, found, initial)
+        measured = value_of(metric, snapshot(found, initial))
+        assert (term is None) == isinstance(measured, str), f"{cls.__name__}: {measured}"
+        if term is not None:
+            tolerance = 1e-2 if any(p.dtype == torch.bfloat16 for p in found.model.parameters()) else 1e-9
+            torch.testing.assert_close(
+                term.double(),
+                measured.double(),
+                rtol=tolerance,
+                atol=tolerance,
+                msg=lambda m, c=cls: f"{c.__name__}: {m}",
+            )
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("name", CHECKPOINTED)
+class TestCheckpointing:
+    def pair(self, name: str, reentrant: bool) -> tuple[Specimen, Specimen, dict[str, Tensor]]:
+        checkpointed, plain = CHECKPOINTED[name](reentrant), CHECKPOINTED[name](None)
+        plain.model.load_state_dict(checkpointed.model.state_dict())
+        plain.inputs = checkpointed.inputs.clone()
+        return checkpointed, plain, moved(initial_state(plain.model))
+
+    def test_metrics_have_the_values_of_the_plain_network(self, name: str, reentrant: bool) -> None:
+        checkpointed, plain, initial = self.pair(name, reentrant)
+        for cls in set(METRICS) - {metrics.PeakActivationMemory}:  # a checkpoint holds other tensors
+            values = [value(cls, snapshot(found, initial)) for found in (checkpointed, plain)]
+            same(*values, cls.__name__)
+
+    def test_penalties_have_the_gradients_of_the_plain_network(self, name: str, reentrant: bool) -> None:
+        checkpointed, plain, initial = self.pair(name, reentrant)
+        for cls in REGULARIZERS:
+            terms = [penalty(cls, found, initial) for found in (checkpointed, plain)]
+            assert (terms[0] is None) == (terms[1] is None), cls.__name__
+            if terms[0] is not None:
+                both = [gradients(term, found.model) for term, found in zip(terms, (checkpointed, plain), strict=True)]
+                for first, second in zip(*both, strict=True):
+                    same(first, second, cls.__name__)
+
+    def test_a_penalty_added_to_a_loss_is_backpropagated_with_it(self, name: str, reentrant: bool) -> None:
+        checkpointed, plain, initial = self.pair(name, reentrant)
+        for found in (checkpointed, plain):
+            # Recomputing it in training mode changes a spectral normalization, for torch itself too.
+            found.model.train(name != "Sequence")
+        for cls in REGULARIZERS:
+            for found in (checkpointed, plain):
+                torch.manual_seed(0)
+                found.model.zero_grad()
+                found.model.load_state_dict(plain.model.state_dict())
+                loss = loss_of(found)
+                term = penalty(cls, found, initial)
+                (loss if term is None else loss + term).backward()
+            for (key, first), second in zip(
+                checkpointed.model.named_parameters(), plain.model.parameters(), strict=True
+            ):
+                same(first.grad, second.grad, f"{cls.__name__} {key}")
+
+
+def value_of(metric: ComplexityMetric, on: Snapshot) -> Tensor | str:
+    try:
+        metric.update(on)
+    except ValueError as error:
+        return str(error)
+    return metric.compute()
+
+
+# What the laws above do not reach ---------------------------------------------------------------
+
+
+def test_hooks_on_gradients_act_once_on_a_penalty() -> None:
+    def gradient(factor: float) -> Tensor:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+        model[0].weight.register_hook(lambda g: factor * g)
+        x, y = torch.randn(7, 4), torch.arange(7) % 3
+        (regularizers.GradientNorm(1.0)(model, x, y) + regularizers.GradientNorm(1.0).on("0")(model, x, y)).backward()
+        return model[0].weight.grad
+
+    torch.testing.assert_close(gradient(3.0), 3 * gradient(1.0))
+
+
+def test_weights_that_a_caller_caches_are_not_those_of_a_snapshot() -> None:
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 3)))
+    x, y = torch.randn(7, 4), torch.arange(7) % 3
+    expected = regularizers.GradientNorm(1.0)(model, x, y)
+    with parametrize.cached():
+        own = model[0].weight
+        torch.testing.assert_close(regularizers.GradientNorm(1.0)(model, x, y), expected)
+        metrics.GradientNorm().update(model, x, y)
+        assert model[0].weight is own
+    with parametrize.cached():
+        metrics.GradientNorm().update(model, x, y)
+        assert model[0].weight.requires_grad
+        assert len(torch.autograd.grad(model(x).sum(), list(model.parameters()))) == 3
+
+
+def test_gradients_reach_a_parameter_through_its_views() -> None:
+    found = ZOO["ViewsOfOneParameter"]()
+    (expected,) = torch.autograd.grad(loss_of(found), [found.model.flat])
+    (measured,) = network.gradients(snapshot(found, {})).values()
+    torch.testing.assert_close(measured, expected)
+    term = penalty(regularizers.GradientNorm, found, {})
+    assert gradients(term, found.model)[0].abs().sum() > 0
+
+
+class Counting(nn.Module):
+    """Scripted, it writes to a buffer and to a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.weight = nn.Parameter(torch.ones(4), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.weight.mul_(0.5)
+        return x * self.weight + self.calls
+
+
+def test_scripted_modules_are_left_alone() -> None:
+    model = nn.Sequential(torch.jit.script(Counting()), nn.Linear(4, 3))
+    found = Specimen(model, torch.randn(7, 4), torch.arange(7) % 3)
+    initial = moved(initial_state(model))
+    slots = model[0].weight, model[0].calls
+    for cls in METRICS:
+        value(cls, snapshot(found, initial))
+    for cls in REGULARIZERS:
+        penalty(cls, found, initial)
+    assert model[0].calls == 0
+    assert (model[0].weight == 1).all()
+    assert model[0].weight is slots[0]
+    assert model[0].calls is slots[1]
+
+
+def test_memory_is_shared_where_nothing_is_written() -> None:
+    address = torch._C._data_address
+    model = nn.Sequential(nn.Linear(4, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 3))
+    x, y = torch.randn(7, 4), torch.arange(7) % 3
+    of = {address(t) for t in model.state_dict().values() if t.ndim} | {address(x)}
+    seen: set[int] = set()
+
+    def look(module: nn.Module, args: tuple[Tensor]) -> None:
+        named = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        seen.update(address(t.detach()) for _, t in named if t.ndim)
+        seen.update({address(args[0])} if module is model[0] else set())
+
+    for layer in model:
+        layer.register_forward_pre_hook(look)
+    metrics.GradientNorm().update(model, x, y)
+    term = regularizers.GradientNorm(1.0)(model, x, y)
+    assert seen == of
+    term.backward()
+    assert {address(t) for t in model.state_dict().values() if t.ndim} | {address(x)} == of
+
+
+def test_memory_stays_where_it_is_while_training_writes_to_it() -> None:
+    model = nn.Linear(4, 3)
+    x, y = torch.randn(7, 4), torch.arange(7) % 3
+    as_numpy = model.weight.detach().numpy()
+    metrics.GradientNorm().update(model, x, y)
+    (nn.functional.cross_entropy(model(x), y) + regularizers.GradientNorm(1.0)(model, x, y)).backward()
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    np.testing.assert_array_equal(as_numpy, model.weight.detach().numpy())
+
+
+@pytest.mark.parametrize("compiled_first", [False, True])
+def test_initial_states_fit_compiled_networks_and_the_other_way_round(compiled_first: bool) -> None:
+    plain = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+    inside = nn.Sequential(plain[0], torch.compile(plain[1]), plain[2], plain[3])
+    for compiled in (torch.compile(plain), inside):
+        before, after = (compiled, plain) if compiled_first else (plain, compiled)
+        initial = initial_state(before)
+        assert initial.keys() == initial_state(after).keys()
+        with torch.no_grad():
+            plain[0].weight.add_(1)
+        metric, term = metrics.WeightDistance(), regularizers.WeightDistance(1.0)
+        term.initial = initial
+        metric.update(after, initial=initial)
+        torch.testing.assert_close(metric.compute(), torch.tensor(20.0).sqrt())
+        torch.testing.assert_close(term(after).detach(), torch.tensor(20.0).sqrt())
+        with torch.no_grad():
+            plain[0].weight.sub_(1)
