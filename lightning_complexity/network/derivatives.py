@@ -149,6 +149,7 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
     For a loss that is a mean over samples, that is the gradient of each sample's own loss.
     """
     total = snapshot.num_samples
+    check_not_quantized(snapshot)
     if snapshot.differentiable:
         graph = graph_of_outputs(snapshot, 2, inputs=True)
         assert graph.inputs is not None
