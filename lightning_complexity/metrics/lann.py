@@ -329,7 +329,7 @@ class CustomizedL1(LayerMetric):
         by_pieces = self.coefficient == "pieces"
         pieces = pieces_by_unit(snapshot, self.degree) if by_pieces else {}
         for network in snapshot.run_chunks(trace_sources):
-            fed = {f.activation.name: f for f in network if f.feeds}
+            fed = {f.activation.name: f for f in network if f.feeds and f.activation.outputs.is_floating_point()}
             for name, f in fed.items():
                 share = len(f.activation.inputs) / snapshot.num_samples
                 part = share * self._coefficients(f, pieces)

@@ -80,6 +80,7 @@ class MixupDaviesBouldin(ComplexityMetric):
 
     def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The score on the snapshot."""
+        snapshot.check_samples_apart(type(self).__name__)
         (found,) = features(snapshot, self.layer).values()
         targets, kept = class_targets(snapshot)
         index = davies_bouldin_index(found[kept], targets[kept])
@@ -149,6 +150,7 @@ class MixupMargin(ComplexityMetric):
 
     def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The mean margin on the snapshot."""
+        snapshot.check_samples_apart(type(self).__name__)
         name = find_layer(self.layer, running_order(snapshot), snapshot.model)
         if self.augmentation is None:
             inputs, classes = _mixed_within_classes(snapshot, self.at_most)
@@ -214,6 +216,7 @@ class LabelVariation(ComplexityMetric):
 
     def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The variation on the snapshot."""
+        snapshot.check_samples_apart(type(self).__name__)
         targets, kept = class_targets(snapshot)
         inputs, labels = mixed(snapshot.float_inputs.detach()[kept], F.one_hot(targets[kept]), context.generator())
         name = find_layer(self.layer, running_order(snapshot), snapshot.model)

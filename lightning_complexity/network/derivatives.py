@@ -150,6 +150,7 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
     """
     total = snapshot.num_samples
     check_not_quantized(snapshot)
+    snapshot.check_samples_apart("the gradient for each input")
     if snapshot.differentiable:
         graph = graph_of_outputs(snapshot, 2, inputs=True)
         assert graph.inputs is not None
@@ -157,7 +158,6 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
             loss = total * snapshot.task.loss_of(graph.outputs, snapshot.targets)
             yield differentiated([loss], [graph.inputs], create_graph=True)[0]
         return
-    snapshot.check_samples_apart("the gradient for each input")
     for x, vectors in snapshot.chunks(snapshot.float_inputs, output_gradients(snapshot)):
         yield snapshot.run(partial(_pulled_back_to_inputs, x=x, vectors=vectors)) * total
 

@@ -59,7 +59,7 @@ def activations_by_sample(model: nn.Module, inputs: Any) -> list[Activation]:
     """
     found, count = capture_activations(model, inputs, between_layers=True), num_samples(inputs)
     for a in found:
-        if len(a.inputs) != count or not a.inputs.is_floating_point():
+        if len(a.inputs) != count or not (a.inputs.is_floating_point() and a.outputs.is_floating_point()):
             raise MeasureError(
                 f"needs floating-point numbers with samples in the first dimension at every activation, but "
                 f"{a.name!r} is given {a.inputs.dtype} of shape {tuple(a.inputs.shape)} for {count} samples. Measure "

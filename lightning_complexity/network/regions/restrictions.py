@@ -20,7 +20,6 @@ Result = TypeVar("Result")
 
 def restriction(snapshot: Snapshot, origin: Tensor, directions: Tensor, *, measure: str) -> Restriction:
     """The network on a segment or a plane, in double precision; see :class:`Restriction`."""
-    snapshot.check_samples_apart(measure)
     call = partial(in_double_precision, snapshot, measure)
     return Restriction(call, origin, directions, measure=measure, chunk_size=snapshot.chunk_size)
 
@@ -29,8 +28,9 @@ def in_double_precision(snapshot: Snapshot, measure: str, function: Callable[[nn
     """Call ``function(model)`` with parameters and buffers in double precision.
 
     Raises:
-        MeasureError: If the network does not run so.
+        MeasureError: If the network does not run so, or a sample's outputs depend on other samples.
     """
+    snapshot.check_samples_apart(measure)
     check_not_quantized(snapshot)
     try:
         return snapshot.run(function, dtype=torch.float64)
