@@ -76,6 +76,8 @@ def vector_norm(tensor: Tensor, p: float = 2, dim: int | tuple[int, ...] | None 
         >>> vector_norm(torch.tensor([3e-23, 4e-23]))
         tensor(5.0000e-23)
     """
+    if tensor.is_complex():
+        tensor = tensor.abs()
     if p in (1, math.inf):
         return torch.linalg.vector_norm(tensor, ord=p, dim=dim)
     if _is_read_at_no_cost(tensor):

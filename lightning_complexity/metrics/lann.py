@@ -33,7 +33,7 @@ from lightning_complexity.network import (
     trace_sources,
 )
 from lightning_complexity.network.choice import owners
-from lightning_complexity.network.outputs import checked_predictions
+from lightning_complexity.network.outputs import check_not_quantized, checked_predictions
 from lightning_complexity.network.running.task import main_tensor
 from lightning_complexity.network.tracing.activations import run_capturing
 
@@ -122,6 +122,7 @@ def _captured(model: nn.Module, inputs: Any) -> tuple[list[Activation], dict[str
 def linear_pieces(snapshot: Snapshot, degree: float) -> LinearPieces:
     """Replace the curved activations of a network by tangents up to a propagated error of ``degree``."""
     snapshot.check_samples_apart("LANNComplexity")
+    check_not_quantized(snapshot)
     curved = _Curved()
     pieces: dict[str, Tensor] = {}
     unit_dims: dict[str, int] = {}
@@ -323,11 +324,12 @@ class CustomizedL1(LayerMetric):
 
     def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """The sum of each nonlinearity that a layer leads to."""
+        check_not_quantized(snapshot)
         coefficients: dict[str, Tensor] = {}
         by_pieces = self.coefficient == "pieces"
         pieces = pieces_by_unit(snapshot, self.degree) if by_pieces else {}
         for network in snapshot.run_chunks(trace_sources):
-            fed = {f.activation.name: f for f in network if f.feeds}
+            fed = {f.activation.name: f for f in network if f.feeds and f.activation.outputs.is_floating_point()}
             for name, f in fed.items():
                 share = len(f.activation.inputs) / snapshot.num_samples
                 part = share * self._coefficients(f, pieces)

@@ -18,8 +18,8 @@ from lightning_complexity.functional.features import (
     trimmed_mean,
 )
 from lightning_complexity.metrics.base import ComplexityMetric
-from lightning_complexity.network import Context, Snapshot, features, running_order
-from lightning_complexity.network.outputs import class_targets, features_on, predictions_on
+from lightning_complexity.network import Context, MeasureError, Snapshot, features, running_order
+from lightning_complexity.network.outputs import checked_predictions, class_targets, features_on, predictions_on
 from lightning_complexity.network.running.task import main_tensor
 from lightning_complexity.network.tracing.calls import Layer, find_layer, with_output_of
 
@@ -80,6 +80,7 @@ class MixupDaviesBouldin(ComplexityMetric):
 
     def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The score on the snapshot."""
+        snapshot.check_samples_apart(type(self).__name__)
         (found,) = features(snapshot, self.layer).values()
         targets, kept = class_targets(snapshot)
         index = davies_bouldin_index(found[kept], targets[kept])
@@ -149,6 +150,7 @@ class MixupMargin(ComplexityMetric):
 
     def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The mean margin on the snapshot."""
+        snapshot.check_samples_apart(type(self).__name__)
         name = find_layer(self.layer, running_order(snapshot), snapshot.model)
         if self.augmentation is None:
             inputs, classes = _mixed_within_classes(snapshot, self.at_most)
@@ -159,8 +161,14 @@ class MixupMargin(ComplexityMetric):
             return snapshot.float_inputs.new_tensor(torch.nan)
         margins, hidden, done = [], [], 0
         for outputs, h, leaf in snapshot.run_chunks(partial(with_output_of, name=name), inputs):
-            of_chunk = classes[done : done + len(h)]
-            margins.append(hidden_margins(main_tensor(outputs), leaf, of_chunk).detach())
+            of_chunk = classes[done : done + snapshot.chunk_size]
+            logits = checked_predictions(main_tensor(outputs), len(of_chunk))
+            if len(h) != len(of_chunk) or not logits.requires_grad:
+                raise MeasureError(
+                    f"needs outputs that depend on what {name!r} gives, with samples in its first dimension, got shape "
+                    f"{tuple(h.shape)} there for {len(of_chunk)} samples. Choose another layer with layer=...."
+                )
+            margins.append(hidden_margins(logits, leaf, of_chunk).detach())
             hidden.append(h.flatten(1))
             done += len(h)
         variance = trimmed_mean(torch.cat(hidden).var(0))
@@ -208,6 +216,7 @@ class LabelVariation(ComplexityMetric):
 
     def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The variation on the snapshot."""
+        snapshot.check_samples_apart(type(self).__name__)
         targets, kept = class_targets(snapshot)
         inputs, labels = mixed(snapshot.float_inputs.detach()[kept], F.one_hot(targets[kept]), context.generator())
         name = find_layer(self.layer, running_order(snapshot), snapshot.model)

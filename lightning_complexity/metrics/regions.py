@@ -20,8 +20,9 @@ from lightning_complexity.network import (
     capture_activations,
     segment_pieces,
 )
-from lightning_complexity.network.regions.patterns import checked_activations, has_nan
-from lightning_complexity.network.regions.restrictions import regions_around_samples, restriction
+from lightning_complexity.network.outputs import check_not_quantized
+from lightning_complexity.network.regions.patterns import activations_by_sample, checked_activations, has_nan
+from lightning_complexity.network.regions.restrictions import in_double_precision, regions_around_samples, restriction
 from lightning_complexity.network.tracing.chains import chain_widths
 
 if TYPE_CHECKING:
@@ -101,7 +102,9 @@ class LinearRegions(ComplexityMetric):
         """The number of regions."""
         snapshot.check_samples_apart(type(self).__name__)
         sample = snapshot.float_inputs[:1].double()
-        activations = snapshot.run(lambda model: capture_activations(model, sample), dtype=torch.float64)
+        activations = in_double_precision(
+            snapshot, type(self).__name__, lambda model: capture_activations(model, sample)
+        )
         _check_size(self, sum(a.inputs.numel() for a in activations), self.max_units)
         try:
             count = self._in_plane(snapshot) if self.along == "plane" else self._along_segments(snapshot)
@@ -175,22 +178,21 @@ class RegionBoundaryDistance(SampleMeanMetric):
     def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Distance of each sample."""
         snapshot.check_samples_apart(type(self).__name__)
+        check_not_quantized(snapshot)
         return torch.cat([self._distances(snapshot, x) for x in snapshot.float_inputs.split(snapshot.chunk_size)])
 
     def _distances(self, snapshot: Snapshot, inputs: Tensor) -> Tensor:
         def forward(model: torch.nn.Module) -> Tensor:
             with torch.enable_grad():
                 x = inputs.detach().clone().requires_grad_()
-                activations = checked_activations(
-                    capture_activations(model, x, between_layers=True), type(self).__name__
-                )
+                activations = checked_activations(activations_by_sample(model, x), type(self).__name__)
                 _check_size(self, sum(a.inputs[0].numel() for a in activations), self.max_units)
                 distances = [
                     region_boundary_distances(a.inputs, a.kinks, x, create_graph=snapshot.differentiable)
                     for a in activations
                     if a.inputs.requires_grad
                 ]
-                return torch.stack(distances).amin(0)
+                return torch.stack(distances).amin(0) if distances else x.new_full((len(x),), torch.inf)
 
         return snapshot.run(forward)
 
@@ -307,7 +309,7 @@ class NeighbourhoodMetric(SampleMeanMetric):
 
     def _around(self, snapshot: Snapshot, x: Tensor, offsets: Tensor) -> Tensor:
         vertices = (x.unsqueeze(1) + offsets).flatten(0, 1)
-        activations = snapshot.run(lambda model: capture_activations(model, vertices, between_layers=True))
+        activations = snapshot.run(lambda model: activations_by_sample(model, vertices))
         values = [
             self.at_vertices(a.inputs.flatten(1).unflatten(0, (len(x), len(offsets))), a.kinks)
             for a in checked_activations(activations, type(self).__name__)

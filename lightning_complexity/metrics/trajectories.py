@@ -30,6 +30,7 @@ def trajectories(snapshot: Snapshot, along: Trajectory, num_points: int, num_tra
     Raises:
         ValueError: For shifts of samples that are not images.
     """
+    snapshot.check_samples_apart("a trajectory")
     x = snapshot.float_inputs.detach()
     if along == "shifts":
         if x.ndim < 3:

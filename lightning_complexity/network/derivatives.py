@@ -148,8 +148,9 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
 
     For a loss that is a mean over samples, that is the gradient of each sample's own loss.
     """
-    snapshot.check_samples_apart("the gradient for each input")
     total = snapshot.num_samples
+    check_not_quantized(snapshot)
+    snapshot.check_samples_apart("the gradient for each input")
     if snapshot.differentiable:
         graph = graph_of_outputs(snapshot, 2, inputs=True)
         assert graph.inputs is not None

@@ -20,7 +20,7 @@ from lightning_complexity.network.choice import LayerChoice, chosen
 from lightning_complexity.network.convolutions import input_shapes as read_input_shapes
 from lightning_complexity.network.convolutions import warm_started_operator_norm
 from lightning_complexity.network.errors import MeasureError
-from lightning_complexity.network.outputs import check_not_quantized
+from lightning_complexity.network.outputs import check_not_quantized, check_real
 from lightning_complexity.network.snapshot import Snapshot, shared
 from lightning_complexity.network.tracing.folding import fold_batch_norm
 from lightning_complexity.network.tracing.path_sums import path_sums as read_path_sums
@@ -92,6 +92,7 @@ def weight_matrices(snapshot: Snapshot, *, folded: bool = False, layers: LayerCh
 @shared
 def _all_weights(snapshot: Snapshot, folded: bool) -> list[Weight]:
     check_not_quantized(snapshot)
+    check_real(snapshot)
     if folded:
         weights = snapshot.run_one(lambda model, sample: fold_batch_norm(model, sample, read_weights(model)))
     else:
@@ -219,6 +220,7 @@ def distance_norms(
 def path_sums(snapshot: Snapshot, q: float) -> Scaled:
     r"""Sum of :math:`\prod |\theta|^q` over the paths to each output. Needs inputs, for their shape."""
     check_not_quantized(snapshot)
+    check_real(snapshot)
     x = snapshot.float_inputs
     return snapshot.run(lambda model: read_path_sums(model, tuple(x.shape[1:]), x, q, measure="PathNorm"))
 

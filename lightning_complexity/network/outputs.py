@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -77,7 +78,8 @@ def predictions(snapshot: Snapshot) -> Tensor:
     """The outputs as one tensor, shape ``(n, ...)``: the only tensor among them, or the logits. Needs inputs.
 
     Raises:
-        MeasureError: If there is no such tensor, or its first dimension does not count the samples.
+        MeasureError: If there is no such tensor of floating-point numbers, or its first dimension does not count the
+            samples.
     """
     return checked_predictions(main_tensor(model_outputs(snapshot)), snapshot.num_samples)
 
@@ -88,7 +90,16 @@ def predictions_on(snapshot: Snapshot, inputs: Any) -> Tensor:
 
 
 def checked_predictions(outputs: Tensor, count: int) -> Tensor:
-    """The outputs, one dimension added where each sample has a single number."""
+    """The outputs, one dimension added where each sample has a single number.
+
+    Raises:
+        MeasureError: If they are no floating-point numbers, or their first dimension does not count the samples.
+    """
+    if not outputs.is_floating_point():
+        raise MeasureError(
+            f"needs outputs that are floating-point numbers, got {outputs.dtype}. Say what the outputs are with "
+            "forward=lambda model, inputs: ...."
+        )
     if outputs.ndim == 0 or len(outputs) != count:
         raise MeasureError(
             f"needs outputs whose first dimension counts the {count} samples, got shape {tuple(outputs.shape)}. Say "
@@ -167,10 +178,12 @@ def class_targets(snapshot: Snapshot) -> tuple[Tensor, Tensor]:
             else type(targets).__name__
         )
         raise MeasureError(f"needs integer class targets of shape (n,), got {got}.")
+    if len(targets) != snapshot.num_samples:
+        raise MeasureError(f"needs a target for each of {snapshot.num_samples} samples, got {len(targets)}.")
     kept = targets != snapshot.task.ignore_index
     if not kept.any():
         raise MeasureError(f"needs a sample with a class; all targets are {snapshot.task.ignore_index}, to be ignored.")
-    return targets, kept
+    return targets.long(), kept
 
 
 @shared
@@ -230,19 +243,26 @@ def _features_of(snapshot: Snapshot, name: str) -> Tensor:
 def _all_features(snapshot: Snapshot) -> dict[str, Tensor]:
     order = running_order(snapshot)
     parts = list(snapshot.run_chunks(partial(entering, names=order)))
-    return {name: _by_sample(name, [part[name] for part in parts]) for name in order}
+    return {name: _by_sample(snapshot, name, parts, snapshot.inputs) for name in order}
 
 
 def features_on(snapshot: Snapshot, name: str, inputs: Any) -> Tensor:
     """What goes into a module for another batch, flattened to shape ``(n, d)``."""
-    return _by_sample(name, [part[name] for part in snapshot.run_chunks(partial(entering, names=[name]), inputs)])
+    return _by_sample(snapshot, name, snapshot.run_chunks(partial(entering, names=[name]), inputs), inputs)
 
 
-def _by_sample(name: str, parts: list[Tensor]) -> Tensor:
-    found = torch.cat([at_least_single(part).flatten(1) if part.ndim > 1 else part for part in parts])
-    if found.ndim != 2:
-        raise MeasureError(f"module {name!r} is given a tensor of shape {tuple(found.shape)}, which has no features.")
-    return found
+def _by_sample(snapshot: Snapshot, name: str, parts: Iterable[dict[str, Tensor]], inputs: Any) -> Tensor:
+    found = []
+    for part, (x,) in zip(parts, snapshot.chunks(inputs), strict=True):
+        given = part[name]
+        if given.ndim < 2 or len(given) != num_samples(x) or not given.is_floating_point():
+            raise MeasureError(
+                f"module {name!r} is given a tensor of {given.dtype} of shape {tuple(given.shape)} for "
+                f"{num_samples(x)} samples, which is no row of features for each. Choose another with layer=..., or "
+                "turn samples into the first dimension."
+            )
+        found.append(at_least_single(given).flatten(1))
+    return torch.cat(found)
 
 
 @shared
@@ -250,6 +270,18 @@ def costs(snapshot: Snapshot) -> Costs:
     """What one forward pass of the first sample takes, see :func:`count_costs`. Needs inputs."""
     check_not_quantized(snapshot)
     return snapshot.run_one(count_costs)
+
+
+def check_real(snapshot: Snapshot) -> None:
+    """Raise an error where weights are complex.
+
+    Raises:
+        MeasureError: Naming a parameter.
+    """
+    named = snapshot.model.named_parameters()
+    found = next((name for name, p in named if p.is_complex()), None)
+    if found is not None:
+        raise MeasureError(f"needs real weights, but {found!r} is complex. Measure a part of the network without it.")
 
 
 def check_not_quantized(snapshot: Snapshot) -> None:

@@ -196,7 +196,8 @@ class Snapshot:
         """
         named = {n: self._at_start(n, p) for n, p in whole_parameters(self.model).items()}
         if self.differentiable:
-            return {n: at_least_single(p) for n, p in named.items()}
+            with torch.enable_grad():  # whoever asks first
+                return {n: at_least_single(p) for n, p in named.items()}
         with torch.inference_mode(False):
             leaves = {n: lazily_cloned(at_least_single(p.detach())) for n, p in named.items()}
             return {n: leaf.requires_grad_(named[n].requires_grad) for n, leaf in leaves.items()}

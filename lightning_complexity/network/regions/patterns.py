@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_complexity.functional.regions import activation_codes, piece_counts
 from lightning_complexity.network.errors import MeasureError, UnsupportedOperationError
-from lightning_complexity.network.running.batches import chunks
+from lightning_complexity.network.running.batches import chunks, num_samples
 from lightning_complexity.network.snapshot import Snapshot, shared
 from lightning_complexity.network.tracing.activations import Activation, capture_activations
 
@@ -47,7 +48,24 @@ def has_nan(activations: list[Activation]) -> bool:
 def activations_on(snapshot: Snapshot, inputs: Any) -> Iterator[list[Activation]]:
     """The nonlinearities that inputs go through, chunk by chunk; see :func:`capture_activations`."""
     for chunk in chunks(inputs, snapshot.chunk_size):
-        yield snapshot.run(lambda model, chunk=chunk: capture_activations(model, chunk, between_layers=True))  # type: ignore[misc]
+        yield snapshot.run(partial(activations_by_sample, inputs=chunk))
+
+
+def activations_by_sample(model: nn.Module, inputs: Any) -> list[Activation]:
+    """The nonlinearities that inputs go through; see :func:`capture_activations`.
+
+    Raises:
+        MeasureError: If what goes into one has no sample in each row, or is not made of floating-point numbers.
+    """
+    found, count = capture_activations(model, inputs, between_layers=True), num_samples(inputs)
+    for a in found:
+        if len(a.inputs) != count or not (a.inputs.is_floating_point() and a.outputs.is_floating_point()):
+            raise MeasureError(
+                f"needs floating-point numbers with samples in the first dimension at every activation, but "
+                f"{a.name!r} is given {a.inputs.dtype} of shape {tuple(a.inputs.shape)} for {count} samples. Measure "
+                "a part of the network without it."
+            )
+    return found
 
 
 @dataclass

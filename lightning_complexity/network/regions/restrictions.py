@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_complexity.network.errors import MeasureError
+from lightning_complexity.network.errors import MeasureError, NetworkError
+from lightning_complexity.network.outputs import check_not_quantized, predictions
 from lightning_complexity.network.regions.planes import PlaneRegions, plane_regions, rectangle_around
 from lightning_complexity.network.regions.segments import Restriction
 from lightning_complexity.network.snapshot import Snapshot, shared
 
+Result = TypeVar("Result")
+
 
 def restriction(snapshot: Snapshot, origin: Tensor, directions: Tensor, *, measure: str) -> Restriction:
     """The network on a segment or a plane, in double precision; see :class:`Restriction`."""
-    snapshot.check_samples_apart(measure)
-    call = partial(snapshot.run, dtype=torch.float64)
+    call = partial(in_double_precision, snapshot, measure)
     return Restriction(call, origin, directions, measure=measure, chunk_size=snapshot.chunk_size)
+
+
+def in_double_precision(snapshot: Snapshot, measure: str, function: Callable[[nn.Module], Result]) -> Result:
+    """Call ``function(model)`` with parameters and buffers in double precision.
+
+    Raises:
+        MeasureError: If the network does not run so, or a sample's outputs depend on other samples.
+    """
+    snapshot.check_samples_apart(measure)
+    check_not_quantized(snapshot)
+    try:
+        return snapshot.run(function, dtype=torch.float64)
+    except NetworkError as error:
+        predictions(snapshot)  # whose error is the network's own
+        raise MeasureError(
+            f"{measure} runs the network in double precision, which this one does not take, as it converts numbers to "
+            "a precision of its own. Let it keep the precision of its inputs, or leave this measure out."
+        ) from error
 
 
 @shared

@@ -11,6 +11,8 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from lightning_complexity.network.errors import UnsupportedOperationError
+from lightning_complexity.network.outputs import checked_predictions
+from lightning_complexity.network.running.task import main_tensor
 from lightning_complexity.network.tracing.activations import Activation, run_capturing
 
 # Kinks closer than this share of the domain are one.
@@ -97,6 +99,7 @@ class Restriction:
             outputs, found = run_capturing(
                 model, forward_ad.make_dual(repeated, tangents), pooling=True, measure=self.measure
             )
+            outputs = checked_predictions(main_tensor(outputs), len(repeated))
             self._check(outputs, found, len(repeated))
             wanted = outputs if index is None else _above_kinks(found[index])
             values, slopes = forward_ad.unpack_dual(wanted)
@@ -104,9 +107,7 @@ class Restriction:
         values, slopes = values.detach().flatten(1), slopes.detach().flatten(1)
         return AffineParts(values[::dim], slopes.unflatten(0, (-1, dim)).transpose(1, 2))
 
-    def _check(self, outputs: object, found: list[Activation], num_rows: int) -> None:
-        if not isinstance(outputs, Tensor):
-            raise ValueError(f"{self.measure} needs a network that returns one tensor, got {type(outputs).__name__}.")
+    def _check(self, outputs: Tensor, found: list[Activation], num_rows: int) -> None:
         if outputs.dtype != torch.float64:
             raise ValueError(f"{self.measure} needs a network that computes in the precision of its inputs.")
         kinks = [a.kinks for a in found]
