@@ -196,8 +196,8 @@ class TestSnapshotFeatures:
 
         model, x = ByKeyword(), torch.randn(5, 1, 4)
         snapshot = Snapshot(model, x)
-        assert snapshot.running_order == ["conv", "head"]
-        torch.testing.assert_close(snapshot.features(-1)["head"], model.conv(x).flatten(1))
+        assert running_order(snapshot) == ["conv", "head"]
+        torch.testing.assert_close(features(snapshot, -1)["head"], model.conv(x).flatten(1))
         assert snapshot.input_shapes == {id(model.conv): torch.Size([1, 4])}
         assert not model.conv._forward_pre_hooks
         assert not model.conv._forward_pre_hooks_with_kwargs
@@ -214,7 +214,7 @@ class TestSnapshotFeatures:
 
         snapshot = Snapshot(Calling(nn.Linear(3, 3), Ones()), torch.randn(2, 3))
         with pytest.raises(ValueError, match=f"'1' is needed as one tensor, but it is called with {len(arguments)}"):
-            snapshot.features("1")
+            features(snapshot, "1")
 
     def test_an_input_that_is_overwritten_is_kept(self) -> None:
         model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)), torch.randn(5, 3)

@@ -98,8 +98,8 @@ class JacobianNorm(SampleMeanMetric):
     unbiased, the norm itself slightly low for few projections. The standard error covers samples and projections.
     Where a sample has several positions, as in segmentation, its Jacobian is that of all of them, with a softmax at
     each. Scaling the inputs scales the value inversely, so compare networks on the same inputs. A saturated softmax
-    has a small Jacobian also in a bad network: look at ``of="logits"`` too. The gradient where the Jacobian is zero is
-        0.
+    has a small Jacobian also in a bad network: look at ``of="logits"`` too. The gradient where the
+    Jacobian is zero is 0.
 
     Public code also has the mean over classes of the norms of single rows, which is another number.
 
@@ -195,6 +195,7 @@ class GeometricComplexity(SampleMeanMetric):
     """
 
     name = "geometric_complexity"
+    suite = "standard"
     order = 1
     differentiates_inputs = True
     needs = frozenset({"inputs"})
