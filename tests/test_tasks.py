@@ -165,6 +165,7 @@ def test_without_classes_there_is_no_softmax(kind: str) -> None:
     assert noise.compute() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OUTPUTS)
 @pytest.mark.parametrize("cls", METRICS)
 def test_outputs_in_a_container_count_as_what_they_hold(cls: type[ComplexityMetric], kind: str) -> None:
@@ -257,6 +258,7 @@ def test_a_metric_has_a_value_or_a_reason(name: str) -> None:
         assert value.isfinite() or re.search("nan|[Ii]nfinite", str(cls.__doc__)), cls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_a_penalty_has_a_gradient_or_a_reason(name: str) -> None:
     kind = KINDS[name]()
