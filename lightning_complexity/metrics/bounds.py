@@ -235,6 +235,8 @@ class FrobeniusBound(_NormBound):
     with :math:`r^2` the mean of :math:`\|x\|_2^2`; the rest, the arguments, and what the number means for other than
     fully connected networks, as for :class:`MixedNormBound`.
 
+    ``nan`` while the margin is not positive.
+
     Args:
         of: ``"bound"`` or ``"rademacher"``.
         log: Whether the value is the logarithm.
@@ -280,6 +282,8 @@ class SizeIndependentBound(FrobeniusBound):
     with :math:`r^2` the mean of :math:`\|x\|_2^2`; the rest, the arguments, and what the number means for other than
     fully connected networks, as for :class:`MixedNormBound`.
 
+    ``nan`` while the margin is not positive.
+
     Args:
         of: ``"bound"`` or ``"rademacher"``.
         log: Whether the value is the logarithm.
@@ -324,6 +328,8 @@ class SpectralBound(_NormBound):
     :math:`\ell_2` norms), :math:`r^2` the mean of :math:`\|x\|_2^2`, ``w`` the largest width, and ``S`` of
     :func:`lightning_complexity.functional.log_spectral_bound`. Needs the state at the start. The rest, the arguments,
     and what the number means for other than fully connected networks, as for :class:`MixedNormBound`.
+
+    ``nan`` while the margin is not positive.
 
     Args:
         of: ``"bound"`` or ``"rademacher"``.
@@ -383,6 +389,8 @@ class SpectralFrobeniusBound(_NormBound):
     number means for other than fully connected networks, as for :class:`MixedNormBound`. Public code has the first
     layer's norm once more, see :func:`lightning_complexity.functional.log_spectral_frobenius_capacity`.
 
+    ``nan`` while the margin is not positive.
+
     Args:
         log: Whether the value is the logarithm.
         delta: Probability that the bound does not hold.
@@ -441,6 +449,8 @@ class TwoLayerBound(_NormBound):
     :math:`r^2` the mean of :math:`\|x\|_2^2`. Unlike other bounds it can fall as the layer gets wider. In no suite, as
     it is for one architecture alone. Needs the state at the start. The rest and the arguments as for
     :class:`MixedNormBound`.
+
+    ``nan`` while the margin is not positive.
 
     Args:
         of: ``"bound"`` or ``"rademacher"``.

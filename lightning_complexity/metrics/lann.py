@@ -33,7 +33,7 @@ from lightning_complexity.network import (
     trace_sources,
 )
 from lightning_complexity.network.choice import owners
-from lightning_complexity.network.outputs import check_not_quantized, checked_predictions
+from lightning_complexity.network.outputs import check_not_quantized, check_real, checked_predictions
 from lightning_complexity.network.running.task import main_tensor
 from lightning_complexity.network.tracing.activations import run_capturing
 
@@ -325,6 +325,7 @@ class CustomizedL1(LayerMetric):
     def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """The sum of each nonlinearity that a layer leads to."""
         check_not_quantized(snapshot)
+        check_real(snapshot)
         coefficients: dict[str, Tensor] = {}
         by_pieces = self.coefficient == "pieces"
         pieces = pieces_by_unit(snapshot, self.degree) if by_pieces else {}

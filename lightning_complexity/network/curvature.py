@@ -16,7 +16,6 @@ from lightning_complexity.network.derivatives import (
     output_loss,
     trainable,
 )
-from lightning_complexity.network.outputs import check_real
 from lightning_complexity.network.snapshot import Snapshot
 from lightning_complexity.network.tracing.decompositions import Decompositions, check_derivatives
 
@@ -38,7 +37,6 @@ class HessianOperator(LinearOperator):
     """
 
     def __init__(self, snapshot: Snapshot, layers: LayerChoice | None = None) -> None:
-        check_real(snapshot)
         self._snapshot = snapshot
         self._parameters = trainable(snapshot, layers)
         self._names = list(trainable(snapshot))

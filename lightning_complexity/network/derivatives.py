@@ -15,6 +15,7 @@ from lightning_complexity.network.choice import LayerChoice, chosen
 from lightning_complexity.network.errors import MeasureError, missing_derivatives_named
 from lightning_complexity.network.outputs import (
     check_not_quantized,
+    check_real,
     checked_predictions,
     class_dim,
     graph_of_outputs,
@@ -23,7 +24,7 @@ from lightning_complexity.network.outputs import (
 )
 from lightning_complexity.network.running.batches import map_tensors, tensors_in
 from lightning_complexity.network.running.memory import at_least_single
-from lightning_complexity.network.running.task import main_tensor
+from lightning_complexity.network.running.task import main_tensor, structure
 from lightning_complexity.network.snapshot import Snapshot, shared
 from lightning_complexity.network.tracing.decompositions import Decompositions, check_derivatives
 
@@ -135,8 +136,10 @@ def jacobian_grams(snapshot: Snapshot, of: JacobianOf = "logits") -> Tensor:
 
     Args:
         snapshot: With inputs.
-        of: ``"softmax"`` for the probabilities of classes, ``"logits"`` for the outputs themselves.
+        of: ``"softmax"`` for the probabilities, where there are classes; ``"logits"`` for the outputs themselves.
     """
+    if class_dim(snapshot) is None:
+        of = "logits"
     if of == "softmax" and predictions(snapshot).ndim == 2:
         found = _jacobians(snapshot, "logits")
         return softmax_jacobian_grams(found.grams, found.rows.to(found.grams.dtype))
@@ -197,7 +200,12 @@ class OutputLoss(NamedTuple):
 
 @shared
 def output_loss(snapshot: Snapshot) -> OutputLoss:
-    """The loss of the whole batch, differentiated for its outputs, with the graph of the gradient. Needs targets."""
+    """The loss of the whole batch, differentiated for its outputs, with the graph of the gradient. Needs targets.
+
+    Raises:
+        MeasureError: If there are no tensors of real numbers among the outputs, or complex ones.
+    """
+    _check_tensors(model_outputs(snapshot))
     leaves: list[Tensor] = []
 
     def as_leaf(tensor: Tensor) -> Tensor:
@@ -209,6 +217,15 @@ def output_loss(snapshot: Snapshot) -> OutputLoss:
     with torch.enable_grad():
         loss = snapshot.task.loss_of(map_tensors(as_leaf, model_outputs(snapshot)), snapshot.targets)
         return OutputLoss(leaves, differentiated([loss], leaves, create_graph=True))
+
+
+def _check_tensors(outputs: Any) -> None:
+    if not float_tensors(outputs) or any(t.is_complex() for t in tensors_in(outputs)):
+        raise MeasureError(
+            "needs outputs that are tensors of real numbers, or mappings, tuples, lists or dataclasses of them, to "
+            f"differentiate a loss for them; the network returns {structure(outputs)}. Give these with "
+            "forward=lambda model, inputs: ...."
+        )
 
 
 def output_gradients(snapshot: Snapshot) -> list[Tensor]:
@@ -229,6 +246,7 @@ def trainable(snapshot: Snapshot, layers: LayerChoice | None = None) -> dict[str
         MeasureError: If there are none.
     """
     check_not_quantized(snapshot)
+    check_real(snapshot)
     _check_not_scripted(snapshot)
     # The graph of given outputs starts at the model's own parameters, also where those have half precision.
     given = snapshot.given_outputs is not None

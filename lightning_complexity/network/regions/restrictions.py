@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_complexity.network.errors import MeasureError, NetworkError
-from lightning_complexity.network.outputs import check_not_quantized, predictions
+from lightning_complexity.network.outputs import check_not_quantized, check_real, predictions
 from lightning_complexity.network.regions.planes import PlaneRegions, plane_regions, rectangle_around
 from lightning_complexity.network.regions.segments import Restriction
 from lightning_complexity.network.snapshot import Snapshot, shared
@@ -32,6 +32,7 @@ def in_double_precision(snapshot: Snapshot, measure: str, function: Callable[[nn
     """
     snapshot.check_samples_apart(measure)
     check_not_quantized(snapshot)
+    check_real(snapshot)
     try:
         return snapshot.run(function, dtype=torch.float64)
     except NetworkError as error:

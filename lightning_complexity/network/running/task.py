@@ -118,12 +118,15 @@ def main_tensor(outputs: Any) -> Tensor:
     if len(found) == 1:
         return found[0]
     raise MeasureError(
-        f"needs outputs that are one tensor, or have logits; the network returns {_structure(outputs)}. Say which "
+        f"needs outputs that are one tensor, or have logits; the network returns {structure(outputs)}. Say which "
         "counts with forward=lambda model, inputs: ...."
     )
 
 
-def _structure(outputs: Any) -> str:
+def structure(outputs: Any) -> str:
+    """What outputs are, in words."""
+    if isinstance(outputs, Tensor):
+        return f"a tensor of {outputs.dtype}"
     if isinstance(outputs, Mapping):
         return f"a {type(outputs).__name__} of {', '.join(map(str, outputs))}"
     if isinstance(outputs, (tuple, list)):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_complexity.functional.paths import Scaled, aligned, scaled, scaled_power, scaled_sum
 from lightning_complexity.network.errors import UnsupportedOperationError
 from lightning_complexity.network.running.batches import map_tensors, tensors_in
+from lightning_complexity.network.running.task import main_tensor
 from lightning_complexity.network.tracing.dataflow import check_visible
 from lightning_complexity.network.tracing.interpreter import (
     HandlerTable,
@@ -404,7 +405,5 @@ def path_sums(model: nn.Module, shape: tuple[int, ...], like: Tensor, q: float, 
     with path.followed():
         x = interpreter.start((1, *shape), like)
         with interpreter:
-            outputs = tensors_in(model(x))
-    if len(outputs) != 1:
-        raise ValueError(f"{measure} needs a network that returns one tensor, got {len(outputs)}.")
-    return interpreter.paths_to(outputs[0])
+            outputs = main_tensor(model(x))
+    return interpreter.paths_to(outputs)
