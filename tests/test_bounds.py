@@ -231,7 +231,7 @@ def test_names_and_wrong_arguments() -> None:
 
 def test_refuses_networks_that_it_says_nothing_about() -> None:
     x = torch.randn(4, 3, 6)
-    attention = nn.TransformerEncoderLayer(6, 2, 8)
+    attention = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
     with pytest.raises(ValueError, match=r"needs a network of linear and convolution layers; '0.self_attn"):
         FrobeniusBound().update(nn.Sequential(attention, nn.Flatten(), nn.Linear(18, 2)), x, torch.zeros(4).long())
     images = torch.randn(4, 2, 8, 8)

@@ -27,6 +27,7 @@ from lightning_complexity.metrics import (
 )
 from lightning_complexity.metrics.mixup import mixed
 from lightning_complexity.network import Snapshot, features, running_order
+from lightning_complexity.network.convolutions import input_shapes
 from lightning_complexity.network.tracing.calls import with_output_of
 from tests.networks import conv_net, mlp
 
@@ -198,7 +199,7 @@ class TestSnapshotFeatures:
         snapshot = Snapshot(model, x)
         assert running_order(snapshot) == ["conv", "head"]
         torch.testing.assert_close(features(snapshot, -1)["head"], model.conv(x).flatten(1))
-        assert snapshot.input_shapes == {id(model.conv): torch.Size([1, 4])}
+        assert snapshot.run_one(input_shapes) == {id(model.conv): torch.Size([1, 4])}
         assert not model.conv._forward_pre_hooks
         assert not model.conv._forward_pre_hooks_with_kwargs
 

@@ -191,8 +191,9 @@ def hidden_margins(logits: Tensor, hidden: Tensor, targets: Tensor, *, create_gr
         >>> hidden_margins(h @ torch.tensor([[3.0, 0.0], [0.0, 4.0]]), h, torch.tensor([0])).detach()  # 6 / 5
         tensor([1.2000])
     """
-    margins = signed_margins(logits, targets)
-    (gradient,) = torch.autograd.grad(margins.sum(), hidden, create_graph=create_graph)
+    with torch.enable_grad():
+        margins = signed_margins(logits, targets)
+        (gradient,) = torch.autograd.grad(margins.sum(), hidden, create_graph=create_graph)
     return margins / torch.linalg.vector_norm(gradient.flatten(1), dim=1)
 
 

@@ -21,6 +21,7 @@ from lightning_complexity.network.outputs import (
     graph_of_outputs,
     model_outputs,
     predictions,
+    shape_of_predictions,
 )
 from lightning_complexity.network.running.batches import map_tensors, tensors_in
 from lightning_complexity.network.running.memory import at_least_single
@@ -122,7 +123,7 @@ def _jacobians(snapshot: Snapshot, of: JacobianOf) -> _Jacobians:
 
 
 def _jacobians_at_once(snapshot: Snapshot) -> int:
-    rows = snapshot.run_one(lambda model, x: main_tensor(model(x)).numel())
+    rows = shape_of_predictions(snapshot)[1:].numel()
     if rows > MAX_ROWS:
         raise MeasureError(
             f"the exact Jacobian takes a backward pass for each of {rows} outputs, more than {MAX_ROWS}. Estimate it "

@@ -115,7 +115,7 @@ def class_dim(snapshot: Snapshot) -> int | None:
     There are classes if there are several outputs and targets, where given, are class indices or probabilities. They
     lie where the targets' shape says, else in dimension 1, as for torch's cross-entropy.
     """
-    shape = _shape_of_predictions(snapshot)
+    shape = shape_of_predictions(snapshot)
     if snapshot.task.class_dim is not None:
         return snapshot.task.class_dim % len(shape)
     dim = 1
@@ -132,8 +132,8 @@ def class_dim(snapshot: Snapshot) -> int | None:
     return dim if shape[dim] > 1 else None
 
 
-def _shape_of_predictions(snapshot: Snapshot) -> torch.Size:
-    """The shape of the predictions, from one sample where they are not known yet."""
+def shape_of_predictions(snapshot: Snapshot) -> torch.Size:
+    """Shape of the predictions, from one sample where they are not known yet. Needs inputs."""
     if snapshot.differentiable or snapshot.given_outputs is not None or model_outputs.is_known(snapshot):
         return predictions(snapshot).shape
     sample = snapshot.run_one(lambda model, x: checked_predictions(main_tensor(model(x)), 1))

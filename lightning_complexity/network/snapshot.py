@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import cached_property, partial, update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -322,10 +322,10 @@ class Snapshot:
     def run_one(self, function: Callable[[nn.Module, Any], Result]) -> Result:
         """Call ``function(model, inputs)`` with one sample, where numbers do not matter.
 
-        BatchNorm that has no running statistics runs with others.
+        BatchNorm that would take its statistics from this sample runs with others.
         """
         sample = next(chunks(self.inputs, 1))
-        with nullcontext() if self._coupling is None else FrozenStatistics():
+        with FrozenStatistics():
             return self.run(lambda model: function(model, sample))
 
     def run_chunks(self, function: Callable[[nn.Module, Any], Result], inputs: Any = None) -> Iterator[Result]:
