@@ -16,6 +16,7 @@ from lightning_complexity.functional import (
     effective_rank,
     fit_power_law,
     log_spectral_product,
+    participation_ratio,
     singular_values,
     soft_orthogonality,
     spectral_norm,
@@ -29,6 +30,7 @@ from lightning_complexity.metrics import (
     LogSpectralComplexity,
     LogSpectralProduct,
     LogVolume,
+    ParticipationRatio,
     SchattenNorm,
     SoftOrthogonality,
     StableRank,
@@ -190,6 +192,28 @@ def test_effective_rank_is_the_exponential_of_scipys_entropy() -> None:
     assert spectrum_of(EffectiveRank, 1e-9 * matrix) == pytest.approx(spectrum_of(EffectiveRank, matrix))
     assert effective_rank(torch.tensor([0.0, 3.0])) == 1
     assert effective_rank(torch.zeros(2)).isnan()
+
+
+def test_participation_ratio_on_paper() -> None:
+    assert participation_ratio(torch.tensor([2.0, 1.0, 1.0])) == 2  # (4 + 1 + 1)^2 / (16 + 1 + 1)
+    assert participation_ratio(torch.tensor([3.0, 0.0])) == 1
+    assert participation_ratio(torch.zeros(2)).isnan()
+    assert spectrum_of(ParticipationRatio, torch.eye(4, 6)) == pytest.approx(4)
+    assert spectrum_of(ParticipationRatio, torch.ones(3, 5)) == pytest.approx(1)
+
+
+def test_participation_ratio_is_that_of_the_gram_matrix() -> None:
+    matrix = torch.randn(5, 7)
+    gram = matrix.numpy() @ matrix.numpy().T
+    expected = np.trace(gram) ** 2 / np.linalg.norm(gram) ** 2
+    assert spectrum_of(ParticipationRatio, matrix) == pytest.approx(expected)
+    assert spectrum_of(ParticipationRatio, 1e-9 * matrix.T) == pytest.approx(expected)
+
+
+def test_gradient_of_the_participation_ratio_is_finite_where_singular_values_are_zero() -> None:
+    matrix = torch.ones(3, 5, requires_grad=True)
+    (gradient,) = torch.autograd.grad(participation_ratio(singular_values(matrix)), matrix)
+    torch.testing.assert_close(gradient, torch.zeros(3, 5))  # 1 is the least value
 
 
 def test_condition_and_volume_are_numpys() -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "log_spectral_complexity",
     "log_spectral_product",
     "log_volume",
+    "participation_ratio",
     "schatten_norm",
     "singular_values",
     "soft_orthogonality",
@@ -179,6 +180,29 @@ def effective_rank(spectrum: Tensor) -> Tensor:
     positive = p > 0
     entropy = -torch.where(positive, p * torch.where(positive, p, torch.ones_like(p)).log(), torch.zeros_like(p)).sum()
     return torch.where(spectrum.sum() > 0, entropy.exp(), torch.full_like(entropy, torch.nan))
+
+
+def participation_ratio(spectrum: Tensor) -> Tensor:
+    r"""Participation ratio :math:`\big(\sum_i s_i^2\big)^2 / \sum_i s_i^4` of the squared singular values.
+
+    The number of equal singular values that has the same ratio. Unchanged when the matrix is scaled.
+
+    Args:
+        spectrum: Singular values, shape ``(k,)``.
+
+    Returns:
+        0-d, between 1 and the rank. ``nan`` for the zero matrix. The gradient is finite at any other.
+
+    References:
+        Gao et al., "A theory of multineuronal dimensionality, dynamics and measurement", bioRxiv 214262, 2017, of the
+        eigenvalues of a covariance matrix.
+
+    Example:
+        >>> participation_ratio(torch.tensor([2.0, 2.0, 0.0]))
+        tensor(2.)
+    """
+    squares = (spectrum / spectrum.detach().amax()).square()
+    return squares.sum().square() / squares.square().sum()
 
 
 def log_condition_number(spectrum: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from lightning_complexity.functional.spectra import (
     log_condition_number,
     log_spectral_product,
     log_volume,
+    participation_ratio,
     soft_orthogonality,
     stable_rank,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "LogConditionNumber",
     "LogSpectralProduct",
     "LogVolume",
+    "ParticipationRatio",
     "SchattenNorm",
     "SoftOrthogonality",
     "StableRank",
@@ -227,6 +229,37 @@ class EffectiveRank(_SpectrumMetric):
     def of_spectrum(self, spectrum: Tensor) -> Tensor:
         """The value of one layer."""
         return effective_rank(spectrum)
+
+
+class ParticipationRatio(_SpectrumMetric):
+    r"""Mean participation ratio of the weight matrices: how many directions a layer uses, by squared singular values.
+
+    .. math:: \frac{1}{L} \sum_i \frac{(\sum_k s_{ik}^2)^2}{\sum_k s_{ik}^4}
+
+    Unchanged when a layer is scaled. Small singular values count for less than in the effective rank. ``nan``, value
+    and gradient, if a layer is zero; finite gradients at any other, rank one included.
+
+    Args:
+        fold_batch_norm: Whether the BatchNorm that directly follows a layer is multiplied into it; needs inputs.
+        per_layer: Whether ``compute`` returns the participation ratio of each weight by name.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(3, 3)
+        >>> _ = net.weight.data.copy_(torch.diag(torch.tensor([2.0, 2.0, 0.0])))
+        >>> metric = ParticipationRatio()
+        >>> metric.update(net)
+        >>> metric.compute()
+        tensor(2.)
+    """
+
+    name = "participation_ratio"
+    formula = r"\frac{1}{L} \sum_i \big( \sum_k s_{ik}^2 \big)^2 / \sum_k s_{ik}^4"
+    reference = "Gao et al., bioRxiv 214262, 2017"
+
+    def of_spectrum(self, spectrum: Tensor) -> Tensor:
+        """The value of one layer."""
+        return participation_ratio(spectrum)
 
 
 class SchattenNorm(WeightMetric):

@@ -6,7 +6,14 @@ from lightning_complexity.metrics import spectra
 from lightning_complexity.network import ConvolutionNorm
 from lightning_complexity.regularizers.base import Regularizer
 
-__all__ = ["EffectiveRank", "LogSpectralProduct", "SchattenNorm", "SoftOrthogonality", "StableRank"]
+__all__ = [
+    "EffectiveRank",
+    "LogSpectralProduct",
+    "ParticipationRatio",
+    "SchattenNorm",
+    "SoftOrthogonality",
+    "StableRank",
+]
 
 
 class LogSpectralProduct(Regularizer):
@@ -72,6 +79,27 @@ class EffectiveRank(Regularizer):
 
     def __init__(self, strength: float = 1e-3, *, fold_batch_norm: bool = False) -> None:
         super().__init__(strength, spectra.EffectiveRank(fold_batch_norm=fold_batch_norm))
+
+
+class ParticipationRatio(Regularizer):
+    """Penalty on :class:`metrics.ParticipationRatio <lightning_complexity.metrics.ParticipationRatio>`.
+
+    One singular value decomposition of every layer. Finite gradients at rank one; a layer that is zero has
+    no participation ratio, and value and gradient are ``nan`` there.
+
+    Args:
+        strength: Factor.
+        fold_batch_norm: Whether the BatchNorm behind a layer is multiplied into it.
+
+    Example:
+        >>> import torch
+        >>> ParticipationRatio(1e-3)(torch.nn.Linear(4, 2)).backward()
+    """
+
+    example_strength = 0.03
+
+    def __init__(self, strength: float = 1e-3, *, fold_batch_norm: bool = False) -> None:
+        super().__init__(strength, spectra.ParticipationRatio(fold_batch_norm=fold_batch_norm))
 
 
 class SchattenNorm(Regularizer):
