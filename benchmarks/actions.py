@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.models import Workload
 from lightning_complexity import metrics, regularizers
 from lightning_complexity.metrics import ComplexityMetric, catalogue, resolve
+from lightning_complexity.metrics.base import SpectrumMetric
 from lightning_complexity.network import Snapshot, initial_state, layer_norms
 from lightning_complexity.regularizers import Regularizer, snapshot_for
 
@@ -31,10 +32,8 @@ GROUPS: dict[str, tuple[ComplexityMetric, ...]] = {
     "spectra, and all measures of them": (
         metrics.LogSpectralProduct(),
         metrics.StableRank(),
-        metrics.EffectiveRank(),
         metrics.SchattenNorm(),
-        metrics.LogConditionNumber(),
-        metrics.LogVolume(),
+        *(entry.metric() for entry in catalogue() if issubclass(entry.metric, SpectrumMetric)),
     ),
     "margins": (metrics.MarginPercentile(), metrics.MeanMargin(), metrics.InverseSquaredMargin()),
     "circular norms of convolutions": (metrics.LogSpectralProduct(convolution="circular"),),

@@ -104,7 +104,10 @@ def test_gradients(metric: ComplexityMetric, scale: float) -> None:
                 [
                     g.flatten().double()
                     for g in torch.autograd.grad(
-                        metric.measure(s, Context()), list(s.model.parameters()), allow_unused=True, materialize_grads=True
+                        metric.measure(s, Context()),
+                        list(s.model.parameters()),
+                        allow_unused=True,
+                        materialize_grads=True,
                     )
                 ]
             )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lightning_complexity.metrics.mixup import *
     from lightning_complexity.metrics.norms import *
     from lightning_complexity.metrics.paths import *
+    from lightning_complexity.metrics.power_laws import *
     from lightning_complexity.metrics.regions import *
     from lightning_complexity.metrics.sensitivity import *
     from lightning_complexity.metrics.size import *

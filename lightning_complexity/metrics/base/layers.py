@@ -88,3 +88,19 @@ class WeightMetric(LayerMetric):
         prefix = "folded_spectrum" if self.fold_batch_norm else "spectrum"
         values = self.spectra(snapshot, Context(layers=self.layers_chosen))
         return {f"{prefix}/{name}": of_layer for name, of_layer in values.items()}
+
+
+class SpectrumMetric(WeightMetric):
+    """A metric that is a function of each weight's singular values, its mean over layers by default."""
+
+    @abstractmethod
+    def of_spectrum(self, spectrum: Tensor) -> Tensor:
+        """The value of one layer, 0-d."""
+
+    def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
+        """The value of each weight."""
+        return {name: self.of_spectrum(spectrum) for name, spectrum in self.spectra(snapshot, context).items()}
+
+    def combine(self, values: Tensor) -> Tensor:
+        """Mean over layers."""
+        return values.mean()
