@@ -24,7 +24,7 @@ test: lint  ## Lint, types and tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 test-slow: $(INSTALLED)  ## The long tests, a browser among them
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses 2
 
 lint: $(INSTALLED)  ## Style and types
 	$(BIN)/ruff check .

@@ -40,7 +40,7 @@ def values(text: str) -> dict[str, float]:
 def test_first_lines_print_what_the_readme_says(first_screen: tuple[str, str]) -> None:
     actual, said = map(values, first_screen)
     assert actual.keys() == said.keys()
-    assert len(said) == 15
+    assert len(said) == 17
     # The initialization is random, so that digits differ from run to run.
     for name in ("complexity/parameter_norm", "complexity/distance_from_initialization", "probe/train_accuracy"):
         assert actual[name] == pytest.approx(said[name], rel=0.15)

@@ -316,8 +316,9 @@ class _OutputChange(SampleMeanMetric):
 
     def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Mean distance over the changes, for each sample."""
+        outputs = predictions(snapshot)
         of, dim = _kind(snapshot, self.of, type(self).__name__), class_dim(snapshot)
-        rows = as_rows(predictions(snapshot), of, dim)
+        rows = as_rows(outputs, of, dim)
         changes = [as_rows(predictions_on(snapshot, x), of, dim) - rows for x in self.changed_inputs(snapshot, context)]
         return torch.stack([torch.linalg.vector_norm(change, dim=1) for change in changes]).mean(0)
 
