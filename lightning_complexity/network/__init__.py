@@ -46,7 +46,8 @@ from lightning_complexity.network.regions.segments import NotFiniteError, Restri
 from lightning_complexity.network.running.batches import map_tensors, num_samples, split_batch
 from lightning_complexity.network.running.guard import observe
 from lightning_complexity.network.running.task import ForwardFunction, LossFunction, Task
-from lightning_complexity.network.snapshot import Shared, Snapshot, initial_state, shared
+from lightning_complexity.network.sharing import Shared, shared
+from lightning_complexity.network.snapshot import Snapshot, initial_state
 from lightning_complexity.network.tracing.activations import Activation, capture_activations
 from lightning_complexity.network.tracing.folding import fold_batch_norm
 from lightning_complexity.network.tracing.sources import FedActivation, Feed, trace_sources

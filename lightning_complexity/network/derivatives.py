@@ -26,7 +26,8 @@ from lightning_complexity.network.outputs import (
 from lightning_complexity.network.running.batches import map_tensors, tensors_in
 from lightning_complexity.network.running.memory import at_least_single
 from lightning_complexity.network.running.task import main_tensor, structure
-from lightning_complexity.network.snapshot import Snapshot, shared
+from lightning_complexity.network.sharing import shared
+from lightning_complexity.network.snapshot import Snapshot
 from lightning_complexity.network.tracing.decompositions import Decompositions, check_derivatives
 
 _JACOBIAN_ENTRIES = 3 * 2**17  # of the Jacobians that are held at once

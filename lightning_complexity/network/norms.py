@@ -21,7 +21,8 @@ from lightning_complexity.network.convolutions import input_shapes as read_input
 from lightning_complexity.network.convolutions import warm_started_operator_norm
 from lightning_complexity.network.errors import MeasureError
 from lightning_complexity.network.outputs import check_not_quantized, check_real
-from lightning_complexity.network.snapshot import Snapshot, shared
+from lightning_complexity.network.sharing import shared
+from lightning_complexity.network.snapshot import Snapshot
 from lightning_complexity.network.tracing.folding import fold_batch_norm
 from lightning_complexity.network.tracing.path_sums import path_sums as read_path_sums
 from lightning_complexity.network.weights import Weight, low_rank_adapters, read_weights, running_statistics

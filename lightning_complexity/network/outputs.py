@@ -14,7 +14,8 @@ from lightning_complexity.network.errors import MeasureError
 from lightning_complexity.network.running.batches import joined, map_tensors, num_samples, tensors_in
 from lightning_complexity.network.running.memory import at_least_single
 from lightning_complexity.network.running.task import main_tensor
-from lightning_complexity.network.snapshot import Snapshot, shared
+from lightning_complexity.network.sharing import shared
+from lightning_complexity.network.snapshot import Snapshot
 from lightning_complexity.network.tracing.calls import Layer, entering, find_layer
 from lightning_complexity.network.tracing.calls import running_order as read_running_order
 from lightning_complexity.network.tracing.costs import Costs, count_costs

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from functools import cached_property, partial, update_wrapper
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,6 @@ from lightning_complexity.network.running.sharding import whole, whole_parameter
 from lightning_complexity.network.running.task import ForwardFunction, LossFunction, Task
 from lightning_complexity.network.tracing.decompositions import FrozenStatistics
 
-P = ParamSpec("P")
 Result = TypeVar("Result")
 
 
@@ -430,47 +428,3 @@ def as_module(called: _Called) -> nn.Module:
 
 def _called_with(function: Callable[[nn.Module, Any], Result], inputs: Any, model: nn.Module) -> Result:
     return function(model, inputs)
-
-
-_NOT_IN_KEY = "warm_start"  # it changes what a quantity costs, not what it is
-
-
-class Shared(Generic[P, Result]):
-    """A function of a snapshot that is computed once, see :func:`shared`."""
-
-    def __init__(self, function: Callable[Concatenate[Snapshot, P], Result]) -> None:
-        self._function, self._signature = function, inspect.signature(function)
-        update_wrapper(self, function)
-
-    def _key(self, snapshot: Snapshot, *args: Any, **kwargs: Any) -> Hashable:
-        bound = self._signature.bind(snapshot, *args, **kwargs)
-        bound.apply_defaults()
-        _, *arguments = bound.arguments.items()
-        return (self._function, *((name, value) for name, value in arguments if name != _NOT_IN_KEY))
-
-    def __call__(self, snapshot: Snapshot, /, *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Compute it, or recall what was computed."""
-        key = self._key(snapshot, *args, **kwargs)
-        return snapshot.remember(key, lambda: self._function(snapshot, *args, **kwargs))
-
-    def is_known(self, snapshot: Snapshot, /, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Whether it was computed already."""
-        return snapshot.remembers(self._key(snapshot, *args, **kwargs))
-
-
-def shared(function: Callable[Concatenate[Snapshot, P], Result]) -> Shared[P, Result]:
-    """Compute a function of a snapshot once for equal arguments, however many measures ask.
-
-    The other arguments must be hashable, but for one named ``warm_start``, which is not compared.
-
-    Example:
-        >>> @shared
-        ... def largest_output(snapshot):
-        ...     print("computed")
-        ...     return snapshot.run(lambda model: model(snapshot.inputs)).max()
-        >>> snapshot = Snapshot(torch.nn.Identity(), torch.ones(2, 3))
-        >>> largest_output(snapshot), largest_output(snapshot)
-        computed
-        (tensor(1.), tensor(1.))
-    """
-    return Shared(function)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lightning_complexity.functional.regions import activation_codes, piece_counts
 from lightning_complexity.network.errors import MeasureError, UnsupportedOperationError
 from lightning_complexity.network.running.batches import chunks, num_samples
-from lightning_complexity.network.snapshot import Snapshot, shared
+from lightning_complexity.network.sharing import shared
+from lightning_complexity.network.snapshot import Snapshot
 from lightning_complexity.network.tracing.activations import Activation, capture_activations
 
 

@@ -13,7 +13,8 @@ from lightning_complexity.network.errors import MeasureError, NetworkError
 from lightning_complexity.network.outputs import check_not_quantized, check_real, predictions
 from lightning_complexity.network.regions.planes import PlaneRegions, plane_regions, rectangle_around
 from lightning_complexity.network.regions.segments import Restriction
-from lightning_complexity.network.snapshot import Snapshot, shared
+from lightning_complexity.network.sharing import shared
+from lightning_complexity.network.snapshot import Snapshot
 
 Result = TypeVar("Result")
 
