@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("compared.md")
 WORKLOADS = ("mlp", "resnet18", "transformer")
 ROUNDS = 12
-SECONDS = 3.0  # at most for each action and checkout, after two rounds
 RENAMED = {
     "OrthogonalityDefect": "SoftOrthogonality",
     "BoundaryDistance": "RegionBoundaryDistance",
@@ -96,18 +95,18 @@ class Checkout:
         self._process.wait()
 
 
-def rounds(before: Checkout, now: Checkout, name: str) -> list[tuple[float, float]]:
+def rounds(before: Checkout, now: Checkout, name: str, seconds: float) -> list[tuple[float, float]]:
     """Times of an action in both checkouts, one after the other; empty if it fails in one."""
     times: list[tuple[float, float]] = []
     if before.seconds(name) is None or now.seconds(name) is None:
         return times
-    while len(times) < ROUNDS and (len(times) < 2 or sum(map(sum, times)) < 2 * SECONDS):
+    while len(times) < ROUNDS and (len(times) < 2 or sum(map(sum, times)) < 2 * seconds):
         pair = before.seconds(name), now.seconds(name)
         times.append((pair[0] or 0.0, pair[1] or 0.0))
     return times
 
 
-def section(workload: str, before: Path) -> Iterator[str]:
+def section(workload: str, before: Path, seconds: float) -> Iterator[str]:
     """The table of one workload, row by row."""
     from benchmarks.report import spread
     from benchmarks.timing import Spread
@@ -115,7 +114,7 @@ def section(workload: str, before: Path) -> Iterator[str]:
     old, new = Checkout(before, workload), Checkout(ROOT, workload)
     yield f"## {workload}\n\n| action | now / before | rounds |\n|---|---:|---:|"
     for name in new.names:
-        if name in old.names and (times := rounds(old, new, name)):
+        if name in old.names and (times := rounds(old, new, name, seconds)):
             ratio = Spread.of([now / then for then, now in times])
             yield f"| {name} | {spread(ratio)} | {ratio.rounds} |"
     old.close()
@@ -127,6 +126,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("checkout", type=Path, nargs="?", help="another checkout of this repository")
     parser.add_argument("--workloads", nargs="+", default=WORKLOADS, choices=WORKLOADS)
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="at most for an action and checkout, after two rounds"
+    )
     parser.add_argument("--serve", choices=WORKLOADS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -140,7 +142,7 @@ def main() -> None:
     ]
     for workload in arguments.workloads:
         rows = []
-        for row in section(workload, arguments.checkout.resolve()):
+        for row in section(workload, arguments.checkout.resolve(), arguments.seconds):
             print(row, flush=True)
             rows.append(row)
         lines.append("\n".join(rows))
