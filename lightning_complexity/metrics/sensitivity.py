@@ -72,9 +72,10 @@ def _check_projections(num_projections: int | None) -> None:
 def _estimated_squares(snapshot: Snapshot, context: Context, of: JacobianOf, num_projections: int) -> Tensor:
     parts = []
     generator = context.generator() if snapshot.differentiable else None
+    dim = class_dim(snapshot) if of == "softmax" else None
     for inputs, outputs in input_output_chunks(snapshot):
         with torch.enable_grad(), missing_derivatives_named(2):
-            rows = as_rows(outputs, of, class_dim(snapshot))
+            rows = as_rows(outputs, of, dim)
             normals = _normals(inputs, (num_projections, rows.shape[1]), context.seed, generator)
             directions = unit_directions(normals.to(rows.dtype).movedim(1, 0))
             parts.append(squared_jacobian_norms(rows, inputs, directions, create_graph=snapshot.differentiable))

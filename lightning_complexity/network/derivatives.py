@@ -114,10 +114,11 @@ class _Jacobians(NamedTuple):
 @shared
 def _jacobians(snapshot: Snapshot, of: JacobianOf) -> _Jacobians:
     at_once = None if snapshot.differentiable else _jacobians_at_once(snapshot)
+    dim = class_dim(snapshot) if of == "softmax" else None
     parts = []
     for x, y in input_output_chunks(snapshot, at_once):
         with torch.enable_grad(), missing_derivatives_named(2):
-            rows = as_rows(y, of, class_dim(snapshot))
+            rows = as_rows(y, of, dim)
             grams = grams_of_outputs(rows, x, create_graph=snapshot.differentiable)
         parts.append((grams, rows if snapshot.differentiable else rows.detach()))
     return _Jacobians(torch.cat([grams for grams, _ in parts]), torch.cat([rows for _, rows in parts]))
@@ -140,7 +141,7 @@ def jacobian_grams(snapshot: Snapshot, of: JacobianOf = "logits") -> Tensor:
         snapshot: With inputs.
         of: ``"softmax"`` for the probabilities, where there are classes; ``"logits"`` for the outputs themselves.
     """
-    if class_dim(snapshot) is None:
+    if of == "softmax" and class_dim(snapshot) is None:
         of = "logits"
     if of == "softmax" and predictions(snapshot).ndim == 2:
         found = _jacobians(snapshot, "logits")
