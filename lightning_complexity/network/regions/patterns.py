@@ -106,7 +106,7 @@ def patterns(snapshot: Snapshot) -> dict[str, LayerPatterns]:
 def _counts(activation: Activation, codes: Tensor) -> Tensor:
     preactivations, codes = (t.movedim(activation.unit_dim, -1).flatten(0, -2) for t in (activation.inputs, codes))
     counts = piece_counts(codes, len(activation.kinks) + 1)
-    return torch.where(preactivations.isnan().any(0)[:, None], torch.nan, counts)
+    return torch.where(preactivations.amax(0).isnan()[:, None], torch.nan, counts)
 
 
 def _hash(codes: Tensor) -> Tensor:
