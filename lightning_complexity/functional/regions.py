@@ -44,6 +44,8 @@ def activation_codes(preactivations: Tensor, kinks: Sequence[float] = (0.0,)) ->
     Example:
         >>> activation_codes(torch.tensor([-1.0, 0.0, 3.0, 7.0]), (0.0, 6.0))
         tensor([0, 0, 1, 2])
+        >>> activation_codes(torch.tensor([-1.0, 0.0, 3.0, torch.nan]))
+        tensor([0, 0, 1, 1])
     """
     boundaries = torch.tensor(kinks, dtype=preactivations.dtype, device=preactivations.device)
     if len(kinks) == 1:  # the same, in half the time
