@@ -271,7 +271,7 @@ def test_training_is_bit_identical_with_a_loader_of_the_same_stream_as_probe() -
 def test_two_draws_are_equal(kind: str, file: Path) -> None:
     loader = DataLoader(DATASETS[kind](file), batch_size=4)
     indices = None if kind == "stream" else [0, 7, 13, 23]
-    first, second = (draw_samples(loader, indices) for _ in range(2))
+    first, second = (draw_samples(loader, indices, 4).batches[0] for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     assert first[0].isfinite().all()
     assert not torch.equal(first[0], X[indices or range(4)])
@@ -289,7 +289,7 @@ def test_a_copy_leaves_the_dataset_alone(kind: str, file: Path, monkeypatch: pyt
     loader = DataLoader(DATASETS[kind](file), batch_size=4)
     indices = None if kind == "stream" else [0, 7, 13, 23]
     with torch.random.fork_rng():
-        first, second = (draw_samples(loader, indices) for _ in range(2))
+        first, second = (draw_samples(loader, indices, 4).batches[0] for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
@@ -379,7 +379,7 @@ def test_a_batch_that_no_process_can_send_is_drawn_from_a_copy() -> None:
         x: Tensor
 
     loader = DataLoader(Counting(), collate_fn=lambda samples: Local(torch.stack([x for x, _ in samples])))
-    assert torch.equal(draw_samples(loader, [0, 1]).x, torch.stack([X[0], 2 * X[1]]))
+    assert torch.equal(draw_samples(loader, [0, 1]).batches[0].x, torch.stack([X[0], 2 * X[1]]))
     assert loader.dataset.count == 0
 
 

@@ -11,13 +11,22 @@ from typing import Any
 import torch
 
 from lightning_complexity.callbacks.base import LightningModule, Trainer, completed_batches, double_precision
+from lightning_complexity.callbacks.finding import find_task
 from lightning_complexity.callbacks.lagrangian import AugmentedLagrangian
 from lightning_complexity.callbacks.loggers import log_scalars
 from lightning_complexity.callbacks.loss import LossCallback
-from lightning_complexity.callbacks.probe import Probe, ProbeSource, check_probe, copied, training_probe
+from lightning_complexity.callbacks.probe import (
+    Probe,
+    ProbeSource,
+    check_probe,
+    copied,
+    from_checkpoint,
+    kept,
+    training_probe,
+)
 from lightning_complexity.callbacks.summing import Step, Term
 from lightning_complexity.metrics import ComplexityMetric
-from lightning_complexity.network import ForwardFunction, LossFunction, Snapshot, Task
+from lightning_complexity.network import ForwardFunction, LossFunction, Snapshot, TargetFunction, Task
 from lightning_complexity.recording.measuring import unsynchronized
 from lightning_complexity.regularizers import Regularizer, TrainedMeasure
 
@@ -50,9 +59,11 @@ class ComplexityConstraint(LossCallback):
             of a logarithm, of what the logarithm is taken of.
         every_n_steps: How often the multipliers are updated.
         probe: What the metrics are computed on, as for :class:`lightning_complexity.ComplexityMonitor`.
-        loss: Mean loss from outputs and targets, for measures that need one.
-        forward: Outputs from module and inputs, where they are not ``module(inputs)`` or not one tensor.
+        forward: How the network is run, as for :class:`lightning_complexity.ComplexityMonitor`, like the next four.
+        loss: How it is judged.
+        targets: Targets of a batch.
         class_dim: Dimension of the outputs along which classes lie, where shapes do not tell.
+        wrt: Name of a submodule that Jacobians are taken at.
         max_multiplier: Where multipliers stop.
         manual_backward_index: As for :class:`lightning_complexity.ComplexityPenalty`.
 
@@ -78,16 +89,20 @@ class ComplexityConstraint(LossCallback):
         at_most_relative_to_init: Limits | None = None,
         every_n_steps: int = 20,
         probe: ProbeSource = 256,
-        loss: LossFunction | None = None,
         forward: ForwardFunction | None = None,
+        loss: LossFunction | None = None,
+        targets: TargetFunction | None = None,
         class_dim: int | None = None,
+        wrt: str | None = None,
         max_multiplier: float = 1e3,
         manual_backward_index: int | None = None,
     ) -> None:
         if not measures:
             raise ValueError("ComplexityConstraint needs a measure, such as metrics.JacobianNorm().")
         super().__init__(
-            [_trained(measure) for measure in measures], Task(forward, loss, class_dim), manual_backward_index
+            [_trained(measure) for measure in measures],
+            Task(forward, loss, targets, class_dim, wrt),
+            manual_backward_index,
         )
         self._limits = _checked_limits(len(measures), at_most, at_most_relative_to_init)
         self._relative = at_most is None
@@ -111,9 +126,8 @@ class ComplexityConstraint(LossCallback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Draw the probe, and know the limits, before the first step."""
         if not self._probe_is_ready:
-            if self._probe is None and any(m.needs_batch for m in self.measures):
-                self._probe = training_probe(self.probe, trainer, pl_module, batch)
-            self._probe = None if self._probe is None else copied(self._probe, pl_module.device)
+            if any(m.needs_batch for m in self.measures):
+                self._draw_probe(trainer, pl_module, batch)
             self._probe_is_ready = True
         if not self.lagrangians:
             limits = self._limits_from(self._measured(trainer, pl_module)) if self._relative else self._limits
@@ -121,6 +135,12 @@ class ComplexityConstraint(LossCallback):
                 m.name: AugmentedLagrangian(limit, not m.metric.is_logarithm, self.max_multiplier)
                 for m, limit in zip(self.measures, limits, strict=True)
             }
+
+    def _draw_probe(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        known = self._probe
+        drawn = training_probe(self.probe, trainer, pl_module, batch) if known is None else known.batches
+        drawn = copied(drawn, pl_module.device)
+        self._probe = Probe(drawn, find_task(pl_module, drawn.batches[0], self.task))
 
     def on_train_batch_end(
         self,
@@ -149,7 +169,7 @@ class ComplexityConstraint(LossCallback):
             **super().state_dict(),
             "lagrangians": {name: dict(vars(lagrangian)) for name, lagrangian in self.lagrangians.items()},
             "steps": self._steps,
-            "probe": None if self._probe is None else tuple(copied(self._probe, "cpu")),
+            "probe": kept(None if self._probe is None else self._probe.batches),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -157,7 +177,8 @@ class ComplexityConstraint(LossCallback):
         super().load_state_dict(state_dict)
         self.lagrangians = {name: AugmentedLagrangian(**kept) for name, kept in state_dict["lagrangians"].items()}
         self._steps = state_dict["steps"]
-        self._probe = None if state_dict["probe"] is None else Probe(*state_dict["probe"])
+        batches = from_checkpoint(state_dict["probe"])
+        self._probe = None if batches is None else Probe(batches, self.task)
 
     # The controllers -----------------------------------------------------------------------------
 
@@ -203,14 +224,13 @@ class ComplexityConstraint(LossCallback):
 
     def _measured(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Every measure on the probe, by name."""
-        inputs, targets = self._probe or (None, None)
+        batches, task = self._probe or (None, None)
         values: dict[str, float] = {}
         snapshots: dict[int, Snapshot] = {}
         for measure in self.measures:
             initial, metric = measure.initial, measure.metric
             if id(initial) not in snapshots:
-                task: Any = vars(self.task)
-                snapshots[id(initial)] = Snapshot(pl_module, inputs, targets, initial=initial, **task)
+                snapshots[id(initial)] = Snapshot(pl_module, batches, task=task, initial=initial)
             metric.reset()
             with double_precision(trainer), unsynchronized(metric):
                 metric.update(snapshots[id(initial)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, accumulating, completed_batches
+from lightning_complexity.callbacks.finding import find_task
 from lightning_complexity.callbacks.loggers import log_scalars
 from lightning_complexity.callbacks.summing import Step, Term, add_terms, remove_terms
-from lightning_complexity.network import MissingInputError, Snapshot, Task, initial_state
+from lightning_complexity.network import MeasureError, Snapshot, Task, initial_state
 from lightning_complexity.regularizers import TrainedMeasure
 
 
@@ -38,6 +40,9 @@ class LossCallback(Callback):
         ):
             raise ValueError(f"manual_backward_index counts calls from 0, got {manual_backward_index!r}.")
         self.measures, self.task, self.manual_backward_index = measures, task, manual_backward_index
+        self._found: Task | None = None
+        self._computed: set[str] = set()
+        self._skipped: set[str] = set()
         self._latest: dict[str, Tensor] = {}
         self._was_added = False
 
@@ -60,7 +65,8 @@ class LossCallback(Callback):
                 "manual_backward_index=0 for the first call of manual_backward in training_step, 1 for the second."
             )
         self._check_that_batches_are_given(pl_module)
-        self._was_added = False
+        self._was_added, self._found = False, None
+        self._computed, self._skipped = set(), set()
         add_terms(pl_module, self)
 
     def _check_that_batches_are_given(self, pl_module: LightningModule) -> None:
@@ -129,14 +135,32 @@ class LossCallback(Callback):
             measure.resume(progress)
 
     def computed(self, measure: TrainedMeasure, compute: Callable[[Snapshot], Tensor], step: Step) -> Tensor:
-        """What is computed from the snapshot for a measure."""
+        """What is computed from the snapshot for a measure.
+
+        Raises:
+            MeasureError: If it has never been computed. Later in the run a batch on which it cannot be is left without
+                penalty, and a warning says so once.
+        """
+        if self._found is None and measure.needs_batch:
+            self._found = find_task(step.pl_module, step.batch, self.task)
         try:
-            return compute(step.snapshot(measure, self.task))
-        except MissingInputError as error:
-            raise MissingInputError(
-                f"{measure.name} {error} {type(self).__name__} takes batches (inputs, targets); with others, add "
-                "the regularizer to the loss yourself: loss + penalty(self.net, x)."
-            ) from error
+            value = compute(step.snapshot(measure, self._found or self.task))
+        except MeasureError as error:
+            if measure.name not in self._computed:
+                raise
+            self._skip(measure.name, error)
+            return torch.zeros((), device=step.pl_module.device)
+        self._computed.add(measure.name)
+        return value
+
+    def _skip(self, name: str, error: MeasureError) -> None:
+        if name not in self._skipped:
+            self._skipped.add(name)
+            warnings.warn(
+                f"{type(self).__name__} of {name} leaves batches out on which it cannot be computed, such as one that "
+                f"{error}",
+                stacklevel=2,
+            )
 
     def note(self, parts: dict[str, Tensor]) -> None:
         """Keep the parts of the loss of this step until they are logged."""

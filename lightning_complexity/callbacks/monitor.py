@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from lightning_complexity.callbacks.base import (
     completed_batches,
     double_precision,
 )
+from lightning_complexity.callbacks.finding import explained, find_task, find_validation_task, summary
 from lightning_complexity.callbacks.loggers import (
     log_directory,
     log_figures,
@@ -27,15 +29,25 @@ from lightning_complexity.callbacks.loggers import (
 from lightning_complexity.callbacks.probe import (
     Probe,
     ProbeSource,
-    can_be_indexed,
     check_probe,
     copied,
     first_loader,
+    from_checkpoint,
+    kept,
     training_probe,
     validation_probe,
 )
 from lightning_complexity.metrics import ComplexityMetric, resolve
-from lightning_complexity.network import ForwardFunction, LossFunction, Snapshot, Task, initial_state, num_samples
+from lightning_complexity.network import (
+    Batches,
+    ForwardFunction,
+    LossFunction,
+    Snapshot,
+    TargetFunction,
+    Task,
+    initial_state,
+    mean_loss,
+)
 from lightning_complexity.recording.measuring import (
     FailureReport,
     Measured,
@@ -48,6 +60,8 @@ from lightning_complexity.recording.record import RECORD_NAME, Measurement, appe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def _check_interval(name: str, value: int | None) -> None:
@@ -81,15 +95,24 @@ class ComplexityMonitor(Callback):
         metrics: ``"standard"``, ``"fast"`` or ``"full"``; or a list of metrics and names of metrics.
         every_n_steps: Measure each time so many optimizer steps are completed.
         every_n_epochs: Measure at the end of every so many epochs. ``None`` turns this off.
-        probe: Number of training samples, evenly spaced over the dataset; or ``(inputs, targets)``; or a
-            ``DataLoader``, of which all samples are taken. They are drawn without a trace in the dataset, see
+        probe: Number of training samples, evenly spaced over the dataset; or ``(inputs, targets)``; or a list of
+            batches; or a ``DataLoader``, of which all samples are taken. Batches that cannot be cut into samples are
+            taken whole. They are drawn without a trace in the dataset, see
             :func:`lightning_complexity.recording.draw_samples`, and go through the module's transfer hooks and the
             training's precision as batches do. For a dataset that cannot be indexed, or raises an error, the first
             samples of the first training batch. On several processes all measure the probe of rank zero, and rank
             zero's values hold for all.
-        loss: Loss of a batch from outputs and targets; default cross-entropy.
-        forward: Outputs from module and inputs, where they are not ``module(inputs)`` or not one tensor.
+        forward: ``forward(module, batch)`` or ``forward(model, inputs)`` gives the outputs. By default the module is
+            called with the inputs of a pair, or with the entries of the batch that its ``forward`` names; else the
+            outputs are what it gives when its own ``training_step`` calls it.
+        loss: ``loss(module, batch)`` or ``loss(outputs, targets)`` gives the loss. By default that of the module's own
+            ``training_step``, and for validation of ``validation_step`` where that returns or logs one; they run
+            without a trace, in evaluation mode. The generalization gap is of one loss on both probes, that of
+            validation.
+        targets: ``targets(batch)`` gives the targets, where they are hidden in the batch.
         class_dim: Dimension of the outputs along which classes lie, where shapes do not tell.
+        wrt: Name of a submodule: Jacobians are those for what enters it, as for token embeddings, instead of for the
+            inputs.
         budget: The share of training time that measuring may take. Measured and logged; not enforced yet.
         per_layer: Whether metrics given by name also report their layers.
         on_error: ``"warn"`` or ``"raise"``.
@@ -112,9 +135,11 @@ class ComplexityMonitor(Callback):
         every_n_steps: int | None = None,
         every_n_epochs: int | None = 1,
         probe: ProbeSource = 256,
-        loss: LossFunction | None = None,
         forward: ForwardFunction | None = None,
+        loss: LossFunction | None = None,
+        targets: TargetFunction | None = None,
         class_dim: int | None = None,
+        wrt: str | None = None,
         budget: float = 0.05,
         per_layer: bool = False,
         on_error: OnError = "warn",
@@ -129,7 +154,7 @@ class ComplexityMonitor(Callback):
         self.metrics = resolve(metrics, per_layer=per_layer)
         self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
         self.probe, self.budget, self.on_error = probe, budget, on_error
-        self.task = Task(forward, loss, class_dim)
+        self.task = Task(forward, loss, targets, class_dim, wrt)
         self._forget()
 
     def _forget(self) -> None:
@@ -217,7 +242,7 @@ class ComplexityMonitor(Callback):
         probes = {"train_probe": self._train_probe, "validation_probe": self._validation_probe}
         return {
             "history": [asdict(measurement) for measurement in self.history],
-            **{name: None if probe is None else tuple(copied(probe, "cpu")) for name, probe in probes.items()},
+            **{name: kept(None if probe is None else probe.batches) for name, probe in probes.items()},
             "initial": self._initial,
             "seconds_measuring": self._seconds_measuring,
             "seconds": self._seconds(),
@@ -226,10 +251,8 @@ class ComplexityMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self.history = [Measurement(**row) for row in state_dict["history"]]
-        self._train_probe, self._validation_probe = (
-            None if state_dict[name] is None else Probe(*state_dict[name])
-            for name in ("train_probe", "validation_probe")
-        )
+        drawn = [from_checkpoint(state_dict[name]) for name in ("train_probe", "validation_probe")]
+        self._train_probe, self._validation_probe = (None if b is None else Probe(b, self.task) for b in drawn)
         self._initial = state_dict["initial"]
         self._seconds_measuring, self._seconds_before = state_dict["seconds_measuring"], state_dict["seconds"]
 
@@ -280,37 +303,57 @@ class ComplexityMonitor(Callback):
         fit = self._failures.attempt("the training probe", measure_training_probe)
         if self._validation_probe is not None:
             fit |= self._failures.attempt("the validation probe", measure_validation_probe)
-        measured.values |= {**fit, **gaps(fit)}
+        measured.values |= {**fit, **gaps(fit, self._train_loss_as_validated(pl_module, fit))}
         return measured
 
+    def _train_loss_as_validated(self, pl_module: LightningModule, fit: dict[str, Tensor]) -> Tensor | None:
+        """The loss of validation on the training probe, where it is another than that of training."""
+        train, validation = self._train_probe, self._validation_probe
+        if train is None or validation is None or validation.task.loss == train.task.loss or not fit:
+            return None
+        snapshot = self._snapshot(pl_module, Probe(train.batches, validation.task))
+        found = self._failures.attempt("probe/generalization_gap", lambda: {"loss": mean_loss(snapshot)})
+        return found.get("loss")
+
     def _snapshot(self, pl_module: LightningModule, probe: Probe | None) -> Snapshot:
-        task: Any = vars(self.task)
-        return Snapshot(pl_module, *(probe or (None, None)), initial=self._initial, **task)
+        batches, task = probe or (None, None)
+        return Snapshot(pl_module, batches, task=task, initial=self._initial)
 
     def _draw_probes(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         """Draw the probes where a checkpoint did not bring them."""
 
         def draw_training_probe() -> dict[str, Tensor]:
-            if self._train_probe is None:
-                self._train_probe = training_probe(self.probe, trainer, pl_module, batch)
-            self._train_probe = copied(self._train_probe, pl_module.device)
+            kept_one = self._train_probe
+            drawn = training_probe(self.probe, trainer, pl_module, batch) if kept_one is None else kept_one.batches
+            drawn = copied(drawn, pl_module.device)
+            self._train_probe = Probe(drawn, find_task(pl_module, drawn.batches[0], self.task))
+            _LOGGER.info("%s measures %s.", type(self).__name__, summary(self._train_probe.task))
             return {}
 
         def draw_validation_probe() -> dict[str, Tensor]:
             loader = first_loader(trainer.val_dataloaders)
-            if self._validation_probe is None and loader is not None and can_be_indexed(loader):
-                self._validation_probe = validation_probe(loader, self._train_probe_size, trainer, pl_module)
             if self._validation_probe is not None:
-                self._validation_probe = copied(self._validation_probe, pl_module.device)
+                drawn = self._validation_probe.batches
+            elif loader is not None:
+                drawn = validation_probe(loader, self._train_probe_size, trainer, pl_module)
+            else:
+                return {}
+            drawn = copied(drawn, pl_module.device)
+            self._validation_probe = Probe(drawn, self._validation_task(pl_module, drawn))
             return {}
 
         self._failures.attempt("the probe", draw_training_probe)
         if self._train_probe is not None:
             self._failures.attempt("the validation probe", draw_validation_probe)
 
+    def _validation_task(self, pl_module: LightningModule, drawn: Batches) -> Task:
+        assert self._train_probe is not None
+        train = self._train_probe
+        return find_validation_task(pl_module, drawn.batches[0], train.batches.batches[0], train.task)
+
     @property
     def _train_probe_size(self) -> int:
-        return self.probe if isinstance(self.probe, int) else num_samples(self._train_probe.inputs)  # type: ignore[union-attr]
+        return self.probe if isinstance(self.probe, int) else self._train_probe.batches.num_samples  # type: ignore[union-attr]
 
     @property
     def overhead(self) -> float:
@@ -320,6 +363,26 @@ class ComplexityMonitor(Callback):
     def _seconds(self) -> float:
         """Time since training started, over all parts of a continued run."""
         return self._seconds_before + (0.0 if self._started is None else time.perf_counter() - self._started)
+
+    def explain(self, module: LightningModule, batch: Any) -> str:
+        """How this monitor runs a module on a batch and judges it on it, in a few lines.
+
+        Args:
+            module: What will be trained; nothing of it changes.
+            batch: As its training loader yields it.
+
+        Example:
+            >>> from pytorch_lightning.demos.boring_classes import BoringModel
+            >>> import torch
+            >>> print(ComplexityMonitor().explain(BoringModel(), torch.zeros(2, 32)))
+            batch:       a tensor of torch.float32
+            outputs:     model(batch): a tensor of torch.float32
+            inputs:      the whole batch
+            targets:     none found; say targets=lambda batch: ...
+            loss:        that of training_step
+            derivatives: for the inputs, where these are one tensor
+        """
+        return explained(module, batch, find_task(module, batch, self.task))
 
     # Looking at the result -----------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from lightning_complexity.callbacks.base import (
 )
 from lightning_complexity.callbacks.loss import LossCallback
 from lightning_complexity.callbacks.summing import Step, Term
-from lightning_complexity.network import ForwardFunction, LossFunction, Task
+from lightning_complexity.network import ForwardFunction, LossFunction, TargetFunction, Task
 from lightning_complexity.regularizers import Regularizer
 
 
@@ -60,9 +60,11 @@ class ComplexityPenalty(LossCallback):
         self,
         *regularizers: Regularizer,
         schedule: Callable[[int], float] | None = None,
-        loss: LossFunction | None = None,
         forward: ForwardFunction | None = None,
+        loss: LossFunction | None = None,
+        targets: TargetFunction | None = None,
         class_dim: int | None = None,
+        wrt: str | None = None,
         once_per_step: bool = False,
         manual_backward_index: int | None = None,
     ) -> None:
@@ -74,7 +76,9 @@ class ComplexityPenalty(LossCallback):
                     f"ComplexityPenalty takes regularizers such as regularizers.PathNorm(1e-4), got {regularizer!r}."
                 )
         super().__init__(
-            [regularizer.measure for regularizer in regularizers], Task(forward, loss, class_dim), manual_backward_index
+            [regularizer.measure for regularizer in regularizers],
+            Task(forward, loss, targets, class_dim, wrt),
+            manual_backward_index,
         )
         self.regularizers = regularizers
         if schedule is not None and not callable(schedule):

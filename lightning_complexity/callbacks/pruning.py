@@ -9,17 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, completed_batches, double_precision
+from lightning_complexity.callbacks.finding import find_task
 from lightning_complexity.callbacks.loggers import log_scalars
 from lightning_complexity.callbacks.probe import Probe, ProbeSource, check_probe, copied, training_probe
 from lightning_complexity.metrics.lann import pieces_by_unit
-from lightning_complexity.network import Feed, Snapshot, map_tensors, observe, trace_sources
+from lightning_complexity.network import Feed, Snapshot, Task, observe, trace_sources
+from lightning_complexity.network.running.batches import chunks
+from lightning_complexity.network.snapshot import called
 
 
-def _prunable(model: nn.Module, inputs: Any) -> dict[str, list[str]]:
+def _prunable(model: nn.Module, probe: Probe) -> dict[str, list[str]]:
     """Names of the parameters that make the units of each activation, weight first, where they can be pruned."""
     names = {id(p): name for name, p in model.named_parameters()}
     with observe(model), torch.no_grad():
-        network = trace_sources(model, map_tensors(lambda t: t[:1] if t.ndim else t, inputs))
+        network = trace_sources(called(model, probe.task), next(chunks(probe.inputs, 1)))
     found = {}
     for fed in network:
         parameters = [p for feed in fed.feeds for p in _parameters(feed)]
@@ -108,9 +111,10 @@ class NeuronPruning(Callback):
         """Find out what can be pruned, and prune what a checkpoint says, before the first step."""
         if self._drawn is not None:
             return
-        self._drawn = copied(training_probe(self.probe, trainer, pl_module, batch), pl_module.device)
+        drawn = copied(training_probe(self.probe, trainer, pl_module, batch), pl_module.device)
         with double_precision(trainer):
-            self._layers = _prunable(pl_module, self._drawn.inputs)
+            self._drawn = Probe(drawn, find_task(pl_module, drawn.batches[0], Task()))
+            self._layers = _prunable(pl_module, self._drawn)
         if not self._layers:
             raise ValueError(
                 "NeuronPruning needs a network with activations whose inputs come from one linear layer or convolution "
@@ -155,7 +159,7 @@ class NeuronPruning(Callback):
     def _prune(self, pl_module: LightningModule, probe: Probe) -> None:
         parameters = dict(pl_module.named_parameters())
         weights = {name: parameters[names[0]].detach().cpu() for name, names in self._layers.items()}
-        units = pieces_by_unit(Snapshot(pl_module, probe.inputs), self.degree)
+        units = pieces_by_unit(Snapshot(pl_module, probe.batches, task=probe.task), self.degree)
         kept = {name: ~self._mask(self._layers[name][0], len(w)) for name, w in weights.items()}
         remaining = torch.cat(list(kept.values()))
         chosen = _fewest(

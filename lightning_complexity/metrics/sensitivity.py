@@ -30,6 +30,7 @@ from lightning_complexity.network import (
 )
 from lightning_complexity.network.derivatives import JacobianOf, as_rows, input_output_chunks
 from lightning_complexity.network.errors import missing_derivatives_named
+from lightning_complexity.network.leaves import check_leaf
 from lightning_complexity.network.outputs import class_dim, predictions_on
 
 __all__ = [
@@ -51,7 +52,7 @@ def _check_of(of: str | None) -> None:
 
 def _kind(snapshot: Snapshot, of: JacobianOf | None, name: str) -> JacobianOf:
     """What is taken of the outputs: probabilities where there are classes, unless the user says."""
-    _ = snapshot.float_inputs  # those that cannot be differentiated are named before the network is run on them
+    check_leaf(snapshot)  # those that cannot be differentiated are named before the network is run on them
     has_classes = class_dim(snapshot) is not None
     if of == "softmax" and not has_classes:
         raise MeasureError(

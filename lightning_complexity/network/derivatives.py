@@ -13,22 +13,25 @@ from lightning_complexity.functional.sensitivity import jacobian_grams as grams_
 from lightning_complexity.functional.sensitivity import softmax_jacobian_grams
 from lightning_complexity.network.choice import LayerChoice, chosen
 from lightning_complexity.network.errors import MeasureError, missing_derivatives_named
+from lightning_complexity.network.leaves import entries_of_leaf, with_leaf
+from lightning_complexity.network.losses import batch_losses, loss_with_graph, loss_with_leaf, shares
 from lightning_complexity.network.outputs import (
     check_not_quantized,
     check_real,
     checked_predictions,
     class_dim,
+    float_tensors,
     graph_of_outputs,
     model_outputs,
     predictions,
     shape_of_predictions,
 )
-from lightning_complexity.network.running.batches import map_tensors, tensors_in
+from lightning_complexity.network.running.batches import chunks, map_tensors, tensors_in
 from lightning_complexity.network.running.memory import at_least_single
 from lightning_complexity.network.running.task import main_tensor, structure
 from lightning_complexity.network.sharing import shared
 from lightning_complexity.network.snapshot import Snapshot
-from lightning_complexity.network.tracing.decompositions import Decompositions, check_derivatives
+from lightning_complexity.network.tracing.decompositions import Decompositions
 
 _JACOBIAN_ENTRIES = 3 * 2**17  # of the Jacobians that are held at once
 MAX_ROWS = 1024
@@ -80,22 +83,30 @@ def input_output_chunks(snapshot: Snapshot, at_most: int | None = None) -> Itera
     if snapshot.differentiable:
         graph = graph_of_outputs(snapshot, 2, inputs=True)
         assert graph.inputs is not None
-        yield graph.inputs, _predicted(graph.outputs, len(graph.inputs))
+        yield graph.inputs, _predicted(graph.outputs, graph.inputs)
         return
     size = snapshot.chunk_size if at_most is None else min(at_most, snapshot.chunk_size)
-    for x in snapshot.float_inputs.split(size):
+    for x in chunks(snapshot.inputs, size):
         yield _differentiable_outputs(snapshot, x)
 
 
-def _predicted(outputs: Any, count: int) -> Tensor:
-    return checked_predictions(main_tensor(outputs), count)
+def _predicted(outputs: Any, leaf: Tensor) -> Tensor:
+    """The outputs, one row for each of the leaf."""
+    predicted = checked_predictions(main_tensor(outputs), None)
+    if len(predicted) != len(leaf):
+        raise MeasureError(
+            f"needs an output for each row of what is differentiated for, got {len(predicted)} outputs and a tensor of "
+            f"shape {tuple(leaf.shape)}. Choose another with wrt='the name of a module', or other outputs with "
+            "forward=lambda module, batch: ...."
+        )
+    return at_least_single(predicted)
 
 
-def _differentiable_outputs(snapshot: Snapshot, x: Tensor) -> tuple[Tensor, Tensor]:
+def _differentiable_outputs(snapshot: Snapshot, x: Any) -> tuple[Tensor, Tensor]:
     def forward(model: nn.Module) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
-            leaf = x.detach().clone().requires_grad_()
-            return leaf, at_least_single(_predicted(model(leaf), len(x)))
+            leaf, outputs = with_leaf(snapshot, x, model)
+            return leaf, _predicted(outputs, leaf)
 
     return snapshot.run(forward)
 
@@ -131,7 +142,7 @@ def _jacobians_at_once(snapshot: Snapshot) -> int:
             f"the exact Jacobian takes a backward pass for each of {rows} outputs, more than {MAX_ROWS}. Estimate it "
             "with num_projections=1, or give fewer outputs with forward=lambda model, inputs: ...."
         )
-    return max(_JACOBIAN_ENTRIES // (snapshot.float_inputs[0].numel() * rows), 1)
+    return max(_JACOBIAN_ENTRIES // max(entries_of_leaf(snapshot) * rows, 1), 1)
 
 
 def jacobian_grams(snapshot: Snapshot, of: JacobianOf = "logits") -> Tensor:
@@ -150,48 +161,58 @@ def jacobian_grams(snapshot: Snapshot, of: JacobianOf = "logits") -> Tensor:
 
 
 def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
-    """Number of samples times the gradient of the loss for each input, chunk by chunk. Needs targets.
+    """Number of samples times the gradient of the loss for each input, chunk by chunk.
 
-    For a loss that is a mean over samples, that is the gradient of each sample's own loss.
+    For a loss that is a mean over samples, that is the gradient of each sample's own loss. Needs targets, unless the
+    loss takes batches.
     """
     total = snapshot.num_samples
     check_not_quantized(snapshot)
     snapshot.check_samples_apart("the gradient for each input")
-    if snapshot.differentiable:
+    if snapshot.task.judges_batches:
+        yield from _gradients_of_batches(snapshot)
+    elif snapshot.differentiable:
         graph = graph_of_outputs(snapshot, 2, inputs=True)
         assert graph.inputs is not None
         with torch.enable_grad():
             loss = total * snapshot.task.loss_of(graph.outputs, snapshot.targets)
             yield differentiated([loss], [graph.inputs], create_graph=True)[0]
-        return
-    if total <= snapshot.chunk_size:
+    elif total <= snapshot.chunk_size:
         yield snapshot.run(partial(_gradient_for_inputs, snapshot=snapshot)) * total
-        return
-    for x, vectors in snapshot.chunks(snapshot.float_inputs, output_gradients(snapshot)):
-        yield snapshot.run(partial(_pulled_back_to_inputs, x=x, vectors=vectors)) * total
+    else:
+        for x, vectors in snapshot.chunks(snapshot.inputs, output_gradients(snapshot)):
+            yield snapshot.run(partial(_pulled_back_to_inputs, snapshot=snapshot, x=x, vectors=vectors)) * total
 
 
 def _gradient_for_inputs(model: nn.Module, snapshot: Snapshot) -> Tensor:
     with torch.enable_grad():
-        leaf = snapshot.float_inputs.detach().clone().requires_grad_()
-        loss = snapshot.task.loss_of(map_tensors(at_least_single, model(leaf)), snapshot.targets)
+        leaf, outputs = with_leaf(snapshot, snapshot.inputs, model)
+        loss = snapshot.task.loss_of(map_tensors(at_least_single, outputs), snapshot.targets)
     return differentiated([loss], [leaf])[0]
 
 
-def _pulled_back_to_inputs(model: nn.Module, x: Tensor, vectors: Any) -> Tensor:
+def _pulled_back_to_inputs(model: nn.Module, snapshot: Snapshot, x: Any, vectors: Any) -> Tensor:
     with torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
-        outputs = float_tensors(model(leaf))
+        leaf, given = with_leaf(snapshot, x, model)
+    outputs = float_tensors(given)
     weights = [v.to(o.dtype) for o, v in zip(outputs, tensors_in(vectors), strict=True)]
     return differentiated(outputs, [leaf], weights)[0]
 
 
+def _gradients_of_batches(snapshot: Snapshot) -> Iterator[Tensor]:
+    for batch, share in shares(snapshot):
+        with Decompositions(2):
+            leaf, loss = snapshot.run(partial(_judged_with_leaf, snapshot=snapshot, batch=batch))
+        gradient = differentiated([loss], [leaf], create_graph=snapshot.differentiable)[0]
+        yield gradient * (share * snapshot.num_samples)
+
+
+def _judged_with_leaf(_: nn.Module, snapshot: Snapshot, batch: Any) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        return loss_with_leaf(snapshot, batch)
+
+
 # For outputs -----------------------------------------------------------------------------------------
-
-
-def float_tensors(outputs: Any) -> list[Tensor]:
-    """The tensors among outputs that a loss can be differentiated for."""
-    return [t for t in tensors_in(outputs) if t.is_floating_point()]
 
 
 class OutputLoss(NamedTuple):
@@ -269,32 +290,6 @@ def _check_not_scripted(snapshot: Snapshot) -> None:
             )
 
 
-def loss_with_graph(snapshot: Snapshot, order: int) -> Tensor:
-    """Loss of the whole batch, computed at once, with the graph from the parameters to it. Needs targets.
-
-    Args:
-        snapshot: Of the network.
-        order: Of the highest derivative that will be taken.
-    """
-    given = snapshot.given_outputs is not None
-    if snapshot.differentiable or given:
-        outputs = graph_of_outputs(snapshot, order).outputs
-        if given:
-            _check_given_outputs(outputs)
-    else:
-        with Decompositions(order):
-            outputs = snapshot.run(lambda model: model(snapshot.inputs), records=True)
-    with torch.enable_grad():
-        return snapshot.task.loss_of(map_tensors(at_least_single, outputs), snapshot.targets)
-
-
-def _check_given_outputs(outputs: Any) -> None:
-    found = float_tensors(outputs)
-    if not any(t.requires_grad for t in found):
-        raise MeasureError("needs outputs with the graph from the parameters to them, or none: leave outputs out.")
-    check_derivatives(found, order=2)
-
-
 @shared
 def gradient_graph(snapshot: Snapshot, order: int) -> list[Tensor]:
     """Gradient of the loss for each trained parameter, with its graph, of the whole batch at once. Needs targets.
@@ -318,12 +313,22 @@ def gradients(snapshot: Snapshot) -> dict[str, Tensor]:
         found = gradient_graph(snapshot, max(2, snapshot.order))
     elif gradient_graph.is_known(snapshot, 2):
         found = [g.detach() for g in gradient_graph(snapshot, 2)]
+    elif snapshot.task.judges_batches:
+        found = _summed(snapshot, list(parameters.values()))
     elif snapshot.num_samples <= snapshot.chunk_size:
         kept = snapshot.given_outputs is not None  # whoever gave them still needs their graph
         found = differentiated([loss_with_graph(snapshot, 1)], list(parameters.values()), retain_graph=kept)
     else:
         found = _pulled_back_to_parameters(snapshot, output_gradients(snapshot))
     return {name: at_least_single(g) for name, g in zip(parameters, found, strict=True)}
+
+
+def _summed(snapshot: Snapshot, parameters: list[Tensor]) -> list[Tensor]:
+    """The gradient, batch by batch."""
+    total = [torch.zeros_like(p) for p in parameters]
+    for loss in batch_losses(snapshot, 1, records=True):
+        total = [t + g for t, g in zip(total, differentiated([loss], parameters), strict=True)]
+    return total
 
 
 def _pulled_back_to_parameters(snapshot: Snapshot, vectors: list[Tensor]) -> list[Tensor]:

@@ -145,18 +145,18 @@ def measure_metrics(
 
 def measure_fit(snapshot: Snapshot, part: Literal["train", "val"], failures: FailureReport) -> dict[str, Tensor]:
     """Loss on a probe, and accuracy where targets are classes, as ``probe/<part>_loss`` and so on."""
-    if not (snapshot.has("inputs") and snapshot.has("targets")):
+    if not snapshot.has("inputs") or not (snapshot.has("targets") or snapshot.task.judges_batches):
         return {}
     of_loss, of_accuracy = f"probe/{part}_loss", f"probe/{part}_accuracy"
     with snapshot.opened():
         values = failures.attempt(of_loss, lambda: {of_loss: mean_loss(snapshot)})
-        if values and _has_classes(snapshot):
+        if _has_classes(snapshot):
             values |= failures.attempt(of_accuracy, lambda: {of_accuracy: accuracy(snapshot)})
     return values
 
 
 def _has_classes(snapshot: Snapshot) -> bool:
-    targets = snapshot.targets
+    targets = snapshot.targets if snapshot.has("targets") else None
     if not isinstance(targets, Tensor) or targets.is_floating_point():
         return False
     try:
@@ -165,11 +165,17 @@ def _has_classes(snapshot: Snapshot) -> bool:
         return False
 
 
-def gaps(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """How much better the network is on the training probe than on the validation probe."""
+def gaps(values: dict[str, Tensor], train_loss: Tensor | None = None) -> dict[str, Tensor]:
+    """How much better the network is on the training probe than on the validation probe.
+
+    Args:
+        values: Losses and accuracies by log key.
+        train_loss: The loss of validation on the training probe, where that is another than ``probe/train_loss``.
+    """
     found = {}
     if {"probe/train_loss", "probe/val_loss"} <= values.keys():
-        found["probe/generalization_gap"] = values["probe/val_loss"] - values["probe/train_loss"]
+        train_loss = values["probe/train_loss"] if train_loss is None else train_loss
+        found["probe/generalization_gap"] = values["probe/val_loss"] - train_loss
     if {"probe/train_accuracy", "probe/val_accuracy"} <= values.keys():
         found["probe/accuracy_gap"] = values["probe/train_accuracy"] - values["probe/val_accuracy"]
     return found
