@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -22,7 +23,6 @@ from lightning_complexity.callbacks.step import (
     run_step,
 )
 from lightning_complexity.network import Batches, MeasureError, Snapshot, Task
-from lightning_complexity.network.leaves import replaced
 from lightning_complexity.network.losses import mean_loss
 from lightning_complexity.network.outputs import classified, predictions
 from lightning_complexity.network.running.batches import can_be_cut, chunks, owned
@@ -209,7 +209,8 @@ def _with_targets(module: LightningModule, batch: Any, task: Task) -> Task:
             return task
         loss = float(mean_loss(snapshot))
         turned = targets.flatten().roll(1).view_as(targets)
-        if float(mean_loss(Snapshot(module, Batches.of(replaced(batch, targets, turned)), task=task))) == loss:
+        other = copy.deepcopy(batch, {id(targets): turned})  # with others in their place, wherever they are
+        if float(mean_loss(Snapshot(module, Batches.of(other), task=task))) == loss:
             return dataclasses.replace(task, targets=no_targets)
         logits = predictions(snapshot)
         if targets.ndim != 2 or logits.ndim != 3 or logits.shape[:2] != targets.shape:

@@ -177,7 +177,8 @@ class Snapshot:
         inputs = self.inputs
         if isinstance(inputs, Tensor) and inputs.is_floating_point():
             return inputs
-        got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        name = "whole batches" if self.is_whole else type(inputs).__name__
+        got = inputs.dtype if isinstance(inputs, Tensor) else name
         raise MissingInputError(
             f"needs inputs that are one floating-point tensor, got {got}. Measure the part of the "
             "network behind the embedding, on its inputs."
