@@ -37,7 +37,7 @@ test-slow: $(INSTALLED)  ## The long tests, a browser among them
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses 2
 
 test-clients: $(CLIENTS)/.installed  ## Trainings of a dozen published packages, in an environment of their own
-	OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m pytest -o addopts="-q --strict-markers" --numprocesses 2 tests/clients
+	OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m pytest -o addopts="-q --strict-markers" --numprocesses 2 --dist loadgroup tests/clients
 
 clients-table: $(CLIENTS)/.installed  ## Write docs/clients.md as these trainings are seen now
 	OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m tests.clients

@@ -31,6 +31,12 @@ def trained(network: type, **options: Any) -> Callable[[list[Any], Any], None]:
 
 LINE = "forward=lambda module, batch: module(batch.to_module_input()).prediction"
 CLIENTS = {
-    "NBEATS": Client("darts", trained(NBEATSModel, num_stacks=2, num_blocks=1, num_layers=2, layer_widths=8), LINE),
-    "BlockRNN": Client("darts", trained(BlockRNNModel, model="LSTM", hidden_dim=8, dropout=0.1, n_rnn_layers=2), LINE),
+    "NBEATS": Client(
+        "darts",
+        trained(NBEATSModel, num_stacks=2, num_blocks=1, num_layers=2, layer_widths=8),
+        LINE + ', wrt="stacks.0"',
+    ),
+    "BlockRNN": Client(
+        "darts", trained(BlockRNNModel, model="LSTM", hidden_dim=8, dropout=0.1, n_rnn_layers=2), LINE + ', wrt="rnn"'
+    ),
 }

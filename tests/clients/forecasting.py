@@ -59,7 +59,15 @@ def deep_ar(data: TimeSeriesDataSet) -> Any:
 
 LINE = 'forward=lambda module, batch: module(batch[0])["prediction"]'
 CLIENTS = {
-    "TFT": Client("pytorch-forecasting", fitted(lambda: build(fusion_transformer), limit_train_batches=4), LINE),
-    "NBeats": Client("pytorch-forecasting", fitted(lambda: build(n_beats), limit_train_batches=4), LINE),
-    "DeepAR": Client("pytorch-forecasting", fitted(lambda: build(deep_ar), limit_train_batches=4), LINE),
+    "TFT": Client(
+        "pytorch-forecasting",
+        fitted(lambda: build(fusion_transformer), limit_train_batches=4),
+        LINE + ', wrt="lstm_encoder"',
+    ),
+    "NBeats": Client(
+        "pytorch-forecasting", fitted(lambda: build(n_beats), limit_train_batches=4), LINE + ', wrt="net_blocks.0"'
+    ),
+    "DeepAR": Client(
+        "pytorch-forecasting", fitted(lambda: build(deep_ar), limit_train_batches=4), LINE + ', wrt="rnn"'
+    ),
 }

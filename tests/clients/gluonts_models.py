@@ -30,24 +30,24 @@ def build(estimator: Any) -> tuple[Any, ...]:
     )
 
 
-LINE = "forward=lambda module, batch: module(**{name: batch[name] for name in module.inputs})"
 CLIENTS = {
     "DeepAR": Client(
         "gluonts",
         fitted(lambda: build(DeepAREstimator(freq="D", hidden_size=8, lags_seq=[1, 2], **SIZES))),
         "forward=lambda module, batch: module.model.unroll_lagged_rnn("
-        "**{name: batch[name] for name in module.inputs})[0][1]",
+        "**{name: batch[name] for name in [*module.inputs, 'future_target']})[0][1], wrt='model.rnn'",
     ),
     "SimpleFeedForward": Client(
         "gluonts",
         fitted(lambda: build(SimpleFeedForwardEstimator(hidden_dimensions=[8, 8], **SIZES))),
-        'forward=lambda module, batch: module(batch["past_target"])[0][1]',
+        'forward=lambda module, batch: module(batch["past_target"])[0][1], wrt="model.nn"',
     ),
     "PatchTST": Client(
         "gluonts",
         fitted(
             lambda: build(PatchTSTEstimator(patch_len=4, stride=2, d_model=8, nhead=2, dim_feedforward=16, **SIZES))
         ),
-        'forward=lambda module, batch: module(batch["past_target"], batch["past_observed_values"])[0][1]',
+        'forward=lambda module, batch: module(batch["past_target"], batch["past_observed_values"])[0][1], '
+        'wrt="model.patch_proj"',
     ),
 }

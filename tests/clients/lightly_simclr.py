@@ -63,4 +63,6 @@ def build() -> tuple[Any, ...]:
     )
 
 
-CLIENTS = {"SimCLR": Client("lightly", fitted(build), "forward=lambda module, batch: module(batch[0][0])")}
+CLIENTS = {
+    "SimCLR": Client("lightly", fitted(build), "forward=lambda module, batch: module(batch[0][0]), wrt='backbone'")
+}

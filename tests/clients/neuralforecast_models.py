@@ -36,6 +36,10 @@ LINE = (
     "'insample_y': batch['temporal'][:, :1, :8].mT, 'insample_mask': batch['temporal'][:, 1:, :8].mT})"
 )
 CLIENTS = {
-    "MLP": Client("neuralforecast", trained(MLP, hidden_size=8, num_layers=2), LINE),
-    "NHITS": Client("neuralforecast", trained(NHITS, mlp_units=[[8, 8]] * 3, dropout_prob_theta=0.1), LINE),
+    "MLP": Client("neuralforecast", trained(MLP, hidden_size=8, num_layers=2), LINE + ", wrt='mlp.0'"),
+    "NHITS": Client(
+        "neuralforecast",
+        trained(NHITS, mlp_units=[[8, 8]] * 3, dropout_prob_theta=0.1),
+        LINE + ", wrt='blocks.0.layers'",
+    ),
 }

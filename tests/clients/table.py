@@ -30,7 +30,7 @@ def page(rows: list[str]) -> str:
 def committed() -> list[str]:
     """The rows of the page as it is."""
     lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
-    return lines[1:]
+    return lines[2:]  # the first are the table's head
 
 
 def cells(row: str) -> dict[str, str]:
