@@ -23,6 +23,8 @@ from lightning_complexity.callbacks.step import (
     run_step,
 )
 from lightning_complexity.network import Batches, MeasureError, Snapshot, Task
+from lightning_complexity.network.derivatives import input_output_chunks
+from lightning_complexity.network.leaves import check_leaf, entered_by_floats
 from lightning_complexity.network.losses import mean_loss
 from lightning_complexity.network.outputs import classified, predictions
 from lightning_complexity.network.running.batches import can_be_cut, chunks, owned
@@ -37,6 +39,8 @@ def find_task(module: LightningModule, batch: Any, task: Task) -> Task:
     Outputs, unless the task says how: of ``module(inputs)`` for pairs; of the module called with the entries of the
     batch that its ``forward`` names; else what ``forward``, or a part with most of the parameters, gives when the
     module's own ``training_step`` calls it. The loss, unless the task has one, is that of ``training_step``.
+    Derivatives are for the inputs if these are one tensor of floating-point numbers, else for what enters the first
+    submodule that has a row for each output.
 
     Args:
         module: What is trained.
@@ -50,7 +54,7 @@ def find_task(module: LightningModule, batch: Any, task: Task) -> Task:
         task = _with_outputs(module, few, task)
     if task.targets is None and isinstance(task.loss, StepLoss):
         task = _with_targets(module, batch, task)
-    return task
+    return task if task.wrt is not None else _with_leaf(module, few, task)
 
 
 def find_validation_task(module: LightningModule, batch: Any, training_batch: Any, task: Task) -> Task:
@@ -95,14 +99,18 @@ def explained(module: LightningModule, batch: Any, task: Task) -> str:
         "inputs": "the whole batch" if inputs is batch else structure(inputs),
         "targets": _targets_in_words(task, targets),
         "loss": _loss_in_words(task),
-        "derivatives": f"for what enters {task.wrt!r}" if task.wrt else "for the inputs, where these are one tensor",
+        "derivatives": _leaf_in_words(task),
     }
     return "\n".join(f"{name + ':':13}{text}" for name, text in lines.items())
 
 
 def summary(task: Task) -> str:
     """How a task runs and judges a module, in one line."""
-    return f"outputs: {_outputs_in_words(task)}; loss: {_loss_in_words(task)}"
+    return f"outputs: {_outputs_in_words(task)}; loss: {_loss_in_words(task)}; derivatives: {_leaf_in_words(task)}"
+
+
+def _leaf_in_words(task: Task) -> str:
+    return f"for what enters {task.wrt!r}" if task.wrt else "for the inputs, where these are one tensor"
 
 
 def _outputs_in_words(task: Task) -> str:
@@ -190,6 +198,28 @@ def _called_parts(module: LightningModule, batch: Any) -> list[str]:
     half = sum(p.numel() for p in module.parameters()) / 2
     sizes = sorted(found.items(), key=lambda item: (-item[1], len(item[0])))
     return [name for name, size in sizes if size >= half]
+
+
+def _with_leaf(module: LightningModule, batch: Any, task: Task) -> Task:
+    """Differentiate for what enters a submodule, where the inputs are not one tensor of floating-point numbers.
+
+    For the first that has a row for each of the outputs, which depend on it.
+    """
+    snapshot = Snapshot(module, Batches.of(batch), task=task)
+    try:
+        check_leaf(snapshot)
+        return task
+    except MeasureError:
+        names = entered_by_floats(snapshot)
+    for name in names:
+        candidate = dataclasses.replace(task, wrt=name)
+        try:
+            leaf, outputs = next(input_output_chunks(Snapshot(module, Batches.of(batch), task=candidate)))
+        except Exception:  # another may do
+            continue
+        if outputs.requires_grad and torch.autograd.grad(outputs.sum(), leaf, allow_unused=True)[0] is not None:
+            return candidate
+    return task
 
 
 def no_targets(batch: Any) -> None:

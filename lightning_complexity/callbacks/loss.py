@@ -15,7 +15,7 @@ from lightning_complexity.callbacks.base import Callback, LightningModule, Train
 from lightning_complexity.callbacks.finding import find_task
 from lightning_complexity.callbacks.loggers import log_scalars
 from lightning_complexity.callbacks.summing import Step, Term, add_terms, remove_terms
-from lightning_complexity.network import MeasureError, Snapshot, Task, initial_state
+from lightning_complexity.network import Snapshot, Task, initial_state
 from lightning_complexity.regularizers import TrainedMeasure
 
 
@@ -138,14 +138,14 @@ class LossCallback(Callback):
         """What is computed from the snapshot for a measure.
 
         Raises:
-            MeasureError: If it has never been computed. Later in the run a batch on which it cannot be is left without
+            ValueError: If it has never been computed. Later in the run a batch on which it cannot be is left without
                 penalty, and a warning says so once.
         """
         if self._found is None and measure.needs_batch:
             self._found = find_task(step.pl_module, step.batch, self.task)
         try:
             value = compute(step.snapshot(measure, self._found or self.task))
-        except MeasureError as error:
+        except ValueError as error:
             if measure.name not in self._computed:
                 raise
             self._skip(measure.name, error)
@@ -153,7 +153,7 @@ class LossCallback(Callback):
         self._computed.add(measure.name)
         return value
 
-    def _skip(self, name: str, error: MeasureError) -> None:
+    def _skip(self, name: str, error: ValueError) -> None:
         if name not in self._skipped:
             self._skipped.add(name)
             warnings.warn(

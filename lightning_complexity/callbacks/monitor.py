@@ -111,8 +111,10 @@ class ComplexityMonitor(Callback):
             validation.
         targets: ``targets(batch)`` gives the targets, where they are hidden in the batch.
         class_dim: Dimension of the outputs along which classes lie, where shapes do not tell.
-        wrt: Name of a submodule: Jacobians are those for what enters it, as for token embeddings, instead of for the
-            inputs.
+        wrt: Name of a submodule: Jacobians are those for what enters it, as for token embeddings. By default they are
+            for the inputs, where these are one tensor of floating-point numbers, else for what enters the first
+            submodule that has a row for each output; what was found is logged at level ``INFO``, and :meth:`explain`
+            says it.
         budget: The share of training time that measuring may take. Measured and logged; not enforced yet.
         per_layer: Whether metrics given by name also report their layers.
         on_error: ``"warn"`` or ``"raise"``.

@@ -254,7 +254,7 @@ class StepLoss:
         return loss
 
     def _of_backward(self, done: Step) -> Tensor:
-        if done.backwards and len({float(loss) for loss in done.backwards}) == 1:
+        if done.backwards and len({loss.item() for loss in done.backwards}) == 1:
             return done.backwards[0]
         raise MeasureError(
             f"this module optimizes manually, and its {self.step} calls manual_backward with {len(done.backwards)} "

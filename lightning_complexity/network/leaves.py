@@ -75,7 +75,7 @@ def _leaf_entering(module: nn.Module) -> Iterator[list[Tensor]]:
         if leaves or not entering:
             return None
         with torch.enable_grad():
-            leaves.append(entering[0].detach().clone().requires_grad_())
+            leaves.append(_leaf_of(entering[0]))
             passed = leaves[0].clone()  # the module may write to it
         return replaced(tuple(args), entering[0], passed), replaced(kwargs, entering[0], passed)
 
@@ -84,6 +84,11 @@ def _leaf_entering(module: nn.Module) -> Iterator[list[Tensor]]:
         yield leaves
     finally:
         handle.remove()
+
+
+def _leaf_of(entering: Tensor) -> Tensor:
+    # Where training differentiates the result, what leads to the tensor counts too.
+    return entering.clone() if entering.requires_grad else entering.detach().clone().requires_grad_()
 
 
 def _only_float(snapshot: Snapshot, inputs: Any) -> Tensor:
@@ -95,8 +100,8 @@ def _only_float(snapshot: Snapshot, inputs: Any) -> Tensor:
     else:
         where = "whole batches" if isinstance(inputs, Batches) else f"a {type(inputs).__name__}"
         got = f"{where} with {len(found) or 'none'}"
-    module = entered_by_floats(snapshot)
-    say = f"wrt={module!r}" if module else "wrt='the name of a module'"
+    modules = entered_by_floats(snapshot)
+    say = f"wrt={modules[0]!r}" if modules else "wrt='the name of a module'"
     raise MissingInputError(
         f"needs inputs that are one floating-point tensor, got {got}. Differentiate for what enters a submodule: {say}."
     )
@@ -115,25 +120,25 @@ def check_leaf(snapshot: Snapshot) -> None:
 
 
 @shared
-def entered_by_floats(snapshot: Snapshot) -> str | None:
-    """Name of the first submodule that is called with a floating-point tensor of several dimensions, if there is one.
+def entered_by_floats(snapshot: Snapshot) -> tuple[str, ...]:
+    """Names of submodules that are called with a floating-point tensor of several dimensions, in the order of calls.
 
-    The outermost, where several begin with the same tensor.
+    Those that are entered first have the others in them, where several begin with the same tensor.
     """
-    names = [name for name, _ in snapshot.model.named_modules() if name]
+    names = {id(module): name for name, module in snapshot.model.named_modules() if name}
+    modules = [module for name, module in snapshot.model.named_modules() if name]
     found: list[str] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not found and any(t.is_floating_point() and t.ndim > 1 for t in tensor_arguments(args, kwargs)):
-            found.append(next(name for name, m in snapshot.model.named_modules() if m is module))
+        if any(t.is_floating_point() and t.ndim > 1 for t in tensor_arguments(args, kwargs)):
+            found.append(names[id(module)])
 
-    modules = dict(snapshot.model.named_modules())
     try:
-        with hooks_on_modules([modules[name] for name in names], note):
+        with hooks_on_modules(modules, note):
             snapshot.run_one(lambda model, x: model(x))
     except MeasureError:
-        return None
-    return found[0] if found else None
+        return ()
+    return tuple(dict.fromkeys(found))
 
 
 @shared

@@ -13,7 +13,7 @@ from lightning_complexity.network.errors import MeasureError
 from lightning_complexity.network.leaves import with_leaf
 from lightning_complexity.network.outputs import float_tensors, graph_of_outputs, model_outputs
 from lightning_complexity.network.running.batches import Batches, map_tensors, owned, tensors_in
-from lightning_complexity.network.running.memory import at_least_single
+from lightning_complexity.network.running.memory import at_least_single, lazily_cloned
 from lightning_complexity.network.sharing import shared
 from lightning_complexity.network.snapshot import Snapshot
 from lightning_complexity.network.tracing.decompositions import Decompositions, check_derivatives
@@ -66,7 +66,8 @@ def loss_with_leaf(snapshot: Snapshot, batch: Any) -> tuple[Tensor, Tensor]:
     inputs, _ = snapshot.task.split(own)
 
     def judged(given: Any) -> Tensor:
-        pairs = dict(zip(map(id, tensors_in(inputs)), tensors_in(given), strict=True))
+        # The step may write to what it is given.
+        pairs = {id(old): lazily_cloned(new) for old, new in zip(tensors_in(inputs), tensors_in(given), strict=True)}
         return snapshot.task.loss_on(snapshot.model, map_tensors(lambda t: pairs.get(id(t), t), own))
 
     return with_leaf(snapshot, inputs, judged)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from lightning_complexity.functional.margins import check_classification, positions_as_samples, signed_margins
 from lightning_complexity.network.errors import MeasureError
 from lightning_complexity.network.leaves import with_leaf
-from lightning_complexity.network.running.batches import Batches, joined, map_tensors, num_samples, tensors_in
+from lightning_complexity.network.running.batches import Batches, map_tensors, num_samples, tensors_in
 from lightning_complexity.network.running.memory import at_least_single
 from lightning_complexity.network.running.task import main_tensor
 from lightning_complexity.network.sharing import shared
-from lightning_complexity.network.snapshot import Snapshot
+from lightning_complexity.network.snapshot import Snapshot, joined_outputs
 from lightning_complexity.network.tracing.calls import Layer, entering, find_layer
 from lightning_complexity.network.tracing.calls import running_order as read_running_order
 from lightning_complexity.network.tracing.costs import Costs, count_costs
@@ -75,7 +75,7 @@ def outputs_on(snapshot: Snapshot, inputs: Any) -> Any:
     parts = list(snapshot.run_chunks(lambda model, x: model(x), inputs))
     if len(parts) > 1 and not all(_counts_samples(part) for part in parts):
         parts = [snapshot.run(lambda model: model(inputs))]
-    return map_tensors(at_least_single, joined(parts))
+    return map_tensors(at_least_single, joined_outputs(parts))
 
 
 def float_tensors(outputs: Any) -> list[Tensor]:

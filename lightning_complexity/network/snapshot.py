@@ -65,7 +65,8 @@ class Snapshot:
     Args:
         model: Any module.
         inputs: A batch, first dimension samples; a tensor, or mappings, tuples, lists and dataclasses of tensors.
-        targets: What the loss takes beside the outputs; class indices for margins.
+        targets: What the loss takes beside the outputs; class indices for margins. Or a function of the batch that
+            gives them.
         task: How the batch becomes outputs and a loss. If one of its functions takes batches, ``inputs`` is the batch,
             or the pair of ``inputs`` and ``targets`` where targets are given; also several :class:`Batches`.
         loss: Loss of a batch, as for :class:`Task`, like the others; default cross-entropy.
@@ -117,6 +118,8 @@ class Snapshot:
                 raise MeasureError(f"parameter {name!r} has no shape yet; call the model once before measuring it.")
         self.model = model
         self.task = (task or Task()).updated(forward=forward, loss=loss, class_dim=class_dim, wrt=wrt)
+        if callable(targets):
+            self.task, targets = self.task.updated(targets=targets), None
         inputs, targets, self.batches = self._read(inputs, targets)
         if inputs is not None and num_samples(inputs) == 0:
             raise MeasureError("inputs are empty; a measure needs at least one sample.")
@@ -442,7 +445,7 @@ class _Called:
 
     def __call__(self, inputs: Any) -> Any:
         if isinstance(inputs, Batches):
-            return _joined_outputs([self(batch) for batch in inputs.batches])
+            return joined_outputs([self(batch) for batch in inputs.batches])
         own = owned(inputs)
         with time_first_refused(self._time_first, own):
             return self._task.run(self._model, own)
@@ -451,7 +454,12 @@ class _Called:
         return getattr(self._model, name)
 
 
-def _joined_outputs(parts: list[Any]) -> Any:
+def joined_outputs(parts: list[Any]) -> Any:
+    """What the network gave for parts of the batch, as one.
+
+    Raises:
+        MeasureError: If the parts do not fit.
+    """
     try:
         return joined(parts)
     except ValueError as error:

@@ -140,7 +140,7 @@ class Regularizer(nn.Module):
             model: The network that is trained; or a differentiable snapshot of it that several penalties share, which
                 brings the rest with it, see :func:`lightning_complexity.regularizers.snapshot_for`.
             inputs: The batch, where the metric needs it.
-            targets: Its targets, where the metric needs them.
+            targets: Its targets, where the metric needs them, or a function of the batch that gives them.
             outputs: What ``model`` gave for ``inputs``, to save the second forward pass; for a Jacobian ``inputs`` must
                 have required grad then, and attention must have run under ``torch.nn.attention.sdpa_kernel`` with
                 ``SDPBackend.MATH``. The penalty is then that of the network as it ran, dropout included.

@@ -201,7 +201,7 @@ class ComplexityMetric(Metric, ABC):
             model: The network, or a snapshot that other metrics share; the snapshot brings the rest with it.
             inputs: A batch of inputs, where the metric ``needs`` them; a batch as a loader gives it, where ``forward``
                 or ``loss`` takes one.
-            targets: Their targets.
+            targets: Their targets, or a function of the batch that gives them.
             task: How the batch becomes outputs and a loss, see :class:`lightning_complexity.network.Task`.
             loss: Loss of a batch from outputs and targets, or from module and batch; default cross-entropy.
             forward: Outputs from model and inputs, or from module and batch; default ``model(inputs)``.
