@@ -46,8 +46,8 @@ class Watchers:
         for callback in self.callbacks:
             if getattr(callback, "_train_time_interval", None) is not None and every_n_steps != 1:
                 raise ValueError(
-                    f"{type(callback).__name__}(monitor={callback.monitor!r}, train_time_interval=...) saves after steps that "
-                    "are not known before, each of which must be measured: set "
+                    f"{type(callback).__name__}(monitor={callback.monitor!r}, train_time_interval=...) saves after "
+                    "steps that are not known before, so that each must be measured: set "
                     "ComplexityMonitor(every_n_steps=1), or every_n_train_steps instead of train_time_interval."
                 )
         saving = [c for c in self.callbacks if hasattr(c, "best_model_path")]
