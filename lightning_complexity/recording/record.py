@@ -117,7 +117,9 @@ def continue_record(
         if path.exists() and path.stat().st_size:
             _set_aside(path)
         lines = []
-    others = [m for m in lines if m.step <= history[-1].step and (m.step, m.time) not in own]
+    # A monitor that shares the file puts its own lines back.
+    last = math.inf if shared else (history[-2].step if len(history) > 1 else -1)
+    others = [m for m in lines if m.step <= last and (m.step, m.time) not in own]
     rows = sorted([*others, *history], key=lambda m: m.step)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
