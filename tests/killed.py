@@ -107,7 +107,7 @@ def main(folder: Path, kills: int, seed: int) -> None:
         folders.append(folder / f"killed_{len(folders)}")
         while not run(folders[-1], rng.uniform(0, seconds) if kills > 0 else None):
             kills -= 1
-    print(json.dumps([str(path) for path in folders]))
+    sys.stdout.write(json.dumps([str(path) for path in folders]))
 
 
 if __name__ == "__main__":
