@@ -57,7 +57,7 @@ class Documented(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.rows.append((step, metrics))
 
-    def keys(self) -> set[str]:
+    def taken(self) -> set[str]:
         return {key for _, row in self.rows for key in row}
 
 
@@ -119,7 +119,7 @@ def ours(caught: pytest.WarningsRecorder) -> list[str]:
 def test_a_logger_without_an_experiment_gets_everything(tmp_path: Path) -> None:
     monitor, logger = ComplexityMonitor(MONITORED), Documented()
     fitted(monitor, logger, default_root_dir=tmp_path)
-    assert monitor.history[-1].values.keys() <= logger.keys()
+    assert monitor.history[-1].values.keys() <= logger.taken()
     assert [step for step, row in logger.rows if "complexity/stable_rank" in row] == [0, 3, 6]
 
 
@@ -129,7 +129,7 @@ def test_a_logger_that_refuses_keys_gets_others(kind: type[Documented], tmp_path
     with pytest.warns(UserWarning, match=rf"{kind.__name__} takes complexity with dots for slashes") as caught:
         fitted(monitor, logger, default_root_dir=tmp_path)
     assert len(ours(caught)) == 1
-    assert {key.replace("/", ".") for key in monitor.history[-1].values} <= logger.keys()
+    assert {key.replace("/", ".") for key in monitor.history[-1].values} <= logger.taken()
 
 
 def test_a_logger_that_takes_finite_numbers_only_gets_those(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_logger_that_takes_finite_numbers_only_gets_those(tmp_path: Path) -> N
         trainer(callbacks=[monitor], logger=logger, default_root_dir=tmp_path, log_every_n_steps=100).fit(
             Diverged(mlp(4, 6, 3)), data()
         )
-    assert "complexity/parameter_norm" in logger.keys()
+    assert "complexity/parameter_norm" in logger.taken()
     assert math.isnan(monitor.history[-1].values["probe/train_loss"])
 
 
@@ -162,7 +162,7 @@ def test_other_loggers_and_penalties_are_not_affected(tmp_path: Path) -> None:
     fit = trainer(callbacks=[penalty], logger=loggers, log_every_n_steps=1, default_root_dir=tmp_path)
     with pytest.warns(UserWarning, match="does not take complexity, which.*ConnectionError: no network"):
         fit.fit(Classifier(mlp(4, 6, 3)), data())
-    assert "penalty/stable_rank" in loggers[1].keys()
+    assert "penalty/stable_rank" in loggers[1].taken()
 
 
 # The place of the record ---------------------------------------------------------------------------
