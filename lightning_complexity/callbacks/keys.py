@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer
@@ -45,6 +45,17 @@ def plain_key(key: str, name: str | None) -> str | None:
         return key
     first, _, rest = key.partition("/")
     return f"{first}/{rest.removeprefix(name + '/')}" if rest.startswith(f"{name}/") else None
+
+
+def check_that_keys_differ(metrics: Iterable[str], others: Iterable[str], name: str | None) -> None:
+    """Raise an error if two monitors of the same name have a metric in common."""
+    shared = sorted(set(metrics) & set(others))
+    if shared:
+        key = f"complexity/{shared[0]}"
+        raise ValueError(
+            f"two monitors would log {named_key(key, name)}: give one of them a name, "
+            f"ComplexityMonitor(..., name='shifted'), which then logs {named_key(key, 'shifted')}."
+        )
 
 
 class KeyedCallback(Callback):

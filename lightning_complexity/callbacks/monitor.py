@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, get_args
@@ -17,9 +18,8 @@ from lightning_complexity.callbacks.base import (
     validation_loaders,
 )
 from lightning_complexity.callbacks.changes import Fingerprint, fingerprint
-from lightning_complexity.callbacks.keys import KeyedCallback, check_name, named_key, plain_key
+from lightning_complexity.callbacks.keys import KeyedCallback, check_name, check_that_keys_differ, named_key
 from lightning_complexity.callbacks.loggers import (
-    as_metrics,
     log_figures,
     log_histograms,
     log_scalars,
@@ -37,7 +37,7 @@ from lightning_complexity.callbacks.probe import (
     validation_probe,
 )
 from lightning_complexity.callbacks.results import RunResults
-from lightning_complexity.callbacks.watching import Watchers
+from lightning_complexity.callbacks.watching import WatchedValues
 from lightning_complexity.metrics import ComplexityMetric, resolve
 from lightning_complexity.network import (
     ForwardFunction,
@@ -64,7 +64,7 @@ def _check_interval(name: str, value: int | None) -> None:
         raise ValueError(f"{name} must be a whole number of at least 1, or None, got {value!r}.")
 
 
-class ComplexityMonitor(RunResults, KeyedCallback):
+class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
     """Measure how complex the network is, at initialization, on a schedule and at the end; change nothing.
 
     Training with this callback is bit-identical to training without it. Every measurement looks at the
@@ -195,22 +195,13 @@ class ComplexityMonitor(RunResults, KeyedCallback):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        self._check_that_keys_differ(trainer)
+        for other in self.siblings(trainer):
+            check_that_keys_differ(self.identity()["metrics"], other.identity()["metrics"], self.name)
         put_in_order(trainer)
         if trainer.global_step == 0:
             self._forget()
         self._probes_are_ready = False
         self.share_results()
-
-    def _check_that_keys_differ(self, trainer: Trainer) -> None:
-        names = [{metric.name for metric in monitor.metrics} for monitor in (self, *self.siblings(trainer))]
-        for shared in (names[0] & other for other in names[1:]):
-            if shared:
-                key = named_key(f"complexity/{min(shared)}", self.name)
-                raise ValueError(
-                    f"two monitors would log {key}: give one of them a name, ComplexityMonitor(..., name='shifted'), "
-                    f"which then logs {named_key(f'complexity/{min(shared)}', 'shifted')}."
-                )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the initial parameters, where a metric needs them."""
@@ -220,7 +211,7 @@ class ComplexityMonitor(RunResults, KeyedCallback):
             self._initial = initial_state(pl_module)
         for metric in self.metrics:
             metric.to(pl_module.device)
-        self._publish(trainer)
+        self.publish(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; find the place of the record; let others have the last values of a run that goes on."""
@@ -231,8 +222,9 @@ class ComplexityMonitor(RunResults, KeyedCallback):
         elif self._global_step != trainer.global_step:  # the checkpoint was saved before the step was counted here
             self._steps += 1
         self._global_step = trainer.global_step
-        self._watchers(trainer).check(trainer, self.every_n_steps)
-        self._publish(trainer)
+        self._leave_out_what_has_no_start(trainer)
+        self.watchers(trainer).check(trainer, self.every_n_steps)
+        self.publish(trainer)
         self.open_record(trainer)
 
     def on_train_batch_start(
@@ -267,18 +259,18 @@ class ComplexityMonitor(RunResults, KeyedCallback):
         self._global_step = trainer.global_step
         self._steps += 1
         is_scheduled = bool(self.every_n_steps and self._steps % self.every_n_steps == 0)
-        if is_scheduled or self._watchers(trainer).look_after(trainer, batch_idx):
+        if is_scheduled or self.watchers(trainer).look_after(trainer, batch_idx):
             self._measure(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure for callbacks that look at the values after the validation."""
-        if self._probes_are_ready and not trainer.sanity_checking and self._watchers(trainer):
+        if self._probes_are_ready and not trainer.sanity_checking and self.watchers(trainer):
             self._measure(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure every so many epochs."""
         is_scheduled = bool(self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0)
-        if is_scheduled or self._watchers(trainer):
+        if is_scheduled or self.watchers(trainer):
             self._measure(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -331,20 +323,17 @@ class ComplexityMonitor(RunResults, KeyedCallback):
         self._knows_steps = True
         self._seconds_measuring, self._seconds_before = state_dict["seconds_measuring"], state_dict["seconds"]
 
-    # For others that look at the values -----------------------------------------------------------
-
-    def owns(self, key: str) -> bool:
-        """Whether a log key is one of this monitor's."""
-        first, _, rest = (plain_key(key, self.name) or "").partition("/")
-        return first == "probe" or (first == "complexity" and rest.split("/")[0] in {m.name for m in self.metrics})
-
-    def _watchers(self, trainer: Trainer) -> Watchers:
-        return Watchers(trainer, self.owns)
-
-    def _publish(self, trainer: Trainer) -> None:
-        """Let callbacks that monitor a key have its last value, before anything new is measured."""
-        latest = {key: value for measurement in self._history for key, value in measurement.values.items()}
-        trainer.callback_metrics.update(as_metrics(latest))
+    def _leave_out_what_has_no_start(self, trainer: Trainer) -> None:
+        names = [metric.name for metric in self.metrics if "initial" in metric.needs]
+        if self._initial is not None or not names:
+            return
+        self._failures.left_out |= dict.fromkeys(names, "no initial parameters")
+        if trainer.is_global_zero:
+            warnings.warn(
+                f"ComplexityMonitor leaves out {', '.join(names)} for the rest of this run: the checkpoint does not "
+                "have the initial parameters, as it was saved without such a metric.",
+                stacklevel=2,
+            )
 
     # Measuring -----------------------------------------------------------------------------------
 

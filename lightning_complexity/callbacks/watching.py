@@ -7,6 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning_complexity.callbacks.base import Trainer
+from lightning_complexity.callbacks.keys import plain_key
+from lightning_complexity.callbacks.loggers import as_metrics
+from lightning_complexity.metrics import ComplexityMetric
+from lightning_complexity.recording.record import Measurement
 
 
 class Watchers:
@@ -71,3 +75,25 @@ def _every_n_steps(callback: Any) -> int:
 
 def _averages(callback: Any) -> bool:
     return any(cls.__name__ == "WeightAveraging" for cls in type(callback).__mro__)
+
+
+class WatchedValues:
+    """What a monitor does for callbacks that look at its values."""
+
+    name: str | None
+    metrics: list[ComplexityMetric]
+    _history: list[Measurement]
+
+    def owns(self, key: str) -> bool:
+        """Whether a log key is one of this monitor's."""
+        first, _, rest = (plain_key(key, self.name) or "").partition("/")
+        return first == "probe" or (first == "complexity" and rest.split("/")[0] in {m.name for m in self.metrics})
+
+    def watchers(self, trainer: Trainer) -> Watchers:
+        """Who looks at them."""
+        return Watchers(trainer, self.owns)
+
+    def publish(self, trainer: Trainer) -> None:
+        """Let callbacks that monitor a key have its last value, before anything new is measured."""
+        latest = {key: value for measurement in self._history for key, value in measurement.values.items()}
+        trainer.callback_metrics.update(as_metrics(latest))
