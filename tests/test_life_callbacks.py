@@ -26,6 +26,7 @@ from lightning_complexity import (
     regularizers,
 )
 from lightning_complexity.callbacks import NeuronPruning
+from lightning_complexity.callbacks.changes import fingerprint
 from lightning_complexity.recording import read_record
 from tests.networks import mlp
 from tests.test_contract import assert_same
@@ -275,6 +276,23 @@ def test_what_a_module_does_at_the_end_is_measured(tmp_path: Path) -> None:
     assert [m.step for m in monitor.history] == [0, 6, 12, 18, 24]
     assert len(Path(str(monitor.record_path)).read_text().splitlines()) == 5
     assert 0 < monitor.overhead < 10
+
+
+def test_a_change_of_anything_is_a_change() -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Embedding(3, 2), nn.LazyLinear(2))
+    network.register_buffer("mask", torch.tensor([True, False]))
+    network.register_buffer("complex", torch.zeros(2, dtype=torch.complex64))
+    network.register_buffer("sparse", torch.eye(3).to_sparse())
+    network.register_buffer("empty", torch.zeros(0))
+    before = fingerprint(network)
+    assert fingerprint(network) == before
+    for name in ("0.weight", "1.running_mean", "1.num_batches_tracked", "complex", "mask"):
+        tensor = {**dict(network.named_parameters()), **dict(network.named_buffers())}[name]
+        kept = tensor.detach().clone()
+        tensor.data.view(-1)[0] = 1 - kept.flatten()[0].item()  # which no version counter sees
+        assert fingerprint(network) != before
+        tensor.data.copy_(kept)
+        assert fingerprint(network) == before
 
 
 # Copies -----------------------------------------------------------------------------------------

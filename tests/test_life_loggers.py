@@ -62,6 +62,11 @@ class Documented(Logger):
 
 
 class WithoutSlashes(Documented):
+    """Is not hashable either."""
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         if any("/" in key for key in metrics):
             raise ValueError("invalid key")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-Fingerprint = dict[str, tuple[Any, ...]]
+Fingerprint = dict[str, int]
 
 
 @torch.no_grad()
 def fingerprint(module: nn.Module) -> Fingerprint:
-    """Shape and a hash of the bits of every parameter and buffer, of this process's part where they are sharded."""
+    """A hash of the bits of every parameter and buffer, of this process's part where they are sharded."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     hashes = {name: _hashed(t) for name, t in tensors.items()}
     by_device: dict[torch.device, list[str]] = {}
@@ -21,7 +19,7 @@ def fingerprint(module: nn.Module) -> Fingerprint:
     numbers: dict[str, int] = {}
     for names in by_device.values():  # with one transfer from each device
         numbers.update(zip(names, torch.stack([hashes[name] for name in names]).tolist(), strict=True))
-    return {name: (numbers[name], tuple(tensors[name].shape)) for name in tensors}
+    return numbers
 
 
 def _hashed(tensor: Tensor) -> Tensor:
@@ -35,5 +33,5 @@ def _hashed(tensor: Tensor) -> Tensor:
         if local.numel() == 0:
             return torch.zeros((), dtype=torch.int64, device=local.device)
         return torch.hash_tensor(local).view(torch.int64)
-    except Exception:  # kinds that have no hash, such as lazy and quantized tensors, count their in-place changes
-        return torch.tensor(tensor._version if not tensor.is_inference() else 0)
+    except Exception:  # kinds that have no hash, such as quantized tensors and parameters without a shape yet
+        return torch.zeros((), dtype=torch.int64)

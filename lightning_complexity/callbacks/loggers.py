@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -43,9 +44,21 @@ _FORMS = (
     _Form("with dots for slashes in the keys and without values that are not finite", lambda v: _finite(_with_dots(v))),
 )
 
-# The form that a logger takes, and what was said about it.
-_form_of: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-_said: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+
+@dataclass
+class _Known:
+    """What a run has found out about a logger: the form that it takes, and what was said about it."""
+
+    form: int = 0
+    said: set[str] = field(default_factory=set)
+
+
+_known: WeakKeyDictionary[Trainer, dict[int, _Known]] = WeakKeyDictionary()
+
+
+def _about(trainer: Trainer, logger: Any) -> _Known:
+    # Loggers need not be hashable; a trainer holds its loggers, so that their numbers stay theirs.
+    return _known.setdefault(trainer, {}).setdefault(id(logger), _Known())
 
 
 def log_scalars(trainer: Trainer, values: dict[str, float], step: int) -> None:
@@ -56,7 +69,7 @@ def log_scalars(trainer: Trainer, values: dict[str, float], step: int) -> None:
     """
     trainer.callback_metrics.update(as_metrics(values))
     for logger in trainer.loggers:
-        _log(logger, values, step)
+        _log(trainer, logger, values, step)
 
 
 def as_metrics(values: dict[str, float]) -> dict[str, Tensor]:
@@ -64,9 +77,10 @@ def as_metrics(values: dict[str, float]) -> dict[str, Tensor]:
     return {key: torch.tensor(value) for key, value in values.items()}
 
 
-def _log(logger: Any, values: dict[str, float], step: int) -> None:
+def _log(trainer: Trainer, logger: Any, values: dict[str, float], step: int) -> None:
     first_error: Exception | None = None
-    start = _form_of.get(logger, 0)
+    known = _about(trainer, logger)
+    start = known.form
     for index in range(start, len(_FORMS)):
         form = _FORMS[index]
         converted = form.convert(values)
@@ -78,16 +92,20 @@ def _log(logger: Any, values: dict[str, float], step: int) -> None:
             first_error = first_error or error
             continue
         if index > start and first_error is not None:
-            _form_of[logger] = index
-            _say(logger, f"takes complexity {form.description} only. {_one_line(first_error)}")
+            known.form = index
+            _say(known, logger, f"takes complexity {form.description} only. {_one_line(first_error)}")
         return
     if first_error is not None:
-        _say(logger, f"does not take complexity, which the record and callback_metrics have. {_one_line(first_error)}")
+        _say(
+            known,
+            logger,
+            f"does not take complexity, which the record and callback_metrics have. {_one_line(first_error)}",
+        )
 
 
-def _say(logger: Any, what: str) -> None:
-    if what.split(".")[0] not in _said.setdefault(logger, set()):
-        _said[logger].add(what.split(".")[0])
+def _say(known: _Known, logger: Any, what: str) -> None:
+    if what.split(".")[0] not in known.said:
+        known.said.add(what.split(".")[0])
         warnings.warn(f"{type(logger).__name__} {what} Training goes on.", stacklevel=2)
 
 
@@ -99,14 +117,15 @@ def _writers(trainer: Trainer) -> list[SummaryWriter]:
     """TensorBoard writers; of a logger without an ``experiment``, or whose experiment does not open, none."""
     from torch.utils.tensorboard import SummaryWriter
 
-    return [e for e in map(_experiment, trainer.loggers) if isinstance(e, SummaryWriter)]
+    experiments = [_experiment(trainer, logger) for logger in trainer.loggers]
+    return [experiment for experiment in experiments if isinstance(experiment, SummaryWriter)]
 
 
-def _experiment(logger: Any) -> Any:
+def _experiment(trainer: Trainer, logger: Any) -> Any:
     try:
         return getattr(logger, "experiment", None)
     except Exception as error:
-        _say(logger, f"has an experiment that does not open. {_one_line(error)}")
+        _say(_about(trainer, logger), logger, f"has an experiment that does not open. {_one_line(error)}")
         return None
 
 
@@ -121,7 +140,7 @@ def log_histograms(trainer: Trainer, histograms: dict[str, Tensor], step: int) -
         for key, values in histograms.items():
             finite = values[values.isfinite()]
             if finite.numel():
-                _write(writer, partial(writer.add_histogram, key, finite, step))
+                _write(trainer, writer, partial(writer.add_histogram, key, finite, step))
 
 
 def log_figures(trainer: Trainer, figures: dict[str, Figure], step: int) -> None:
@@ -129,14 +148,14 @@ def log_figures(trainer: Trainer, figures: dict[str, Figure], step: int) -> None
     for writer in _writers(trainer):
         for key, figure in figures.items():
             pixels = _pixels(figure)
-            _write(writer, partial(writer.add_image, key, pixels, step, dataformats="HWC"))
+            _write(trainer, writer, partial(writer.add_image, key, pixels, step, dataformats="HWC"))
 
 
-def _write(writer: SummaryWriter, write: Callable[[], None]) -> None:
+def _write(trainer: Trainer, writer: SummaryWriter, write: Callable[[], None]) -> None:
     try:
         write()
     except Exception as error:
-        _say(writer, f"does not take histograms or pictures of complexity. {_one_line(error)}")
+        _say(_about(trainer, writer), writer, f"does not take histograms or pictures of complexity. {_one_line(error)}")
 
 
 def _pixels(figure: Figure) -> NDArray[np.uint8]:

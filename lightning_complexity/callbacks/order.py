@@ -15,7 +15,7 @@ def put_in_order(trainer: Trainer) -> None:
     saving = {id(c) for c in trainer.checkpoint_callbacks}
 
     def place(callback: object) -> int:
-        if id(callback) in saving:
+        if id(callback) in saving or hasattr(callback, "best_model_path"):  # also of the other Lightning
             return 100
         return int(getattr(callback, "order_among_callbacks", 0))
 
