@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from torch import Tensor
+from torch.nn.parameter import UninitializedParameter
 
 from lightning_complexity.callbacks.base import (
     LightningModule,
@@ -207,7 +208,8 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         """Remember the initial parameters, where a metric needs them."""
         needs_initial = any("initial" in metric.needs for metric in self.metrics)
         # A run that goes on does not start from the initial parameters: what no checkpoint has is lost.
-        if self._initial is None and needs_initial and not trainer.ckpt_path:
+        has_shapes = not any(isinstance(p, UninitializedParameter) for p in pl_module.parameters())
+        if self._initial is None and needs_initial and has_shapes and not trainer.ckpt_path:
             self._initial = initial_state(pl_module)
         for metric in self.metrics:
             metric.to(pl_module.device)
@@ -329,9 +331,13 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             return
         self._failures.left_out |= dict.fromkeys(names, "no initial parameters")
         if trainer.is_global_zero:
+            reason = (
+                "the checkpoint does not have the initial parameters, as it was saved without such a metric"
+                if trainer.ckpt_path
+                else "lazy layers have no parameters yet. Call the network on a batch before training"
+            )
             warnings.warn(
-                f"ComplexityMonitor leaves out {', '.join(names)} for the rest of this run: the checkpoint does not "
-                "have the initial parameters, as it was saved without such a metric.",
+                f"ComplexityMonitor leaves out {', '.join(names)} for the rest of this run: {reason}.",
                 stacklevel=2,
             )
 
