@@ -127,7 +127,7 @@ def test_outputs_of_a_part_that_the_step_calls() -> None:
     trainer(callbacks=[monitor], max_epochs=1).fit(module, DataLoader(data, batch_size=8))
     values = monitor.history[-1].values
     assert {"complexity/jacobian_norm", "complexity/margin_percentile", "probe/train_accuracy"} <= values.keys()
-    task = monitor._train_probe.task
+    task = monitor._probes.train.task
     assert (task.forward.name, task.wrt) == ("net", "net")
 
 
@@ -312,7 +312,7 @@ def test_language_models_are_judged_at_the_next_token() -> None:
     trainer(callbacks=[monitor], max_epochs=1).fit(module, data)
     right = module(tokens)["logits"][:, :-1].argmax(-1) == tokens[:, 1:]
     assert monitor.history[-1].values["probe/train_accuracy"] == pytest.approx(right.double().mean().item())
-    assert monitor._train_probe.task.wrt == "head"
+    assert monitor._probes.train.task.wrt == "head"
 
 
 def test_what_was_found_is_logged_once_and_can_be_asked_for(caplog: pytest.LogCaptureFixture) -> None:

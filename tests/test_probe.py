@@ -234,7 +234,7 @@ def test_training_is_bit_identical(kind: str, workers: str, file: Path) -> None:
     if kind == "stream" and workers == "workers":
         pytest.skip("each worker gives the whole stream")
     monitor = assert_training_is_the_same(lambda: DataLoader(DATASETS[kind](file), batch_size=8, **WORKERS[workers]))
-    assert len(monitor._train_probe.inputs) == 6
+    assert len(monitor._probes.train.inputs) == 6
 
 
 @pytest.mark.parametrize("kind", ["numpy", "file at first look", "seeking"])
@@ -247,7 +247,7 @@ def test_training_is_bit_identical_with_other_workers(kind: str, workers: str, f
 
 def test_training_is_bit_identical_with_a_collate_function_that_counts() -> None:
     monitor = assert_training_is_the_same(lambda: DataLoader(TensorDataset(X, Y), batch_size=8, collate_fn=Collate()))
-    assert len(monitor._train_probe.inputs) == 6
+    assert len(monitor._probes.train.inputs) == 6
 
 
 def test_what_workers_open_is_open_for_the_probe(file: Path) -> None:
@@ -256,7 +256,7 @@ def test_what_workers_open_is_open_for_the_probe(file: Path) -> None:
     )
     # The first worker-like process reads 1, 2, ... from the start.
     numbers = torch.arange(1, 7).double()[:, None] / 100
-    torch.testing.assert_close(monitor._train_probe.inputs, X[[0, 5, 9, 14, 18, 23]] * numbers)
+    torch.testing.assert_close(monitor._probes.train.inputs, X[[0, 5, 9, 14, 18, 23]] * numbers)
 
 
 def test_training_is_bit_identical_with_a_loader_of_the_same_stream_as_probe() -> None:
@@ -264,7 +264,7 @@ def test_training_is_bit_identical_with_a_loader_of_the_same_stream_as_probe() -
     plain = fitted(DataLoader(Stream(), batch_size=8))
     monitor = ComplexityMonitor(["ParameterNorm"], probe=stream)
     torch.testing.assert_close(fitted(stream, monitor), plain, rtol=0, atol=0)
-    assert len(monitor._train_probe.inputs) == 8
+    assert len(monitor._probes.train.inputs) == 8
 
 
 @pytest.mark.parametrize("kind", DATASETS)
@@ -338,7 +338,7 @@ def test_an_error_of_the_dataset_is_one_line_and_the_first_batch_is_taken(callba
     (message,) = {str(w.message) for w in caught if "The probe" in str(w.message)}
     assert "drawn from the dataset: LookupError: no such picture: 23.png Give" in message
     assert "\n" not in message
-    probe = {"ComplexityMonitor": "_train_probe", "ComplexityConstraint": "_probe", "NeuronPruning": "_drawn"}
+    probe = {"ComplexityMonitor": "_probes", "ComplexityConstraint": "_probe", "NeuronPruning": "_drawn"}
     torch.testing.assert_close(getattr(made, probe[type(made).__name__]).inputs, X[:6])
 
 
@@ -421,7 +421,7 @@ def test_the_probe_is_converted_as_batches_are(precision: str, dtype: torch.dtyp
     assert {"complexity/jacobian_norm", "complexity/gradient_norm", "probe/train_loss"} <= monitor.history[
         0
     ].values.keys()
-    for drawn in (monitor._train_probe, constraint._probe, pruning._drawn):
+    for drawn in (monitor._probes.train, constraint._probe, pruning._drawn):
         assert drawn.inputs.dtype == dtype
     assert torch.get_default_dtype() == torch.float32
 
@@ -434,5 +434,5 @@ def test_transfer_hooks_are_applied_to_a_given_probe_and_leave_it_as_it_is() -> 
     given = X[:6].clone(), Y[:6]
     monitor = ComplexityMonitor("fast", probe=given)
     trainer(callbacks=[monitor], max_epochs=1).fit(Shifted(mlp(4, 3)), DataLoader(TensorDataset(X, Y), batch_size=8))
-    torch.testing.assert_close(monitor._train_probe.inputs, X[:6] + 1)
+    torch.testing.assert_close(monitor._probes.train.inputs, X[:6] + 1)
     torch.testing.assert_close(given[0], X[:6])

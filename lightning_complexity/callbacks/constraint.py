@@ -14,7 +14,8 @@ from lightning_complexity.callbacks.base import LightningModule, Trainer, comple
 from lightning_complexity.callbacks.finding import find_task
 from lightning_complexity.callbacks.lagrangian import AugmentedLagrangian
 from lightning_complexity.callbacks.loggers import log_scalars
-from lightning_complexity.callbacks.loss import LossCallback
+from lightning_complexity.callbacks.loss import LossCallback, ManualBackwardIndex
+from lightning_complexity.callbacks.order import put_in_order
 from lightning_complexity.callbacks.probe import (
     Probe,
     ProbeSource,
@@ -49,11 +50,12 @@ class ComplexityConstraint(LossCallback):
 
     Logs ``constraint/<name>/value``, ``/violation`` (``g`` where positive) and ``/multiplier`` at each update, and
     ``loss/task``, ``penalty/<name>`` and ``loss/total`` as :class:`lightning_complexity.ComplexityPenalty`.
-    Multipliers, limits and probe are in checkpoints.
+    Multipliers, limits and probe are in checkpoints. A second fit starts afresh, unless it continues the first.
 
     Args:
-        measures: What is limited, one or more: metrics, such as ``metrics.JacobianNorm().on("encoder.*")``, or
+        limited: What is limited, one or more: metrics, such as ``metrics.JacobianNorm().on("encoder.*")``, or
             regularizers, of which the measure counts and the strength does not.
+        measures: The same as a list, which configuration files of ``LightningCLI`` can have.
         at_most: The limit in the measure's units, or one for each measure.
         at_most_relative_to_init: Instead, the limit as a multiple of the measure at initialization, or one for each;
             of a logarithm, of what the logarithm is taken of.
@@ -66,6 +68,7 @@ class ComplexityConstraint(LossCallback):
         wrt: Name of a submodule that Jacobians are taken at.
         max_multiplier: Where multipliers stop.
         manual_backward_index: As for :class:`lightning_complexity.ComplexityPenalty`.
+        name: As for :class:`lightning_complexity.ComplexityPenalty`, of all keys.
 
     Attributes:
         lagrangians: Limit and multiplier of each measure by name, once the limits are known.
@@ -82,9 +85,12 @@ class ComplexityConstraint(LossCallback):
         >>> # Trainer(callbacks=[constraint]).fit(model)
     """
 
+    order_among_callbacks = 2
+
     def __init__(
         self,
-        *measures: ComplexityMetric | Regularizer,
+        *limited: ComplexityMetric | Regularizer,
+        measures: Sequence[ComplexityMetric | Regularizer] = (),
         at_most: Limits | None = None,
         at_most_relative_to_init: Limits | None = None,
         every_n_steps: int = 20,
@@ -95,14 +101,17 @@ class ComplexityConstraint(LossCallback):
         class_dim: int | None = None,
         wrt: str | None = None,
         max_multiplier: float = 1e3,
-        manual_backward_index: int | None = None,
+        manual_backward_index: ManualBackwardIndex | None = None,
+        name: str | None = None,
     ) -> None:
+        measures = (*limited, *measures)
         if not measures:
             raise ValueError("ComplexityConstraint needs a measure, such as metrics.JacobianNorm().")
         super().__init__(
             [_trained(measure) for measure in measures],
             Task(forward, loss, targets, class_dim, wrt),
             manual_backward_index,
+            name,
         )
         self._limits = _checked_limits(len(measures), at_most, at_most_relative_to_init)
         self._relative = at_most is None
@@ -112,12 +121,26 @@ class ComplexityConstraint(LossCallback):
             raise ValueError(f"max_multiplier must be positive and finite, got {max_multiplier!r}.")
         check_probe(probe)
         self.every_n_steps, self.probe, self.max_multiplier = every_n_steps, probe, max_multiplier
+        self._forget()
+
+    def _forget(self) -> None:
         self.lagrangians: dict[str, AugmentedLagrangian] = {}
         self._probe: Probe | None = None
         self._probe_is_ready, self._steps, self._global_step = False, 0, 0
         self._warned: set[str] = set()
 
+    def start_afresh(self) -> None:
+        """Forget limits, multipliers and probe of a training that is over."""
+        super().start_afresh()
+        self._forget()
+
     # Hooks ---------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Prepare as every penalty; come after callbacks that change the network."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            put_in_order(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember where this fit starts."""
@@ -184,7 +207,9 @@ class ComplexityConstraint(LossCallback):
 
     def terms(self, step: Step) -> dict[str, Term]:
         """The augmented Lagrangians' terms for a batch; none before the limits are known."""
-        return {f"penalty/{m.name}": self._term(m, step) for m in self.measures if m.name in self.lagrangians}
+        return {
+            self.log_key("penalty", m.name): self._term(m, step) for m in self.measures if m.name in self.lagrangians
+        }
 
     def _term(self, measure: TrainedMeasure, step: Step) -> Term:
         value = self.computed(measure, measure, step)
@@ -209,7 +234,7 @@ class ComplexityConstraint(LossCallback):
     def _report(self, name: str, value: float) -> dict[str, float]:
         lagrangian = self.lagrangians[name]
         parts = {"value": value, "violation": max(lagrangian.violation, 0.0), "multiplier": lagrangian.multiplier}
-        return {f"constraint/{name}/{part}": number for part, number in parts.items()}
+        return {f"{self.log_key('constraint', name)}/{part}": number for part, number in parts.items()}
 
     def _warn(self, name: str, what: str) -> None:
         if name not in self._warned:

@@ -4,42 +4,40 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from torch import Tensor
+from torch.nn.parameter import UninitializedParameter
 
 from lightning_complexity.callbacks.base import (
-    Callback,
     LightningModule,
     Trainer,
     completed_batches,
     double_precision,
 )
-from lightning_complexity.callbacks.finding import explained, find_task, find_validation_task, summary
+from lightning_complexity.callbacks.changes import Fingerprint, fingerprint
+from lightning_complexity.callbacks.finding import explained, find_task
+from lightning_complexity.callbacks.keys import KeyedCallback, check_name, check_that_keys_differ, named_key
 from lightning_complexity.callbacks.loggers import (
-    log_directory,
     log_figures,
     log_histograms,
     log_scalars,
     shows_figures,
 )
+from lightning_complexity.callbacks.order import put_in_order
 from lightning_complexity.callbacks.probe import (
     Probe,
     ProbeSource,
     check_probe,
-    copied,
-    first_loader,
-    from_checkpoint,
-    kept,
-    training_probe,
-    validation_probe,
 )
+from lightning_complexity.callbacks.probes import Probes
+from lightning_complexity.callbacks.results import RunResults
+from lightning_complexity.callbacks.watching import WatchedValues
 from lightning_complexity.metrics import ComplexityMetric, resolve
 from lightning_complexity.network import (
-    Batches,
     ForwardFunction,
     LossFunction,
     Snapshot,
@@ -56,10 +54,7 @@ from lightning_complexity.recording.measuring import (
     measure_fit,
     measure_metrics,
 )
-from lightning_complexity.recording.record import RECORD_NAME, Measurement, append, curve
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from lightning_complexity.recording.record import Measurement
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -69,7 +64,7 @@ def _check_interval(name: str, value: int | None) -> None:
         raise ValueError(f"{name} must be a whole number of at least 1, or None, got {value!r}.")
 
 
-class ComplexityMonitor(Callback):
+class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
     """Measure how complex the network is, at initialization, on a schedule and at the end; change nothing.
 
     Training with this callback is bit-identical to training without it. Every measurement looks at the
@@ -87,7 +82,24 @@ class ComplexityMonitor(Callback):
       ``LinearRegions(along="plane")``.
 
     Beside the logger's files it appends to ``complexity.jsonl``, see
-    :func:`lightning_complexity.recording.read_record`. A metric that cannot be computed on this network
+    :func:`lightning_complexity.recording.read_record`: in the ``log_dir`` of a logger, else in
+    ``save_dir/name/version`` as checkpoints, so that each run has its own; without a logger and in a fast run, nowhere.
+    Libraries that copy the callbacks they are given run a copy; ``history`` and ``record_path`` are then those of the
+    copy that ran last.
+
+    Where a callback such as ``EarlyStopping`` or ``ModelCheckpoint``, or a plateau scheduler, monitors one of the keys,
+    it is also measured whenever that one looks: before each validation, at the end of each epoch, every
+    ``every_n_train_steps``. So the value is that of the weights that are saved, in whatever order callbacks are listed
+    (monitors move behind those that change the network). ``train_time_interval`` needs ``every_n_steps=1``. With
+    ``WeightAveraging`` the curves are those of the weights that are trained, and the last value that of the average;
+    ranking checkpoints, which hold the average, is warned of.
+
+    Several monitors in one ``Trainer``, such as one on shifted data, need a ``name`` each, or other metrics. With
+    ``name="shifted"`` keys are ``complexity/shifted/<name>`` and ``probe/shifted/<...>``, and the record is
+    ``complexity.shifted.jsonl``.
+
+    A run that is continued from a checkpoint goes on as if it had not been interrupted, also with other metrics or
+    options. A metric that cannot be computed on this network
     is named once in a warning, with the reason, and left out; training goes on. Values that are not finite
     are logged as they are.
 
@@ -118,17 +130,22 @@ class ComplexityMonitor(Callback):
         budget: The share of training time that measuring may take. Measured and logged; not enforced yet.
         per_layer: Whether metrics given by name also report their layers.
         on_error: ``"warn"`` or ``"raise"``.
+        name: Tells several monitors apart.
 
     Attributes:
         history: What was measured so far, a list of :class:`lightning_complexity.recording.Measurement`.
+        record_path: The file of the record, also said at info level; ``None`` where nothing is written.
 
     Raises:
-        ValueError: At an unknown metric, with the closest names, or at options that make no sense.
+        ValueError: At an unknown metric, with the closest names, or at options that make no sense; when training
+            starts, if another monitor would log the same keys, or a callback looks at times that are not measured.
 
     Example:
         >>> monitor = ComplexityMonitor(["StableRank", "PathNorm"], every_n_steps=100)
         >>> # Trainer(callbacks=[monitor]).fit(model)
     """
+
+    order_among_callbacks = 3
 
     def __init__(
         self,
@@ -145,7 +162,9 @@ class ComplexityMonitor(Callback):
         budget: float = 0.05,
         per_layer: bool = False,
         on_error: OnError = "warn",
+        name: str | None = None,
     ) -> None:
+        check_name(name)
         _check_interval("every_n_steps", every_n_steps)
         _check_interval("every_n_epochs", every_n_epochs)
         check_probe(probe)
@@ -157,44 +176,69 @@ class ComplexityMonitor(Callback):
         self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
         self.probe, self.budget, self.on_error = probe, budget, on_error
         self.task = Task(forward, loss, targets, class_dim, wrt)
+        self.name = name
+        super().__init__()
         self._forget()
 
     def _forget(self) -> None:
-        self.history: list[Measurement] = []
-        self._train_probe: Probe | None = None
-        self._validation_probe: Probe | None = None
+        self.forget_results()
+        self._probes = Probes(self.probe, self.task)
         self._initial: dict[str, Tensor] | None = None
         self._failures = FailureReport(self.on_error, "ComplexityMonitor")
-        self._steps = 0
+        self._fingerprint: Fingerprint | None = None
+        self._probes_are_ready = False
+        self._steps, self._global_step, self._knows_steps = 0, 0, False
         self._seconds_measuring = 0.0
         self._seconds_before = 0.0
         self._started: float | None = None
 
-    @property
-    def state_key(self) -> str:
-        """Distinguishes the checkpointed state of monitors of different metrics."""
-        return self._generate_state_key(metrics=[metric.name for metric in self.metrics])
+    def identity(self) -> dict[str, Any]:
+        """What tells monitors without names apart."""
+        return {"metrics": [metric.name for metric in self.metrics]}
 
     # Hooks ---------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start afresh, unless this continues a fit."""
-        if stage == "fit" and trainer.global_step == 0:
+        """Start afresh, unless this continues a fit; come after callbacks that change the network.
+
+        Raises:
+            ValueError: If another monitor would log the same keys.
+        """
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        for other in self.siblings(trainer):
+            check_that_keys_differ(self.identity()["metrics"], other.identity()["metrics"], self.name)
+        put_in_order(trainer)
+        if trainer.global_step == 0:
             self._forget()
+        self._probes_are_ready = False
+        self.share_results()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the initial parameters, where a metric needs them."""
-        if self._initial is None and any("initial" in metric.needs for metric in self.metrics):
+        needs_initial = any("initial" in metric.needs for metric in self.metrics)
+        # A run that goes on does not start from the initial parameters: what no checkpoint has is lost.
+        has_shapes = not any(isinstance(p, UninitializedParameter) for p in pl_module.parameters())
+        if self._initial is None and needs_initial and has_shapes and not trainer.ckpt_path:
             self._initial = initial_state(pl_module)
         for metric in self.metrics:
             metric.to(pl_module.device)
+        self.publish(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock; find the place of the record; let others have the last values of a run that goes on."""
         self._started = time.perf_counter()
         self._probes_are_ready = False
-        self._steps = completed_batches(trainer)
+        if not self._knows_steps:
+            self._steps = completed_batches(trainer)
+        elif self._global_step != trainer.global_step:  # the checkpoint was saved before the step was counted here
+            self._steps += 1
         self._global_step = trainer.global_step
+        self._leave_out_what_has_no_start(trainer)
+        self.watchers(trainer).check(trainer, self.every_n_steps)
+        self.publish(trainer)
+        self.open_record(trainer)
 
     def on_train_batch_start(
         self,
@@ -204,10 +248,12 @@ class ComplexityMonitor(Callback):
         batch_idx: int,
     ) -> None:
         """Measure at initialization."""
+        if not self._knows_steps:  # Lightning's count is right from here on, where a run goes on
+            self._steps, self._knows_steps = completed_batches(trainer), True
         if not self._probes_are_ready:
             self._probes_are_ready = True
             started = time.perf_counter()
-            self._draw_probes(trainer, pl_module, batch)
+            self._probes.draw(trainer, pl_module, batch, self._failures)
             self._seconds_measuring += time.perf_counter() - started
         if not self.history:
             self._measure(trainer, pl_module)
@@ -225,43 +271,92 @@ class ComplexityMonitor(Callback):
             return
         self._global_step = trainer.global_step
         self._steps += 1
-        if self.every_n_steps and self._steps % self.every_n_steps == 0:
+        is_scheduled = bool(self.every_n_steps and self._steps % self.every_n_steps == 0)
+        if is_scheduled or self.watchers(trainer).look_after(trainer, batch_idx):
+            self._measure(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure for callbacks that look at the values after the validation."""
+        if self._probes_are_ready and not trainer.sanity_checking and self.watchers(trainer):
             self._measure(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure every so many epochs."""
-        if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+        is_scheduled = bool(self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0)
+        if is_scheduled or self.watchers(trainer):
             self._measure(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the final network."""
         if self.history:
             self._measure(trainer, pl_module)
-        self._seconds_before, self._started = self._seconds(), None
+        self._stop_clock()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the final network again, if it was changed after training had ended."""
+        if not self._probes_are_ready or not self.history or self._is_measured(trainer, pl_module):
+            return
+        self._started = time.perf_counter()
+        self._probes.to(pl_module.device)
+        for metric in self.metrics:
+            metric.to(pl_module.device)
+        self._measure(trainer, pl_module)
+        self._stop_clock()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop the clock."""
+        self._stop_clock()
 
     def state_dict(self) -> dict[str, Any]:
         """What a continued run needs: the history, the probe, and the initial parameters where a metric needs them."""
-        probes = {"train_probe": self._train_probe, "validation_probe": self._validation_probe}
         return {
-            "history": [asdict(measurement) for measurement in self.history],
-            **{name: kept(None if probe is None else probe.batches) for name, probe in probes.items()},
+            **super().state_dict(),
+            "history": [asdict(measurement) for measurement in self._history],
+            **self._probes.state_dict(),
             "initial": self._initial,
+            "steps": self._steps,
+            "global_step": self._global_step,
             "seconds_measuring": self._seconds_measuring,
             "seconds": self._seconds(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
-        self.history = [Measurement(**row) for row in state_dict["history"]]
-        drawn = [from_checkpoint(state_dict[name]) for name in ("train_probe", "validation_probe")]
-        self._train_probe, self._validation_probe = (None if b is None else Probe(b, self.task) for b in drawn)
+        """Continue from a checkpoint, also from that of a monitor with other metrics or options."""
+        self._history[:] = [Measurement(**row) for row in state_dict["history"]]
+        self._probes.load_state_dict(state_dict)
         self._initial = state_dict["initial"]
+        self._steps, self._global_step = state_dict["steps"], state_dict["global_step"]
+        self._knows_steps = True
         self._seconds_measuring, self._seconds_before = state_dict["seconds_measuring"], state_dict["seconds"]
+
+    def _leave_out_what_has_no_start(self, trainer: Trainer) -> None:
+        names = [metric.name for metric in self.metrics if "initial" in metric.needs]
+        if self._initial is not None or not names:
+            return
+        self._failures.left_out |= dict.fromkeys(names, "no initial parameters")
+        if trainer.is_global_zero:
+            reason = (
+                "the checkpoint does not have the initial parameters, as it was saved without such a metric"
+                if trainer.ckpt_path
+                else "lazy layers have no parameters yet. Call the network on a batch before training"
+            )
+            warnings.warn(
+                f"ComplexityMonitor leaves out {', '.join(names)} for the rest of this run: {reason}.",
+                stacklevel=2,
+            )
 
     # Measuring -----------------------------------------------------------------------------------
 
+    def _is_measured(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Whether the network, as it is now, is the one of the last measurement; all ranks agree."""
+        if not self._history or self._history[-1].step != self._steps:
+            return False
+        # What came out of a checkpoint was measured before it was saved.
+        same = self._fingerprint is None or self._fingerprint == fingerprint(pl_module)
+        return bool(trainer.strategy.broadcast(same))
+
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.history and self.history[-1].step == self._steps:
+        if self._is_measured(trainer, pl_module):
             return
         started = time.perf_counter()
         with double_precision(trainer):
@@ -269,51 +364,46 @@ class ComplexityMonitor(Callback):
         values = measured.floats()
         self._failures.announce(silent=not trainer.is_global_zero)
         if trainer.is_global_zero:
-            log_histograms(trainer, measured.histograms, self._steps)
-            log_figures(trainer, measured.figures, self._steps)
+            log_histograms(trainer, self._named(measured.histograms), self._steps)
+            log_figures(trainer, self._named(measured.figures), self._steps)
+        self._fingerprint = fingerprint(pl_module)
         self._seconds_measuring += time.perf_counter() - started
-        if self.history:
+        if self._history:
             monitors = [c for c in trainer.callbacks if isinstance(c, ComplexityMonitor)]
             values["complexity/overhead"] = sum(monitor.overhead for monitor in monitors)
         # Running statistics differ between ranks, which must log, and go on with, the same.
         values, self._failures.left_out = trainer.strategy.broadcast((values, self._failures.left_out))
-        measurement = Measurement(self._steps, trainer.current_epoch, time.time(), values, measured.seconds)
-        self.history.append(measurement)
+        values = self._named(values)
+        self.keep(trainer, Measurement(self._steps, trainer.current_epoch, time.time(), values, measured.seconds))
         log_scalars(trainer, values, self._steps)
-        if trainer.is_global_zero and not trainer.fast_dev_run:
-            self._failures.attempt("the record", lambda: self._write(log_directory(trainer), measurement))
-            self._failures.announce()
 
-    @staticmethod
-    def _write(directory: Path | None, measurement: Measurement) -> dict[str, Tensor]:
-        if directory is not None:
-            append(directory / RECORD_NAME, measurement)
-        return {}
+    def _named(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {named_key(key, self.name): value for key, value in values.items()}
 
     def _measured(self, pl_module: LightningModule, *, figures: bool) -> Measured:
         measured = Measured()
 
         def measure_training_probe() -> dict[str, Tensor]:
             nonlocal measured
-            snapshot = self._snapshot(pl_module, self._train_probe)
+            snapshot = self._snapshot(pl_module, self._probes.train)
             measured = measure_metrics(self.metrics, snapshot, self._failures, figures=figures)
             return measure_fit(snapshot, "train", self._failures)
 
         def measure_validation_probe() -> dict[str, Tensor]:
-            return measure_fit(self._snapshot(pl_module, self._validation_probe), "val", self._failures)
+            return measure_fit(self._snapshot(pl_module, self._probes.validation), "val", self._failures)
 
         fit = self._failures.attempt("the training probe", measure_training_probe)
-        if self._validation_probe is not None:
+        if self._probes.validation is not None:
             fit |= self._failures.attempt("the validation probe", measure_validation_probe)
         measured.values |= {**fit, **gaps(fit, self._train_loss_as_validated(pl_module, fit))}
         return measured
 
     def _train_loss_as_validated(self, pl_module: LightningModule, fit: dict[str, Tensor]) -> Tensor | None:
         """The loss of validation on the training probe, where it is another than that of training."""
-        train, validation = self._train_probe, self._validation_probe
-        if train is None or validation is None or validation.task.loss == train.task.loss or not fit:
+        probe = self._probes.train_as_validated
+        if probe is None or not fit:
             return None
-        snapshot = self._snapshot(pl_module, Probe(train.batches, validation.task))
+        snapshot = self._snapshot(pl_module, probe)
         found = self._failures.attempt("probe/generalization_gap", lambda: {"loss": mean_loss(snapshot)})
         return found.get("loss")
 
@@ -321,46 +411,13 @@ class ComplexityMonitor(Callback):
         batches, task = probe or (None, None)
         return Snapshot(pl_module, batches, task=task, initial=self._initial)
 
-    def _draw_probes(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        """Draw the probes where a checkpoint did not bring them."""
-
-        def draw_training_probe() -> dict[str, Tensor]:
-            kept_one = self._train_probe
-            drawn = training_probe(self.probe, trainer, pl_module, batch) if kept_one is None else kept_one.batches
-            drawn = copied(drawn, pl_module.device)
-            self._train_probe = Probe(drawn, find_task(pl_module, drawn.batches[0], self.task))
-            _LOGGER.info("%s measures %s.", type(self).__name__, summary(self._train_probe.task))
-            return {}
-
-        def draw_validation_probe() -> dict[str, Tensor]:
-            loader = first_loader(trainer.val_dataloaders)
-            if self._validation_probe is not None:
-                drawn = self._validation_probe.batches
-            elif loader is not None:
-                drawn = validation_probe(loader, self._train_probe_size, trainer, pl_module)
-            else:
-                return {}
-            drawn = copied(drawn, pl_module.device)
-            self._validation_probe = Probe(drawn, self._validation_task(pl_module, drawn))
-            return {}
-
-        self._failures.attempt("the probe", draw_training_probe)
-        if self._train_probe is not None:
-            self._failures.attempt("the validation probe", draw_validation_probe)
-
-    def _validation_task(self, pl_module: LightningModule, drawn: Batches) -> Task:
-        assert self._train_probe is not None
-        train = self._train_probe
-        return find_validation_task(pl_module, drawn.batches[0], train.batches.batches[0], train.task)
-
-    @property
-    def _train_probe_size(self) -> int:
-        return self.probe if isinstance(self.probe, int) else self._train_probe.batches.num_samples  # type: ignore[union-attr]
-
     @property
     def overhead(self) -> float:
         """Time that this monitor spent measuring, divided by the rest of the time since training started."""
         return self._seconds_measuring / (self._seconds() - self._seconds_measuring)
+
+    def _stop_clock(self) -> None:
+        self._seconds_before, self._started = self._seconds(), None
 
     def _seconds(self) -> float:
         """Time since training started, over all parts of a continued run."""
@@ -385,33 +442,3 @@ class ComplexityMonitor(Callback):
             derivatives: for the inputs, where these are one tensor
         """
         return explained(module, batch, find_task(module, batch, self.task))
-
-    # Looking at the result -----------------------------------------------------------------------
-
-    def curve(self, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values of one quantity.
-
-        Args:
-            name: A metric's name, such as ``"stable_rank"``, or a full log key, such as ``"probe/val_loss"``.
-
-        Raises:
-            KeyError: If it was never measured.
-        """
-        prefixed = f"complexity/{name}"
-        return curve(self.history, prefixed if any(prefixed in m.values for m in self.history) else name)
-
-    def plot(self, names: list[str] | None = None) -> Figure:
-        """Draw the curves.
-
-        Args:
-            names: Metrics' names or full log keys; default every metric.
-
-        Returns:
-            A matplotlib figure, which belongs to no window.
-
-        Raises:
-            ImportError: Without matplotlib: ``pip install lightning-complexity[plot]``.
-        """
-        from lightning_complexity.plots.curves import plot_histories
-
-        return plot_histories({"": self.history}, names)

@@ -51,8 +51,10 @@ class Step:
 class AddsTerms(Protocol):
     """A callback that adds terms to losses."""
 
-    manual_backward_index: int | None
     measures: list[TrainedMeasure]
+
+    def is_added_to(self, index: int) -> bool:
+        """Whether the terms are added to this call of ``manual_backward`` in a training step, from 0."""
 
     def terms(self, step: Step) -> dict[str, Term]:
         """What is added to the loss of a training step, by log key."""
@@ -119,7 +121,7 @@ class SummedLoss:
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """The backward pass of a training step that optimizes by itself."""
         index, self._num_backwards = self._num_backwards, self._num_backwards + 1
-        callbacks = [c for c in self.callbacks if c.manual_backward_index == index]
+        callbacks = [c for c in self.callbacks if c.is_added_to(index)]
         self._backward(self._total(loss, callbacks), *args, **kwargs)
 
     def _total(self, task: Tensor, callbacks: list[AddsTerms]) -> Tensor:

@@ -30,6 +30,10 @@ class TrainedMeasure:
     def __init__(self, metric: ComplexityMetric) -> None:
         self.metric = metric
         self.initial: Mapping[str, Tensor] | None = None
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Forget the values that were taken, for the training of another network."""
         self.calls = 0
         self.warm_start: dict[str, Tensor] = {}
 
