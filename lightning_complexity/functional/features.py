@@ -17,6 +17,9 @@ __all__ = [
     "two_nn_dimension",
 ]
 
+_ROUNDING = 16
+"""Distances below this many times the precision, in units of the size of the features, are rounding."""
+
 
 def _check_rows(features: Tensor, targets: Tensor) -> None:
     if features.ndim != 2 or targets.shape != features.shape[:1] or targets.is_floating_point():
@@ -75,7 +78,7 @@ def two_nn_dimension(features: Tensor, *, discard: float = 0.1) -> Tensor:
     are farther, the density between them less constant, and it is lower still.
 
     Args:
-        features: Shape ``(n, d)``. Samples that coincide count once.
+        features: Shape ``(n, d)``. Samples that coincide, up to rounding in the precision of the features, count once.
         discard: Share of the largest ratios that the fit leaves out, which noise and borders change most.
 
     Returns:
@@ -99,10 +102,13 @@ def two_nn_dimension(features: Tensor, *, discard: float = 0.1) -> Tensor:
     if not x.isfinite().all():
         return x.new_tensor(torch.nan)
     x = x.unique(dim=0)
-    n = len(x)
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    rounding = _ROUNDING * torch.finfo(features.dtype).eps * torch.linalg.vector_norm(x, dim=1).amax()
+    distinct = ~(distances <= rounding).tril(-1).any(1)
+    distances = distances[distinct][:, distinct].fill_diagonal_(torch.inf)
+    n = len(distances)
     if n < 3:
         return x.new_tensor(torch.nan)
-    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
     first, second = distances.topk(2, largest=False).values.T
     kept = int(n * (1 - discard))
     ratios = (second / first).log().sort().values[:kept]
@@ -138,7 +144,9 @@ def graph_variation(features: Tensor, signals: Tensor) -> Tensor:
     if len(features) < 2:
         return (features.sum() + signals.sum()) * 0
     x = F.normalize(features, dim=1)
-    squares = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    # Which of several samples that coincide is the nearest is not for rounding to say.
+    squares = torch.where(distances <= _ROUNDING * torch.finfo(x.dtype).eps, 0.0, distances).square()
     others = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
     spread = 3 * squares[others].std(correction=0)
     similarity = (-squares / torch.where(spread > 0, spread, 1.0)).exp()

@@ -17,6 +17,7 @@ from lightning_complexity.functional.features import (
     same_class_pairs,
     trimmed_mean,
 )
+from lightning_complexity.functional.margins import check_classification
 from lightning_complexity.metrics.base import ComplexityMetric
 from lightning_complexity.network import Context, MeasureError, Snapshot, features, running_order
 from lightning_complexity.network.outputs import checked_predictions, class_targets, features_on, predictions_on
@@ -88,6 +89,7 @@ class MixupDaviesBouldin(ComplexityMetric):
         if not len(mixes):
             return index * torch.nan
         logits = predictions_on(snapshot, mixes)
+        check_classification(logits, classes)
         return index * (logits.argmax(1) != classes).to(index.dtype).mean()
 
 

@@ -157,7 +157,7 @@ class TrajectoryLength(LayerMetric):
     .. math:: \int \lVert \dot z^{(l)}(t) \rVert \, dt \Big/ \int \lVert \dot x(t) \rVert \, dt
 
     Per layer: behind each nonlinearity. Smooth activations have lengths as well. A trajectory through a single sample
-    is a point, with the value ``nan``. At the usual initialization with variance 2 / fan-in, length does not
+    or equal ones is a point, with the value ``nan``. At the usual initialization with variance 2 / fan-in, length does not
     grow with depth; it does for larger weights.
 
     Args:
@@ -209,7 +209,8 @@ class TrajectoryLength(LayerMetric):
                 lengths[name] = lengths.get(name, 0) + length
         if not lengths:
             raise MeasureError(f"{type(self).__name__} needs a network with nonlinearities; this one has none.")
-        return {name: length / at_input for name, length in lengths.items()}
+        known = torch.where(at_input > 0, 1.0, torch.nan)
+        return {name: known * length / at_input for name, length in lengths.items()}
 
     def _lengths(self, snapshot: Snapshot, points: Tensor) -> dict[str, Tensor]:
         lengths: dict[str, Tensor] = {}

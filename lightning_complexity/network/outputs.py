@@ -63,15 +63,15 @@ def model_outputs(snapshot: Snapshot) -> Any:
 
 def outputs_on(snapshot: Snapshot, inputs: Any) -> Any:
     """All that the network gives for another batch."""
-    parts = list(snapshot.run_chunks(lambda model, x: model(x), inputs))
-    if len(parts) > 1 and not all(_counts_samples(part) for part in parts):
-        parts = [snapshot.run(lambda model: model(inputs))]
-    return map_tensors(at_least_single, joined(parts))
+    parts = list(snapshot.run_chunks(lambda model, x: (num_samples(x), model(x)), inputs))
+    if len(parts) > 1 and not all(_counts_samples(part, count) for count, part in parts):
+        return map_tensors(at_least_single, snapshot.run(lambda model: model(inputs)))
+    return map_tensors(at_least_single, joined([part for _, part in parts]))
 
 
-def _counts_samples(outputs: Any) -> bool:
-    lengths = {t.shape[:1] for t in tensors_in(outputs)}
-    return len(lengths) == 1 and lengths.pop() != ()
+def _counts_samples(outputs: Any, count: int) -> bool:
+    """Whether every tensor among the outputs of a chunk has a row for each of its samples."""
+    return {t.shape[:1] for t in tensors_in(outputs)} == {(count,)}
 
 
 @shared
@@ -105,6 +105,11 @@ def checked_predictions(outputs: Tensor, count: int) -> Tensor:
         raise MeasureError(
             f"needs outputs whose first dimension counts the {count} samples, got shape {tuple(outputs.shape)}. Say "
             "what the outputs are with forward=lambda model, inputs: ...."
+        )
+    if outputs.numel() == 0:
+        raise MeasureError(
+            f"needs at least one output for each sample, got shape {tuple(outputs.shape)}. Say what the outputs are with "
+            "forward=lambda model, inputs: ...."
         )
     return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs
 
@@ -256,7 +261,7 @@ def _by_sample(snapshot: Snapshot, name: str, parts: Iterable[dict[str, Tensor]]
     found = []
     for part, (x,) in zip(parts, snapshot.chunks(inputs), strict=True):
         given = part[name]
-        if given.ndim < 2 or len(given) != num_samples(x) or not given.is_floating_point():
+        if given.ndim < 2 or len(given) != num_samples(x) or not given.is_floating_point() or not given.numel():
             raise MeasureError(
                 f"module {name!r} is given a tensor of {given.dtype} of shape {tuple(given.shape)} for "
                 f"{num_samples(x)} samples, which is no row of features for each. Choose another with layer=..., or "

@@ -63,6 +63,7 @@ class Task:
         """
         if self.loss is None:
             return self._cross_entropy(main_tensor(outputs), targets)
+        _check_several_classes(self.loss, outputs)
         try:
             loss = self.loss(outputs, targets)
         except MeasureError:
@@ -78,6 +79,11 @@ class Task:
         return at_least_single(loss.reshape(()))
 
     def _cross_entropy(self, logits: Tensor, targets: Any) -> Tensor:
+        if not logits.is_floating_point():
+            raise MeasureError(
+                f"needs outputs that are floating-point numbers for the cross-entropy loss, got {logits.dtype}. Say "
+                "what the outputs are with forward=lambda model, inputs: ...."
+            )
         if isinstance(targets, Tensor) and targets.is_floating_point() and self.is_distribution(logits.shape, targets):
             return F.cross_entropy(logits, targets.to(logits.dtype))
         if not isinstance(targets, Tensor) or targets.is_floating_point() or logits.ndim < 2:
@@ -103,6 +109,18 @@ class Task:
         loss = self.loss.keywords if isinstance(self.loss, functools.partial) else self.loss
         index = loss.get("ignore_index") if isinstance(loss, Mapping) else getattr(loss, "ignore_index", None)
         return index if isinstance(index, int) else IGNORED
+
+
+def _check_several_classes(loss: LossFunction, outputs: Any) -> None:
+    """Raise an error where a cross-entropy is asked for with a single class, over which it is 0 whatever happens."""
+    function = loss.func if isinstance(loss, functools.partial) else loss
+    if function is not F.cross_entropy and not isinstance(function, nn.CrossEntropyLoss):
+        return
+    if isinstance(outputs, Tensor) and outputs.ndim > 1 and outputs.shape[1] == 1:
+        raise MeasureError(
+            f"the cross-entropy over a single class is always 0, and the outputs have shape {tuple(outputs.shape)}. For "
+            "one logit a sample pass loss=torch.nn.functional.binary_cross_entropy_with_logits."
+        )
 
 
 def main_tensor(outputs: Any) -> Tensor:

@@ -228,6 +228,18 @@ class _Counter:
         return flops
 
 
+class _NoModules:
+    """Takes the place of the counter's own tracker of modules, whose hooks fail where a network differentiates."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None:
+        """Track nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        """Track nothing."""
+
+
 def count_costs(model: nn.Module, sample: Any) -> Costs:
     """Run a network on one sample and count.
 
@@ -259,6 +271,7 @@ def count_costs(model: nn.Module, sample: Any) -> Costs:
     memory = _Memory(model, sample, path)
     counter = _Counter(path, memory)
     flop_counter = FlopCounterMode(display=False, custom_mapping=counter.formulas())
+    flop_counter.mod_tracker = _NoModules()
     linearity = PiecewiseLinearity(model, path, sample)
     with torch.no_grad(), _written_out(), path.followed(), memory, flop_counter, linearity:
         model(sample)
