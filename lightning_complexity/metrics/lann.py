@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
@@ -273,18 +273,6 @@ def _absolute_derivative(fed: FedActivation, order: int) -> Tensor:
     return derivative.detach().abs()
 
 
-def _has_numbers(fed: FedActivation) -> bool:
-    return fed.activation.outputs.is_floating_point() and fed.activation.outputs.numel() > 0
-
-
-def _with_units(fed: FedActivation, count: int) -> FedActivation:
-    """The same, with a dimension for units where there is none."""
-    if fed.activation.inputs.ndim > 1:
-        return fed
-    (activation,) = with_rows([fed.activation], count)
-    return replace(fed, activation=activation)
-
-
 class CustomizedL1(LayerMetric):
     r"""Sum of the absolute weights of each unit times a coefficient that says how nonlinear the unit is on the data.
 
@@ -347,7 +335,7 @@ class CustomizedL1(LayerMetric):
         pieces = pieces_by_unit(snapshot, self.degree) if by_pieces else {}
         fed: dict[str, FedActivation] = {}
         for count, network in snapshot.run_chunks(lambda model, x: (num_samples(x), trace_sources(model, x))):
-            of_chunk = {f.activation.name: _with_units(f, count) for f in network if f.feeds and _has_numbers(f)}
+            of_chunk = {f.activation.name: f for f in network if f.feeds and f.activation.outputs.is_floating_point()}
             fed |= of_chunk
             for name, f in of_chunk.items():
                 part = count / snapshot.num_samples * self._coefficients(f, pieces)

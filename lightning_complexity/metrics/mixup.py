@@ -17,7 +17,7 @@ from lightning_complexity.functional.features import (
     same_class_pairs,
     trimmed_mean,
 )
-from lightning_complexity.functional.margins import check_classification
+from lightning_complexity.functional.margins import check_classes, check_classification
 from lightning_complexity.metrics.base import ComplexityMetric
 from lightning_complexity.network import Context, MeasureError, Snapshot, features, running_order
 from lightning_complexity.network.outputs import checked_predictions, class_targets, features_on, predictions_on
@@ -90,6 +90,7 @@ class MixupDaviesBouldin(ComplexityMetric):
             return index * torch.nan
         logits = predictions_on(snapshot, mixes)
         check_classification(logits, classes)
+        check_classes(classes, logits.shape[1])
         return index * (logits.argmax(1) != classes).to(index.dtype).mean()
 
 
@@ -170,6 +171,7 @@ class MixupMargin(ComplexityMetric):
                     f"needs outputs that depend on what {name!r} gives, with samples in its first dimension, got shape "
                     f"{tuple(h.shape)} there for {len(of_chunk)} samples. Choose another layer with layer=...."
                 )
+            check_classes(of_chunk, logits.shape[-1])
             margins.append(hidden_margins(logits, leaf, of_chunk).detach())
             hidden.append(h.flatten(1))
             done += len(h)

@@ -204,7 +204,7 @@ class TrajectoryLength(LayerMetric):
         lengths: dict[str, Tensor] = {}
         at_input = torch.zeros((), dtype=torch.float64)
         for points in trajectories(snapshot, self.along, self.num_points, self.num_trajectories):
-            at_input = at_input + trajectory_length(points.double())
+            at_input = at_input + trajectory_length(points.double().flatten(1) if points.ndim > 1 else points.double()[:, None])
             for name, length in self._lengths(snapshot, points).items():
                 lengths[name] = lengths.get(name, 0) + length
         if not lengths:

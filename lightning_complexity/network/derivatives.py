@@ -219,6 +219,7 @@ def output_loss(snapshot: Snapshot) -> OutputLoss:
 
     with torch.enable_grad():
         loss = snapshot.task.loss_of(map_tensors(as_leaf, model_outputs(snapshot)), snapshot.targets)
+        _check_loss(loss)
         return OutputLoss(leaves, differentiated([loss], leaves, create_graph=True))
 
 
@@ -285,7 +286,18 @@ def loss_with_graph(snapshot: Snapshot, order: int) -> Tensor:
         with Decompositions(order):
             outputs = snapshot.run(lambda model: model(snapshot.inputs), records=True)
     with torch.enable_grad():
-        return snapshot.task.loss_of(map_tensors(at_least_single, outputs), snapshot.targets)
+        loss = snapshot.task.loss_of(map_tensors(at_least_single, outputs), snapshot.targets)
+    _check_loss(loss)
+    return loss
+
+
+def _check_loss(loss: Tensor) -> None:
+    """Raise an error where a loss has no derivative, as one of Python numbers or of detached outputs."""
+    if not loss.requires_grad:
+        raise MeasureError(
+            "needs a loss that can be differentiated, but this one does not depend on the outputs through torch's "
+            "operations on floating-point numbers. Compute it from outputs that are not detached, and return a tensor."
+        )
 
 
 def _check_given_outputs(outputs: Any) -> None:

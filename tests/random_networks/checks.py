@@ -20,7 +20,7 @@ from lightning_complexity.network import NetworkError, Snapshot, map_tensors
 from lightning_complexity.network.running.batches import tensors_in
 from tests.random_networks.cases import Built, Case
 from tests.random_networks.subjects import COUNTERPARTS, METRICS, PENALTIES
-from tests.traces import assert_no_trace, traces
+from tests.traces import Seen, assert_no_trace, traces
 
 PACKAGE = str(Path(lightning_complexity.__file__).parent)
 RAW = re.compile(r"does not know|\b\w+(Error|Exception): ")
@@ -81,7 +81,7 @@ class Ordinary:
         runs: Whether it does.
         has_loss: Whether the loss gives something.
         is_finite: Whether inputs, parameters, outputs, loss and derivatives are finite.
-        has_derivatives: Whether it can be differentiated twice.
+        has_derivatives: Whether it can be differentiated.
     """
 
     runs: bool = False
@@ -132,7 +132,10 @@ def _derivatives(model: nn.Module, inputs: Any) -> list[Tensor]:
     total = torch.stack([t.abs().square().sum().double() for t in outputs]).sum()
     first = torch.autograd.grad(total, leaves, create_graph=True, materialize_grads=True)
     slope = torch.stack([g.to_dense().abs().square().sum().double() for g in first]).sum()
-    second = torch.autograd.grad(slope, leaves, materialize_grads=True) if slope.requires_grad else ()
+    try:
+        second = torch.autograd.grad(slope, leaves, materialize_grads=True) if slope.requires_grad else ()
+    except RuntimeError:  # torch has no such derivative
+        second = ()
     return [*first, *second]
 
 
@@ -221,11 +224,25 @@ def faults(case: Case, metrics: list[str], penalties: list[str]) -> list[Fault]:
             *_faults_of_metrics(case, built, network, metrics),
             *_faults_of_penalties(case, built, network, penalties),
         ]
-        try:
-            assert_no_trace(before, traces(built.model, built.inputs, built.targets))
-        except AssertionError as error:
-            found.append(Fault("all of them", "a trace", str(error).split("\n")[0]))
-    return found
+        trace = _trace(before, built)
+    return found if trace is None else [*found, *_named(trace, case, metrics, penalties)]
+
+
+def _trace(before: list[Seen], built: Built) -> str | None:
+    try:
+        assert_no_trace(before, traces(built.model, built.inputs, built.targets))
+    except AssertionError as error:
+        return str(error).split("\n")[0]
+    return None
+
+
+def _named(trace: str, case: Case, metrics: list[str], penalties: list[str]) -> list[Fault]:
+    """The same for each measure that leaves a trace by itself."""
+    one_by_one = [([name], []) for name in metrics] + [([], [name]) for name in penalties]
+    if len(one_by_one) == 1:
+        return [Fault(metrics[0] if metrics else f"penalty {penalties[0]}", "a trace", trace)]
+    alone = [fault for some in one_by_one for fault in faults(case, *some) if fault.kind == "a trace"]
+    return alone or [Fault("all of them together", "a trace", trace)]
 
 
 def _faults_of_metrics(case: Case, built: Built, network: Ordinary, names: list[str]) -> Iterator[Fault]:
@@ -244,7 +261,8 @@ def _faults_of_metrics(case: Case, built: Built, network: Ordinary, names: list[
             yield fault
             continue
         other = attempted(lambda name=name: _measured(METRICS[name](), parts))
-        fault = _fault_of(f"{name} by chunks", other, network, _documented(metric), metric.name)
+        documented = _documented(metric) or _is_coupled(case)
+        fault = _fault_of(f"{name} by chunks", other, network, documented, metric.name)
         if fault is None and case.precision == "double" and network.is_finite and not _is_coupled(case):
             fault = _difference(name, outcome, other, "chunks")
         if fault is not None:
@@ -261,7 +279,7 @@ def _faults_of_penalties(case: Case, built: Built, network: Ordinary, names: lis
         fault = _fault_of(penalty, outcome, network, _documented(metric), "value")
         if fault is None and outcome.values is not None:
             expected = attempted(lambda metric=metric: _value(metric, built))
-            if case.precision == "double" and network.is_finite:
+            if case.precision == "double" and network.is_finite and case.outputs != "half":
                 fault = _difference(penalty, Outcome({"value": outcome.values["value"]}), expected, "its metric")
             gradient = outcome.values.get("gradient")
             if fault is None and gradient is not None and network.is_finite and not _documented(metric):

@@ -50,8 +50,8 @@ class Task:
         except Exception as error:
             called = "model(inputs)" if self.forward is None else "forward(model, inputs)"
             raise NetworkError(
-                f"the network could not be run in evaluation mode as {called}: {_said(error)} If it takes its inputs "
-                "in another way, say how with forward=lambda model, inputs: ...."
+                f"the network could not be run in evaluation mode as {called}: {_said(error)} "
+                f"{_other_precision(model, inputs) or _OTHER_WAY}"
             ) from error
 
     def loss_of(self, outputs: Any, targets: Any) -> Tensor:
@@ -98,7 +98,7 @@ class Task:
     @staticmethod
     def is_distribution(shape: torch.Size, targets: Tensor) -> bool:
         """Whether targets are probabilities of classes, one distribution a sample, for outputs of a shape."""
-        if targets.shape != shape or targets.ndim < 2 or (targets < 0).any():
+        if targets.shape != shape or targets.ndim < 2 or shape[1] < 2 or (targets < 0).any():
             return False
         sums = targets.sum(1)
         return torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
@@ -109,6 +109,19 @@ class Task:
         loss = self.loss.keywords if isinstance(self.loss, functools.partial) else self.loss
         index = loss.get("ignore_index") if isinstance(loss, Mapping) else getattr(loss, "ignore_index", None)
         return index if isinstance(index, int) else IGNORED
+
+
+_OTHER_WAY = "If it takes its inputs in another way, say how with forward=lambda model, inputs: ...."
+
+
+def _other_precision(model: nn.Module, inputs: Any) -> str | None:
+    """What to do where the inputs have another precision than all parameters; ``None`` where they have not."""
+    given = {t.dtype for t in tensors_in(inputs) if t.is_floating_point()}
+    taken = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if len(given) != 1 or len(taken) != 1 or given == taken:
+        return None
+    (of_inputs,), (of_parameters,) = given, taken
+    return f"The inputs are {of_inputs} and the parameters {of_parameters}: convert the inputs, or the network."
 
 
 def _check_several_classes(loss: LossFunction, outputs: Any) -> None:
