@@ -270,7 +270,7 @@ def _absolute_derivative(fed: FedActivation, order: int) -> Tensor:
             if not derivative.requires_grad:
                 return torch.zeros_like(leaf)
             (derivative,) = torch.autograd.grad(derivative.sum(), leaf, create_graph=True, materialize_grads=True)
-    return derivative.detach().abs()
+    return torch.where(leaf.isnan(), torch.nan, derivative.detach().abs())
 
 
 class CustomizedL1(LayerMetric):

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_complexity.functional.linear_operators import LinearOperator
 from lightning_complexity.network.choice import LayerChoice
 from lightning_complexity.network.derivatives import (
+    check_dependent,
     differentiated,
     float_tensors,
     gradient_graph,
@@ -96,4 +97,5 @@ class HessianOperator(LinearOperator):
         for x, of_chunk in snapshot.chunks(snapshot.inputs, vectors):
             with Decompositions(2):
                 outputs = float_tensors(snapshot.run(lambda model, x=x: model(x), records=True))  # type: ignore[misc]
+            check_dependent(outputs)
             yield outputs, [v.to(o.dtype) for o, v in zip(outputs, of_chunk, strict=True)]

@@ -106,6 +106,16 @@ def as_rows(outputs: Tensor, of: JacobianOf, dim: int | None) -> Tensor:
     return probabilities.flatten(1)
 
 
+def nan_where_undefined(derivatives: Tensor, outputs: Any) -> Tensor:
+    """Derivatives for each sample, ``nan`` where its outputs are: a rectifier's slope hides that."""
+    count = len(derivatives)
+    undefined = derivatives.new_zeros(count, dtype=torch.bool)
+    for t in float_tensors(outputs):
+        if t.ndim and len(t) == count:
+            undefined = undefined | t.detach().reshape(count, -1).isnan().any(1)
+    return derivatives.masked_fill(undefined.reshape(-1, *[1] * (derivatives.ndim - 1)), torch.nan)
+
+
 class _Jacobians(NamedTuple):
     grams: Tensor
     rows: Tensor
@@ -120,6 +130,7 @@ def _jacobians(snapshot: Snapshot, of: JacobianOf) -> _Jacobians:
         with torch.enable_grad(), missing_derivatives_named(2):
             rows = as_rows(y, of, dim)
             grams = grams_of_outputs(rows, x, create_graph=snapshot.differentiable)
+            grams = nan_where_undefined(grams, rows)
         parts.append((grams, rows if snapshot.differentiable else rows.detach()))
     return _Jacobians(torch.cat([grams for grams, _ in parts]), torch.cat([rows for _, rows in parts]))
 
@@ -162,7 +173,8 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
         assert graph.inputs is not None
         with torch.enable_grad():
             loss = total * snapshot.task.loss_of(graph.outputs, snapshot.targets)
-            yield differentiated([loss], [graph.inputs], create_graph=True)[0]
+            found = differentiated([loss], [graph.inputs], create_graph=True)[0]
+            yield nan_where_undefined(found, graph.outputs)
         return
     if total <= snapshot.chunk_size:
         yield snapshot.run(partial(_gradient_for_inputs, snapshot=snapshot)) * total
@@ -174,8 +186,9 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
 def _gradient_for_inputs(model: nn.Module, snapshot: Snapshot) -> Tensor:
     with torch.enable_grad():
         leaf = snapshot.float_inputs.detach().clone().requires_grad_()
-        loss = snapshot.task.loss_of(map_tensors(at_least_single, model(leaf)), snapshot.targets)
-    return differentiated([loss], [leaf])[0]
+        outputs = map_tensors(at_least_single, model(leaf))
+        loss = snapshot.task.loss_of(outputs, snapshot.targets)
+    return nan_where_undefined(differentiated([loss], [leaf])[0], outputs)
 
 
 def _pulled_back_to_inputs(model: nn.Module, x: Tensor, vectors: Any) -> Tensor:
@@ -183,7 +196,7 @@ def _pulled_back_to_inputs(model: nn.Module, x: Tensor, vectors: Any) -> Tensor:
         leaf = x.detach().clone().requires_grad_()
         outputs = float_tensors(model(leaf))
     weights = [v.to(o.dtype) for o, v in zip(outputs, tensors_in(vectors), strict=True)]
-    return differentiated(outputs, [leaf], weights)[0]
+    return nan_where_undefined(differentiated(outputs, [leaf], weights)[0], outputs)
 
 
 # For outputs -----------------------------------------------------------------------------------------
@@ -219,7 +232,7 @@ def output_loss(snapshot: Snapshot) -> OutputLoss:
 
     with torch.enable_grad():
         loss = snapshot.task.loss_of(map_tensors(as_leaf, model_outputs(snapshot)), snapshot.targets)
-        _check_loss(loss)
+        check_dependent([loss])
         return OutputLoss(leaves, differentiated([loss], leaves, create_graph=True))
 
 
@@ -287,16 +300,20 @@ def loss_with_graph(snapshot: Snapshot, order: int) -> Tensor:
             outputs = snapshot.run(lambda model: model(snapshot.inputs), records=True)
     with torch.enable_grad():
         loss = snapshot.task.loss_of(map_tensors(at_least_single, outputs), snapshot.targets)
-    _check_loss(loss)
+    check_dependent([loss])
     return loss
 
 
-def _check_loss(loss: Tensor) -> None:
-    """Raise an error where a loss has no derivative, as one of Python numbers or of detached outputs."""
-    if not loss.requires_grad:
+def check_dependent(tensors: list[Tensor]) -> None:
+    """Raise an error where neither a loss nor the outputs can be differentiated for parameters that are trained.
+
+    Raises:
+        MeasureError: As where the loss is a Python number, or the outputs are detached.
+    """
+    if not any(t.requires_grad for t in tensors):
         raise MeasureError(
-            "needs a loss that can be differentiated, but this one does not depend on the outputs through torch's "
-            "operations on floating-point numbers. Compute it from outputs that are not detached, and return a tensor."
+            "needs a loss with a derivative, but this one does not depend on the parameters through torch's operations "
+            "on floating-point numbers. Compute it from outputs that are not detached, and return a tensor."
         )
 
 
@@ -345,6 +362,7 @@ def _pulled_back_to_parameters(snapshot: Snapshot, vectors: list[Tensor]) -> lis
     for x, of_chunk in snapshot.chunks(snapshot.inputs, vectors):
         with Decompositions(1):
             outputs = float_tensors(snapshot.run(lambda model, x=x: model(x), records=True))  # type: ignore[misc]
+        check_dependent(outputs)
         found = differentiated(outputs, parameters, [v.to(o.dtype) for o, v in zip(outputs, of_chunk, strict=True)])
         total = [t + f for t, f in zip(total, found, strict=True)]
     return total

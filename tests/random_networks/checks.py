@@ -25,6 +25,8 @@ from tests.traces import Seen, assert_no_trace, traces
 PACKAGE = str(Path(lightning_complexity.__file__).parent)
 RAW = re.compile(r"does not know|\b\w+(Error|Exception): ")
 CHUNK = 3
+# Outputs that are nan are one more error; samples without another one of their class are not mixed.
+BEAR_NAN = ("VCGeneralizationBound", "MixupMargin")
 # What one sample gives depends on the others there, or on how often the network ran.
 COUPLED = (
     "mean over batch",
@@ -82,12 +84,14 @@ class Ordinary:
         has_loss: Whether the loss gives something.
         is_finite: Whether inputs, parameters, outputs, loss and derivatives are finite.
         has_derivatives: Whether it can be differentiated.
+        is_undefined: Whether inputs that are not numbers give outputs that are none.
     """
 
     runs: bool = False
     has_loss: bool = False
     is_finite: bool = False
     has_derivatives: bool = False
+    is_undefined: bool = False
 
 
 def ordinary(case: Case) -> Ordinary:
@@ -105,11 +109,16 @@ def ordinary(case: Case) -> Ordinary:
     except Exception:
         value = None
     found = [*tensors_in(outputs), *tensors_in(inputs), *tensors_in(value), *model.parameters()]
+    undefined = _have_nan(inputs) and _have_nan(outputs)
     try:
         derivatives = _derivatives(model, inputs)
     except RuntimeError:
-        return Ordinary(True, value is not None, _are_finite(found), False)
-    return Ordinary(True, value is not None, _are_finite([*found, *derivatives]), True)
+        return Ordinary(True, value is not None, _are_finite(found), False, undefined)
+    return Ordinary(True, value is not None, _are_finite([*found, *derivatives]), True, undefined)
+
+
+def _have_nan(data: Any) -> bool:
+    return any(bool(t.to_dense().isnan().any()) for t in tensors_in(data))
 
 
 def _are_finite(tensors: list[Tensor]) -> bool:
@@ -257,6 +266,8 @@ def _faults_of_metrics(case: Case, built: Built, network: Ordinary, names: list[
         metric = METRICS[name]()
         outcome = attempted(lambda metric=metric: _measured(metric, whole))
         fault = _fault_of(name, outcome, network, _documented(metric), metric.name)
+        if fault is None and network.is_undefined and _reads_samples(metric):
+            fault = _number_from_nan(name, outcome, metric.name)
         if fault is not None:
             yield fault
             continue
@@ -304,6 +315,16 @@ def _fault_of(subject: str, outcome: Outcome, network: Ordinary, documented: boo
     if not (value.isfinite() or documented) and network.is_finite:
         return Fault(subject, "not finite, undocumented", str(value))
     return None
+
+
+def _reads_samples(metric: ComplexityMetric) -> bool:
+    return metric.reads_samples and "inputs" in metric.needs and type(metric).__name__ not in BEAR_NAN
+
+
+def _number_from_nan(subject: str, outcome: Outcome, key: str) -> Fault | None:
+    if outcome.values is None or outcome.values[key].isnan():
+        return None
+    return Fault(subject, "a number where the network gives nan", str(outcome.values[key]))
 
 
 def _difference(subject: str, first: Outcome, second: Outcome, other: str) -> Fault | None:

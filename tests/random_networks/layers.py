@@ -134,7 +134,7 @@ def _messages(x: Tensor) -> Tensor:
 
 
 def _until_small(x: Tensor) -> Tensor:
-    for _ in range(40):
+    for _ in range(3):
         if x.abs().amax() > 1:
             x = (0.5 * x).relu()
     return x
