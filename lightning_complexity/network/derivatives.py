@@ -44,26 +44,58 @@ def differentiated(
     *,
     retain_graph: bool = False,
     create_graph: bool = False,
+    of: str | None = None,
 ) -> list[Tensor]:
     """Vectors times the Jacobian of outputs for inputs, dense, zero where nothing depends on an input.
 
+    Args:
+        outputs: Tensors, some of which may not depend on the inputs.
+        inputs: Leaves.
+        vectors: One for each output; ones by default.
+        retain_graph: Whether the graph is kept.
+        create_graph: Whether the result is to be differentiated.
+        of: What the inputs are called, where it is an error that nothing depends on any of them.
+
     Raises:
         MissingDerivativeError: If torch has no such derivative of an operation.
+        MeasureError: If nothing depends on the inputs, and that is an error.
     """
     given = vectors if vectors is not None else [torch.ones_like(o) for o in outputs]
     used = [(o, v) for o, v in zip(outputs, given, strict=True) if o.requires_grad]
+    if of is not None:
+        check_dependent([o for o, _ in used], of)
     if not used:
         return [torch.zeros_like(i) for i in inputs]
     with missing_derivatives_named(2 if create_graph else 1):
-        gradients = torch.autograd.grad(
+        found = torch.autograd.grad(
             [o for o, _ in used],
             list(inputs),
             [v for _, v in used],
             retain_graph=retain_graph or create_graph,
             create_graph=create_graph,
-            materialize_grads=True,
+            allow_unused=True,
         )
+    if of is not None:
+        check_dependent([g for g in found if g is not None], of)
+    gradients = [torch.zeros_like(i) if g is None else g for g, i in zip(found, inputs, strict=True)]
     return [g.to_dense() if g.layout != torch.strided else g for g in gradients]
+
+
+def check_dependent(derivatives: list[Tensor], of: str = "parameters") -> None:
+    """Raise an error where a loss depends on nothing that it is to be differentiated for.
+
+    Args:
+        derivatives: Those that there are, or what can be differentiated.
+        of: What the loss should depend on.
+
+    Raises:
+        MeasureError: As where the loss is a Python number, or the outputs are detached.
+    """
+    if not derivatives:
+        raise MeasureError(
+            f"needs a loss with a derivative, but this one does not depend on the {of} through torch's operations on "
+            "floating-point numbers. Compute it from outputs that are not detached, and return a tensor."
+        )
 
 
 # For inputs ------------------------------------------------------------------------------------------
@@ -173,7 +205,7 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
         assert graph.inputs is not None
         with torch.enable_grad():
             loss = total * snapshot.task.loss_of(graph.outputs, snapshot.targets)
-            found = differentiated([loss], [graph.inputs], create_graph=True)[0]
+            found = differentiated([loss], [graph.inputs], create_graph=True, of="inputs")[0]
             yield nan_where_undefined(found, graph.outputs)
         return
     if total <= snapshot.chunk_size:
@@ -188,7 +220,7 @@ def _gradient_for_inputs(model: nn.Module, snapshot: Snapshot) -> Tensor:
         leaf = snapshot.float_inputs.detach().clone().requires_grad_()
         outputs = map_tensors(at_least_single, model(leaf))
         loss = snapshot.task.loss_of(outputs, snapshot.targets)
-    return nan_where_undefined(differentiated([loss], [leaf])[0], outputs)
+    return nan_where_undefined(differentiated([loss], [leaf], of="inputs")[0], outputs)
 
 
 def _pulled_back_to_inputs(model: nn.Module, x: Tensor, vectors: Any) -> Tensor:
@@ -196,7 +228,8 @@ def _pulled_back_to_inputs(model: nn.Module, x: Tensor, vectors: Any) -> Tensor:
         leaf = x.detach().clone().requires_grad_()
         outputs = float_tensors(model(leaf))
     weights = [v.to(o.dtype) for o, v in zip(outputs, tensors_in(vectors), strict=True)]
-    return nan_where_undefined(differentiated(outputs, [leaf], weights)[0], outputs)
+    return nan_where_undefined(differentiated(outputs, [leaf], weights, of="inputs")[0], outputs)
+
 
 
 # For outputs -----------------------------------------------------------------------------------------
@@ -232,7 +265,7 @@ def output_loss(snapshot: Snapshot) -> OutputLoss:
 
     with torch.enable_grad():
         loss = snapshot.task.loss_of(map_tensors(as_leaf, model_outputs(snapshot)), snapshot.targets)
-        check_dependent([loss])
+        check_dependent([loss] if loss.requires_grad else [])
         return OutputLoss(leaves, differentiated([loss], leaves, create_graph=True))
 
 
@@ -300,21 +333,8 @@ def loss_with_graph(snapshot: Snapshot, order: int) -> Tensor:
             outputs = snapshot.run(lambda model: model(snapshot.inputs), records=True)
     with torch.enable_grad():
         loss = snapshot.task.loss_of(map_tensors(at_least_single, outputs), snapshot.targets)
-    check_dependent([loss])
+    check_dependent([loss] if loss.requires_grad else [])
     return loss
-
-
-def check_dependent(tensors: list[Tensor]) -> None:
-    """Raise an error where neither a loss nor the outputs can be differentiated for parameters that are trained.
-
-    Raises:
-        MeasureError: As where the loss is a Python number, or the outputs are detached.
-    """
-    if not any(t.requires_grad for t in tensors):
-        raise MeasureError(
-            "needs a loss with a derivative, but this one does not depend on the parameters through torch's operations "
-            "on floating-point numbers. Compute it from outputs that are not detached, and return a tensor."
-        )
 
 
 def _check_given_outputs(outputs: Any) -> None:
@@ -362,7 +382,7 @@ def _pulled_back_to_parameters(snapshot: Snapshot, vectors: list[Tensor]) -> lis
     for x, of_chunk in snapshot.chunks(snapshot.inputs, vectors):
         with Decompositions(1):
             outputs = float_tensors(snapshot.run(lambda model, x=x: model(x), records=True))  # type: ignore[misc]
-        check_dependent(outputs)
+        check_dependent([o for o in outputs if o.requires_grad])
         found = differentiated(outputs, parameters, [v.to(o.dtype) for o, v in zip(outputs, of_chunk, strict=True)])
         total = [t + f for t, f in zip(total, found, strict=True)]
     return total

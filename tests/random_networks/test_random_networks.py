@@ -16,7 +16,7 @@ from tests.random_networks.checks import Fault, faults
 from tests.random_networks.shrinking import shrunk, with_same_fault
 
 AT_ONCE = 50
-SHARE = 0.1  # of all measures on one network
+SHARE = 0.08  # of all measures on one network
 REPORTED = 3
 
 
