@@ -17,8 +17,14 @@ __all__ = [
     "two_nn_dimension",
 ]
 
-_ROUNDING = 16
-"""Distances below this many times the precision, in units of the size of the features, are rounding."""
+
+def rounding_of(features: Tensor) -> Tensor:
+    """A distance that is no more than rounding between features of shape ``(n, d)``, 0-d."""
+    return 16 * torch.finfo(features.dtype).eps * torch.linalg.vector_norm(features.detach(), dim=1).amax()
+
+
+def _without_rounding(distances: Tensor, rounding: Tensor) -> Tensor:
+    return torch.where(distances <= rounding, torch.zeros_like(distances), distances)
 
 
 def _check_rows(features: Tensor, targets: Tensor) -> None:
@@ -60,9 +66,10 @@ def davies_bouldin_index(features: Tensor, targets: Tensor) -> Tensor:
         return features.sum() * torch.nan
     counts = member.sum(0)
     centroids = (member.T @ features) / counts[:, None]
-    to_centroid = torch.linalg.vector_norm(features - member @ centroids, dim=1)
+    rounding = rounding_of(features)
+    to_centroid = _without_rounding(torch.linalg.vector_norm(features - member @ centroids, dim=1), rounding)
     spread = (member.T @ to_centroid) / counts
-    between = torch.linalg.vector_norm(centroids[:, None] - centroids, dim=2)
+    between = _without_rounding(torch.linalg.vector_norm(centroids[:, None] - centroids, dim=2), rounding)
     together = spread[:, None] + spread
     ratio = torch.where(together > 0, together / between, together)
     return ratio.masked_fill(torch.eye(len(counts), dtype=torch.bool, device=ratio.device), 0.0).amax(1).mean()
@@ -103,8 +110,7 @@ def two_nn_dimension(features: Tensor, *, discard: float = 0.1) -> Tensor:
         return x.new_tensor(torch.nan)
     x = x.unique(dim=0)
     distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
-    rounding = _ROUNDING * torch.finfo(features.dtype).eps * torch.linalg.vector_norm(x, dim=1).amax()
-    distinct = ~(distances <= rounding).tril(-1).any(1)
+    distinct = ~(distances <= rounding_of(features)).tril(-1).any(1)
     distances = distances[distinct][:, distinct].fill_diagonal_(torch.inf)
     n = len(distances)
     if n < 3:
@@ -146,7 +152,7 @@ def graph_variation(features: Tensor, signals: Tensor) -> Tensor:
     x = F.normalize(features, dim=1)
     distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
     # Which of several samples that coincide is the nearest is not for rounding to say.
-    squares = torch.where(distances <= _ROUNDING * torch.finfo(x.dtype).eps, 0.0, distances).square()
+    squares = _without_rounding(distances, rounding_of(x)).square()
     others = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
     spread = 3 * squares[others].std(correction=0)
     similarity = (-squares / torch.where(spread > 0, spread, 1.0)).exp()

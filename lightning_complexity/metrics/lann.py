@@ -116,7 +116,9 @@ def _captured(model: nn.Module, inputs: Any) -> tuple[list[Activation], dict[str
     with torch.enable_grad():
         outputs, found = run_capturing(model, inputs, replace=with_leaf)
         rows = checked_predictions(main_tensor(outputs), num_samples(inputs)).flatten(1)
-    return with_rows(found, num_samples(inputs)), dict(zip(leaves, mean_absolute_jacobians(rows, list(leaves.values())), strict=True))
+    return with_rows(found, num_samples(inputs)), dict(
+        zip(leaves, mean_absolute_jacobians(rows, list(leaves.values())), strict=True)
+    )
 
 
 @shared

@@ -14,6 +14,7 @@ from lightning_complexity.functional.features import (
     davies_bouldin_index,
     graph_variation,
     hidden_margins,
+    rounding_of,
     same_class_pairs,
     trimmed_mean,
 )
@@ -105,7 +106,8 @@ class MixupMargin(ComplexityMetric):
     variance of the layer's entries over the inputs, its mean over entries without the 5 % smallest and largest.
     Unchanged when the layer is scaled and the next one scaled back. Negative where the network is wrong; large for
     networks that should generalize well.
-    Undefined, ``nan``, for a single sample and where no class has two.
+    Undefined, ``nan``, for a single sample and where no class has two; infinite where the layer gives the same for all
+    inputs.
 
     Args:
         layer: A module's name, or a place among the linear and convolution modules in running order, whose output
@@ -175,7 +177,9 @@ class MixupMargin(ComplexityMetric):
             margins.append(hidden_margins(logits, leaf, of_chunk).detach())
             hidden.append(h.flatten(1))
             done += len(h)
-        variance = trimmed_mean(torch.cat(hidden).var(0))
+        given = torch.cat(hidden)
+        variance = trimmed_mean(given.var(0))
+        variance = torch.where(variance <= rounding_of(given).square(), torch.zeros_like(variance), variance)
         every = torch.cat(margins)
         return every[~every.isinf()].mean() / variance.sqrt()
 

@@ -231,7 +231,6 @@ def _pulled_back_to_inputs(model: nn.Module, x: Tensor, vectors: Any) -> Tensor:
     return nan_where_undefined(differentiated(outputs, [leaf], weights, of="inputs")[0], outputs)
 
 
-
 # For outputs -----------------------------------------------------------------------------------------
 
 

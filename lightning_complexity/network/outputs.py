@@ -108,8 +108,8 @@ def checked_predictions(outputs: Tensor, count: int) -> Tensor:
         )
     if outputs.numel() == 0:
         raise MeasureError(
-            f"needs at least one output for each sample, got shape {tuple(outputs.shape)}. Say what the outputs are with "
-            "forward=lambda model, inputs: ...."
+            f"needs at least one output for each sample, got shape {tuple(outputs.shape)}. Say what the outputs are "
+            "with forward=lambda model, inputs: ...."
         )
     return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs
 

@@ -290,12 +290,13 @@ def _faults_of_penalties(case: Case, built: Built, network: Ordinary, names: lis
         fault = _fault_of(penalty, outcome, network, _documented(metric), "value")
         if fault is None and outcome.values is not None:
             expected = attempted(lambda metric=metric: _value(metric, built))
-            if case.precision == "double" and network.is_finite and case.outputs != "half":
+            exact = case.precision == "double" and case.outputs != "half" and not _is_coupled(case)
+            if exact and network.is_finite:
                 fault = _difference(penalty, Outcome({"value": outcome.values["value"]}), expected, "its metric")
             gradient = outcome.values.get("gradient")
-            if fault is None and gradient is not None and network.is_finite and not _documented(metric):
-                if outcome.values["value"].isfinite() and not gradient.isfinite().all():
-                    fault = Fault(penalty, "a gradient that is not finite", f"at {outcome.values['value']}")
+            ordinary_slope = network.is_finite and metric.order < 2 and not _documented(metric)
+            if fault is None and ordinary_slope and gradient is not None and not gradient.isfinite().all():
+                fault = Fault(penalty, "a gradient that is not finite", f"at {outcome.values['value']}")
         if fault is not None:
             yield fault
 

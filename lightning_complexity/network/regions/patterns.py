@@ -70,8 +70,8 @@ def check_same_units(first: list[Activation], second: list[Activation]) -> None:
     if one != other:
         name = min(name for name, _ in one ^ other)
         raise MeasureError(
-            f"needs a network in which all samples go through the same units, but what goes into {name!r} depends on the "
-            "data. Measure a part of the network without it."
+            f"needs a network in which all samples go through the same units, but what goes into {name!r} depends on "
+            "the data. Measure a part of the network without it."
         )
 
 

@@ -42,8 +42,8 @@ def in_double_precision(snapshot: Snapshot, measure: str, function: Callable[[nn
         kinds = sorted({str(p.dtype).removeprefix("torch.") for p in snapshot.model.parameters()})
         raise MeasureError(
             f"{measure} runs the network in double precision, which this one does not take: somewhere it converts "
-            f"numbers to a precision that is written down in it. Its parameters are {' and '.join(kinds)}. Let it convert "
-            "to that of its weights or of its inputs, as in x.to(layer.weight.dtype), or leave this measure out."
+            f"numbers to a precision that is written down in it. Its parameters are {' and '.join(kinds)}. Let it "
+            "convert to that of its weights or inputs, as in x.to(layer.weight.dtype), or leave this measure out."
         ) from error
 
 

@@ -22,8 +22,8 @@ def check_dense(inputs: Any) -> None:
     sparse = next((t for t in tensors_in(inputs) if t.layout != torch.strided), None)
     if sparse is not None:
         raise MeasureError(
-            f"needs dense inputs, got a tensor of layout {sparse.layout}. Give inputs.to_dense(), and where the network "
-            "needs them sparse, forward=lambda model, inputs: model(inputs.to_sparse())."
+            f"needs dense inputs, got a tensor of layout {sparse.layout}. Give inputs.to_dense(), and where the "
+            "network needs them sparse, forward=lambda model, inputs: model(inputs.to_sparse())."
         )
 
 

@@ -131,8 +131,8 @@ def _check_several_classes(loss: LossFunction, outputs: Any) -> None:
         return
     if isinstance(outputs, Tensor) and outputs.ndim > 1 and outputs.shape[1] == 1:
         raise MeasureError(
-            f"the cross-entropy over a single class is always 0, and the outputs have shape {tuple(outputs.shape)}. For "
-            "one logit a sample pass loss=torch.nn.functional.binary_cross_entropy_with_logits."
+            f"the cross-entropy over a single class is always 0, and the outputs have shape {tuple(outputs.shape)}. "
+            "For one logit a sample pass loss=torch.nn.functional.binary_cross_entropy_with_logits."
         )
 
 

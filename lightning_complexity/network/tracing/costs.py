@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.module_tracker import ModuleTracker
 
 from lightning_complexity.network.errors import UnsupportedOperationError
 from lightning_complexity.network.running.batches import map_tensors, tensors_in
@@ -228,16 +229,15 @@ class _Counter:
         return flops
 
 
-class _NoModules:
+class _NoModules(ModuleTracker):
     """Takes the place of the counter's own tracker of modules, whose hooks fail where a network differentiates."""
 
-    parents = frozenset({"Global"})
-
-    def __enter__(self) -> None:
+    def __enter__(self) -> _NoModules:
         """Track nothing."""
+        return self
 
     def __exit__(self, *_: object) -> None:
-        """Track nothing."""
+        """Nothing was tracked."""
 
 
 def count_costs(model: nn.Module, sample: Any) -> Costs:
