@@ -28,7 +28,11 @@ from lightning_complexity.network.running.memory import at_least_single
 from lightning_complexity.network.running.task import main_tensor, structure
 from lightning_complexity.network.sharing import shared
 from lightning_complexity.network.snapshot import Snapshot
-from lightning_complexity.network.tracing.decompositions import Decompositions, check_derivatives
+from lightning_complexity.network.tracing.decompositions import (
+    Decompositions,
+    check_derivatives,
+    takes_batch_statistics,
+)
 
 _JACOBIAN_ENTRIES = 3 * 2**17  # of the Jacobians that are held at once
 MAX_ROWS = 1024
@@ -112,11 +116,24 @@ def input_output_chunks(snapshot: Snapshot, at_most: int | None = None) -> Itera
     if snapshot.differentiable:
         graph = graph_of_outputs(snapshot, 2, inputs=True)
         assert graph.inputs is not None
-        yield graph.inputs, _predicted(graph.outputs, len(graph.inputs))
+        outputs = _predicted(graph.outputs, len(graph.inputs))
+        _check_apart([outputs])
+        yield graph.inputs, outputs
         return
     size = snapshot.chunk_size if at_most is None else min(at_most, snapshot.chunk_size)
     for x in snapshot.float_inputs.split(size):
-        yield _differentiable_outputs(snapshot, x)
+        leaf, outputs = _differentiable_outputs(snapshot, x)
+        _check_apart([outputs])
+        yield leaf, outputs
+
+
+def _check_apart(outputs: list[Tensor]) -> None:
+    """Raise an error where a function, which no module tells of, makes outputs depend on other samples."""
+    if takes_batch_statistics(outputs):
+        raise MeasureError(
+            "needs outputs that depend on their own sample alone, but the network calls batch_norm with the statistics "
+            "of the batch. Let it use running ones in evaluation mode, or leave this measure out."
+        )
 
 
 def _predicted(outputs: Any, count: int) -> Tensor:
@@ -205,6 +222,7 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
         assert graph.inputs is not None
         with torch.enable_grad():
             loss = total * snapshot.task.loss_of(graph.outputs, snapshot.targets)
+            _check_apart(float_tensors(graph.outputs))
             found = differentiated([loss], [graph.inputs], create_graph=True, of="inputs")[0]
             yield nan_where_undefined(found, graph.outputs)
         return
@@ -220,6 +238,7 @@ def _gradient_for_inputs(model: nn.Module, snapshot: Snapshot) -> Tensor:
         leaf = snapshot.float_inputs.detach().clone().requires_grad_()
         outputs = map_tensors(at_least_single, model(leaf))
         loss = snapshot.task.loss_of(outputs, snapshot.targets)
+    _check_apart(float_tensors(outputs))
     return nan_where_undefined(differentiated([loss], [leaf], of="inputs")[0], outputs)
 
 
@@ -227,6 +246,7 @@ def _pulled_back_to_inputs(model: nn.Module, x: Tensor, vectors: Any) -> Tensor:
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         outputs = float_tensors(model(leaf))
+    _check_apart(outputs)
     weights = [v.to(o.dtype) for o, v in zip(outputs, tensors_in(vectors), strict=True)]
     return nan_where_undefined(differentiated(outputs, [leaf], weights, of="inputs")[0], outputs)
 
@@ -264,7 +284,7 @@ def output_loss(snapshot: Snapshot) -> OutputLoss:
 
     with torch.enable_grad():
         loss = snapshot.task.loss_of(map_tensors(as_leaf, model_outputs(snapshot)), snapshot.targets)
-        check_dependent([loss] if loss.requires_grad else [])
+        check_dependent([loss] if loss.requires_grad else [], "outputs")
         return OutputLoss(leaves, differentiated([loss], leaves, create_graph=True))
 
 

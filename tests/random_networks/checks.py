@@ -30,6 +30,7 @@ BEAR_NAN = ("VCGeneralizationBound", "MixupMargin")
 # What one sample gives depends on the others there, or on how often the network ran.
 COUPLED = (
     "mean over batch",
+    "functional batch norm",
     "decision",
     "noise",
     "time first rnn",
@@ -344,4 +345,6 @@ def _difference(subject: str, first: Outcome, second: Outcome, other: str) -> Fa
 
 def _is_coupled(case: Case) -> bool:
     names = [name for layer in case.layers for name in (layer if isinstance(layer, tuple) else (layer,))]
+    if "hidden" in names:  # from evaluation mode as well
+        return True
     return any(name in COUPLED for name in names)

@@ -282,6 +282,7 @@ LAYERS: dict[str, dict[str, Callable[[], nn.Module]]] = {
         "bilinear": _of(lambda x, inner: inner(x, x), lambda: nn.Bilinear(WIDTH, WIDTH, WIDTH)),
         "batch norm": lambda: nn.BatchNorm1d(WIDTH),
         "batch norm without statistics": lambda: nn.BatchNorm1d(WIDTH, track_running_stats=False),
+        "functional batch norm": _of(lambda x: F.batch_norm(x, None, None, training=True)),
         "layer norm": lambda: nn.LayerNorm(WIDTH),
         "rms norm": lambda: nn.RMSNorm(WIDTH),
         "group norm": lambda: nn.GroupNorm(2, WIDTH),
