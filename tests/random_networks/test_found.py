@@ -195,6 +195,12 @@ def test_samples_that_differ_by_rounding_coincide() -> None:
     torch.testing.assert_close(graph_variation(x, F.one_hot(y)), graph_variation(one.repeat(8, 1), F.one_hot(y)))
 
 
+def test_functions_of_integer_inputs_are_no_activations() -> None:
+    with pytest.raises(MeasureError, match="this one has none that are known"):
+        measured(Case(layers=("exp",), probe="bytes"), "ActivationEntropy")
+    assert measured(Case(layers=("exp", *RELU), probe="bytes"), "ActivationEntropy") >= 0
+
+
 def test_a_trajectory_through_equal_samples_is_a_point() -> None:
     assert math.isnan(measured(Case(layers=RELU, probe="duplicated"), "TrajectoryLength"))
 
