@@ -44,6 +44,7 @@ def measured(case: Case, name: str, **options: Any) -> float:
         ),
         (Case(probe="sparse"), "MarginPercentile", r"needs dense inputs, got a tensor of layout torch.sparse_coo"),
         (Case(layers=("empty layers",)), "StableRank", r"'layers.0.0.weight' has shape \(0, 4\)"),
+        (Case(layers=("empty layers", "batch norm")), "FrobeniusBound", r"'layers.0.0.weight' has shape \(0, 4\)"),
         (Case(layers=("messages",)), "DeadUnits", "samples in the first dimension at every activation"),
         (Case(layers=("messages",)), "RegionBoundaryDistance", "samples in the first dimension at every activation"),
         (Case(layers=("messages",)), "LocalComplexity", "samples in the first dimension at every activation"),
