@@ -109,7 +109,7 @@ def test_metrics_take_a_batch_and_what_reads_it() -> None:
 
 def test_a_loss_without_a_graph_is_refused() -> None:
     metric = metrics.GradientNorm()
-    with pytest.raises(MeasureError, match="it has no graph"):
+    with pytest.raises(MeasureError, match="needs a loss with a derivative"):
         metric.update(net(), (X, Y), loss=lambda module, batch: judged(module, batch).detach())
 
 

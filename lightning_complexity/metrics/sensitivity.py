@@ -28,7 +28,7 @@ from lightning_complexity.network import (
     jacobian_grams,
     predictions,
 )
-from lightning_complexity.network.derivatives import JacobianOf, as_rows, input_output_chunks
+from lightning_complexity.network.derivatives import JacobianOf, as_rows, input_output_chunks, nan_where_undefined
 from lightning_complexity.network.errors import missing_derivatives_named
 from lightning_complexity.network.leaves import check_leaf
 from lightning_complexity.network.outputs import class_dim, predictions_on
@@ -79,7 +79,8 @@ def _estimated_squares(snapshot: Snapshot, context: Context, of: JacobianOf, num
             rows = as_rows(outputs, of, dim)
             normals = _normals(inputs, (num_projections, rows.shape[1]), context.seed, generator)
             directions = unit_directions(normals.to(rows.dtype).movedim(1, 0))
-            parts.append(squared_jacobian_norms(rows, inputs, directions, create_graph=snapshot.differentiable))
+            squares = squared_jacobian_norms(rows, inputs, directions, create_graph=snapshot.differentiable)
+            parts.append(nan_where_undefined(squares, rows))
     return torch.cat(parts)
 
 

@@ -15,7 +15,7 @@ from lightning_complexity.network.derivatives import (
     output_loss,
     trainable,
 )
-from lightning_complexity.network.losses import batch_losses
+from lightning_complexity.network.losses import batch_losses, check_dependent
 from lightning_complexity.network.outputs import float_tensors
 from lightning_complexity.network.snapshot import Snapshot
 from lightning_complexity.network.tracing.decompositions import Decompositions, check_derivatives
@@ -106,4 +106,5 @@ class HessianOperator(LinearOperator):
         for x, of_chunk in snapshot.chunks(snapshot.inputs, vectors):
             with Decompositions(2):
                 outputs = float_tensors(snapshot.run(lambda model, x=x: model(x), records=True))  # type: ignore[misc]
+            check_dependent([o for o in outputs if o.requires_grad])
             yield outputs, [v.to(o.dtype) for o, v in zip(outputs, of_chunk, strict=True)]

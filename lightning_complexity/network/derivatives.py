@@ -14,7 +14,7 @@ from lightning_complexity.functional.sensitivity import softmax_jacobian_grams
 from lightning_complexity.network.choice import LayerChoice, chosen
 from lightning_complexity.network.errors import MeasureError, missing_derivatives_named
 from lightning_complexity.network.leaves import entries_of_leaf, with_leaf
-from lightning_complexity.network.losses import batch_losses, loss_with_graph, loss_with_leaf, shares
+from lightning_complexity.network.losses import batch_losses, check_dependent, loss_with_graph, loss_with_leaf, shares
 from lightning_complexity.network.outputs import (
     check_not_quantized,
     check_real,
@@ -31,7 +31,7 @@ from lightning_complexity.network.running.memory import at_least_single
 from lightning_complexity.network.running.task import main_tensor, structure
 from lightning_complexity.network.sharing import shared
 from lightning_complexity.network.snapshot import Snapshot
-from lightning_complexity.network.tracing.decompositions import Decompositions
+from lightning_complexity.network.tracing.decompositions import Decompositions, takes_batch_statistics
 
 _JACOBIAN_ENTRIES = 3 * 2**17  # of the Jacobians that are held at once
 MAX_ROWS = 1024
@@ -47,25 +47,40 @@ def differentiated(
     *,
     retain_graph: bool = False,
     create_graph: bool = False,
+    of: str | None = None,
 ) -> list[Tensor]:
     """Vectors times the Jacobian of outputs for inputs, dense, zero where nothing depends on an input.
 
+    Args:
+        outputs: Tensors, some of which may not depend on the inputs.
+        inputs: Leaves.
+        vectors: One for each output; ones by default.
+        retain_graph: Whether the graph is kept.
+        create_graph: Whether the result is to be differentiated.
+        of: What the inputs are called, where it is an error that nothing depends on any of them.
+
     Raises:
         MissingDerivativeError: If torch has no such derivative of an operation.
+        MeasureError: If nothing depends on the inputs, and that is an error.
     """
     given = vectors if vectors is not None else [torch.ones_like(o) for o in outputs]
     used = [(o, v) for o, v in zip(outputs, given, strict=True) if o.requires_grad]
+    if of is not None:
+        check_dependent([o for o, _ in used], of)
     if not used:
         return [torch.zeros_like(i) for i in inputs]
     with missing_derivatives_named(2 if create_graph else 1):
-        gradients = torch.autograd.grad(
+        found = torch.autograd.grad(
             [o for o, _ in used],
             list(inputs),
             [v for _, v in used],
             retain_graph=retain_graph or create_graph,
             create_graph=create_graph,
-            materialize_grads=True,
+            allow_unused=True,
         )
+    if of is not None:
+        check_dependent([g for g in found if g is not None], of)
+    gradients = [torch.zeros_like(i) if g is None else g for g, i in zip(found, inputs, strict=True)]
     return [g.to_dense() if g.layout != torch.strided else g for g in gradients]
 
 
@@ -83,11 +98,24 @@ def input_output_chunks(snapshot: Snapshot, at_most: int | None = None) -> Itera
     if snapshot.differentiable:
         graph = graph_of_outputs(snapshot, 2, inputs=True)
         assert graph.inputs is not None
-        yield graph.inputs, _predicted(graph.outputs, graph.inputs)
+        outputs = _predicted(graph.outputs, graph.inputs)
+        _check_apart([outputs])
+        yield graph.inputs, outputs
         return
     size = snapshot.chunk_size if at_most is None else min(at_most, snapshot.chunk_size)
     for x in chunks(snapshot.inputs, size):
-        yield _differentiable_outputs(snapshot, x)
+        leaf, outputs = _differentiable_outputs(snapshot, x)
+        _check_apart([outputs])
+        yield leaf, outputs
+
+
+def _check_apart(outputs: list[Tensor]) -> None:
+    """Raise an error where a function, which no module tells of, makes outputs depend on other samples."""
+    if takes_batch_statistics(outputs):
+        raise MeasureError(
+            "needs outputs that depend on their own sample alone, but the network calls batch_norm with the statistics "
+            "of the batch. Let it use running ones in evaluation mode, or leave this measure out."
+        )
 
 
 def _predicted(outputs: Any, leaf: Tensor) -> Tensor:
@@ -117,6 +145,16 @@ def as_rows(outputs: Tensor, of: JacobianOf, dim: int | None) -> Tensor:
     return probabilities.flatten(1)
 
 
+def nan_where_undefined(derivatives: Tensor, outputs: Any) -> Tensor:
+    """Derivatives for each sample, ``nan`` where its outputs are: a rectifier's slope hides that."""
+    count = len(derivatives)
+    undefined = derivatives.new_zeros(count, dtype=torch.bool)
+    for t in float_tensors(outputs):
+        if t.ndim and len(t) == count:
+            undefined = undefined | t.detach().reshape(count, -1).isnan().any(1)
+    return derivatives.masked_fill(undefined.reshape(-1, *[1] * (derivatives.ndim - 1)), torch.nan)
+
+
 class _Jacobians(NamedTuple):
     grams: Tensor
     rows: Tensor
@@ -131,6 +169,7 @@ def _jacobians(snapshot: Snapshot, of: JacobianOf) -> _Jacobians:
         with torch.enable_grad(), missing_derivatives_named(2):
             rows = as_rows(y, of, dim)
             grams = grams_of_outputs(rows, x, create_graph=snapshot.differentiable)
+            grams = nan_where_undefined(grams, rows)
         parts.append((grams, rows if snapshot.differentiable else rows.detach()))
     return _Jacobians(torch.cat([grams for grams, _ in parts]), torch.cat([rows for _, rows in parts]))
 
@@ -176,7 +215,9 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
         assert graph.inputs is not None
         with torch.enable_grad():
             loss = total * snapshot.task.loss_of(graph.outputs, snapshot.targets)
-            yield differentiated([loss], [graph.inputs], create_graph=True)[0]
+            _check_apart(float_tensors(graph.outputs))
+            found = differentiated([loss], [graph.inputs], create_graph=True, of="inputs")[0]
+            yield nan_where_undefined(found, graph.outputs)
     elif total <= snapshot.chunk_size:
         yield snapshot.run(partial(_gradient_for_inputs, snapshot=snapshot)) * total
     else:
@@ -186,24 +227,27 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
 
 def _gradient_for_inputs(model: nn.Module, snapshot: Snapshot) -> Tensor:
     with torch.enable_grad():
-        leaf, outputs = with_leaf(snapshot, snapshot.inputs, model)
-        loss = snapshot.task.loss_of(map_tensors(at_least_single, outputs), snapshot.targets)
-    return differentiated([loss], [leaf])[0]
+        leaf, given = with_leaf(snapshot, snapshot.inputs, model)
+        outputs = map_tensors(at_least_single, given)
+        loss = snapshot.task.loss_of(outputs, snapshot.targets)
+    _check_apart(float_tensors(outputs))
+    return nan_where_undefined(differentiated([loss], [leaf], of="inputs")[0], outputs)
 
 
 def _pulled_back_to_inputs(model: nn.Module, snapshot: Snapshot, x: Any, vectors: Any) -> Tensor:
     with torch.enable_grad():
         leaf, given = with_leaf(snapshot, x, model)
     outputs = float_tensors(given)
+    _check_apart(outputs)
     weights = [v.to(o.dtype) for o, v in zip(outputs, tensors_in(vectors), strict=True)]
-    return differentiated(outputs, [leaf], weights)[0]
+    return nan_where_undefined(differentiated(outputs, [leaf], weights, of="inputs")[0], outputs)
 
 
 def _gradients_of_batches(snapshot: Snapshot) -> Iterator[Tensor]:
     for batch, share in shares(snapshot):
         with Decompositions(2):
             leaf, loss = snapshot.run(partial(_judged_with_leaf, snapshot=snapshot, batch=batch))
-        gradient = differentiated([loss], [leaf], create_graph=snapshot.differentiable)[0]
+        gradient = differentiated([loss], [leaf], create_graph=snapshot.differentiable, of="inputs")[0]
         yield gradient * (share * snapshot.num_samples)
 
 
@@ -240,6 +284,7 @@ def output_loss(snapshot: Snapshot) -> OutputLoss:
 
     with torch.enable_grad():
         loss = snapshot.task.loss_of(map_tensors(as_leaf, model_outputs(snapshot)), snapshot.targets)
+        check_dependent([loss] if loss.requires_grad else [], "outputs")
         return OutputLoss(leaves, differentiated([loss], leaves, create_graph=True))
 
 
@@ -338,6 +383,7 @@ def _pulled_back_to_parameters(snapshot: Snapshot, vectors: list[Tensor]) -> lis
     for x, of_chunk in snapshot.chunks(snapshot.inputs, vectors):
         with Decompositions(1):
             outputs = float_tensors(snapshot.run(lambda model, x=x: model(x), records=True))  # type: ignore[misc]
+        check_dependent([o for o in outputs if o.requires_grad])
         found = differentiated(outputs, parameters, [v.to(o.dtype) for o, v in zip(outputs, of_chunk, strict=True)])
         total = [t + f for t, f in zip(total, found, strict=True)]
     return total

@@ -39,11 +39,8 @@ def batch_losses(snapshot: Snapshot, order: int, *, records: bool) -> Iterator[T
     for batch, share in shares(snapshot):
         with Decompositions(max(order, snapshot.order if snapshot.differentiable else 1)):
             loss = snapshot.run(partial(_judged, snapshot=snapshot, batch=batch), records=records)
-        if records and not loss.requires_grad:
-            raise MeasureError(
-                "needs a loss that depends on the parameters that are trained, but it has no graph. Give one with "
-                "loss=lambda module, batch: ...."
-            )
+        if records:
+            check_dependent([loss] if loss.requires_grad else [])
         with torch.set_grad_enabled(records or snapshot.differentiable):
             weighted = share * loss
         yield weighted
@@ -93,7 +90,26 @@ def loss_with_graph(snapshot: Snapshot, order: int) -> Tensor:
         with Decompositions(order):
             outputs = snapshot.run(lambda model: model(snapshot.inputs), records=True)
     with torch.enable_grad():
-        return snapshot.task.loss_of(map_tensors(at_least_single, outputs), snapshot.targets)
+        loss = snapshot.task.loss_of(map_tensors(at_least_single, outputs), snapshot.targets)
+    check_dependent([loss] if loss.requires_grad else [])
+    return loss
+
+
+def check_dependent(derivatives: list[Tensor], of: str = "parameters") -> None:
+    """Raise an error where a loss depends on nothing that it is to be differentiated for.
+
+    Args:
+        derivatives: Those that there are, or what can be differentiated.
+        of: What the loss should depend on.
+
+    Raises:
+        MeasureError: As where the loss is a Python number, or the outputs are detached.
+    """
+    if not derivatives:
+        raise MeasureError(
+            f"needs a loss with a derivative, but this one does not depend on the {of} through torch's operations on "
+            "floating-point numbers. Compute it from outputs that are not detached, and return a tensor."
+        )
 
 
 def _check_given_outputs(outputs: Any) -> None:

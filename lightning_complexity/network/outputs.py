@@ -72,10 +72,10 @@ def model_outputs(snapshot: Snapshot) -> Any:
 
 def outputs_on(snapshot: Snapshot, inputs: Any) -> Any:
     """All that the network gives for another batch."""
-    parts = list(snapshot.run_chunks(lambda model, x: model(x), inputs))
-    if len(parts) > 1 and not all(_counts_samples(part) for part in parts):
-        parts = [snapshot.run(lambda model: model(inputs))]
-    return map_tensors(at_least_single, joined_outputs(parts))
+    parts = list(snapshot.run_chunks(lambda model, x: (counted(x), model(x)), inputs))
+    if len(parts) > 1 and not all(_counts_samples(part, count) for count, part in parts):
+        return map_tensors(at_least_single, snapshot.run(lambda model: model(inputs)))
+    return map_tensors(at_least_single, joined_outputs([part for _, part in parts]))
 
 
 def float_tensors(outputs: Any) -> list[Tensor]:
@@ -83,9 +83,10 @@ def float_tensors(outputs: Any) -> list[Tensor]:
     return [t for t in tensors_in(outputs) if t.is_floating_point()]
 
 
-def _counts_samples(outputs: Any) -> bool:
+def _counts_samples(outputs: Any, count: int | None) -> bool:
+    """Whether every tensor among the outputs of a chunk has a row for each sample, or any number for whole batches."""
     lengths = {t.shape[:1] for t in tensors_in(outputs)}
-    return len(lengths) == 1 and lengths.pop() != ()
+    return lengths == {(count,)} if count is not None else len(lengths) == 1 and () not in lengths
 
 
 @shared
@@ -125,6 +126,11 @@ def checked_predictions(outputs: Tensor, count: int | None) -> Tensor:
         raise MeasureError(
             f"needs outputs whose first dimension counts {wanted}, got shape {tuple(outputs.shape)}. Say what the "
             "outputs are with forward=lambda model, inputs: ...."
+        )
+    if outputs.numel() == 0:
+        raise MeasureError(
+            f"needs at least one output for each sample, got shape {tuple(outputs.shape)}. Say what the outputs are "
+            "with forward=lambda model, inputs: ...."
         )
     return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs
 
@@ -270,7 +276,8 @@ def _by_sample(snapshot: Snapshot, name: str, parts: Iterable[dict[str, Tensor]]
     found = []
     for part, (x,) in zip(parts, snapshot.chunks(inputs), strict=True):
         given = part[name]
-        if given.ndim < 2 or counted(x) not in (None, len(given)) or not given.is_floating_point():
+        is_odd = given.ndim < 2 or counted(x) not in (None, len(given)) or not given.numel()
+        if is_odd or not given.is_floating_point():
             raise MeasureError(
                 f"module {name!r} is given a tensor of {given.dtype} of shape {tuple(given.shape)} for "
                 f"{num_samples(x)} samples, which is no row of features for each. Choose another with layer=..., or "

@@ -24,7 +24,7 @@ from lightning_complexity.network.running.batches import (
 )
 from lightning_complexity.network.running.execution import Execution
 from lightning_complexity.network.running.guard import hooked_weights
-from lightning_complexity.network.running.layout import time_first_modules, time_first_refused
+from lightning_complexity.network.running.layout import check_dense, time_first_modules, time_first_refused
 from lightning_complexity.network.running.memory import at_least_single, lazily_cloned, recordable
 from lightning_complexity.network.running.sharding import whole, whole_parameters
 from lightning_complexity.network.running.task import Data, ForwardFunction, LossFunction, Task
@@ -147,6 +147,7 @@ class Snapshot:
     def inputs(self) -> Any:
         """The batch, in at least single precision unless the network mixes precisions."""
         given = self._given("inputs", self._inputs)
+        check_dense(given)
         return given if self.is_mixed else map_tensors(at_least_single, given)
 
     @property
@@ -245,6 +246,7 @@ class Snapshot:
     def _runs_in_single_precision(self) -> bool:
         if self._inputs is None:
             return True
+        check_dense(self._inputs)
         sample = map_tensors(at_least_single, next(chunks(self._inputs, 1)))
         with self.opened(), torch.no_grad(), FrozenStatistics():
             tensors = self._stand_ins(records=False, dtype=None, is_mixed=False)

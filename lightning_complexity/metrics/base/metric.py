@@ -25,6 +25,7 @@ from lightning_complexity.network import (
     Task,
     UnsupportedOperationError,
 )
+from lightning_complexity.network.errors import of_derivative
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -254,6 +255,9 @@ class ComplexityMetric(Metric, ABC):
         except (ValueError, ArithmeticError, ImportError, Warning):
             raise
         except Exception as error:
+            of_torch = of_derivative(error, max(self.order, 1))
+            if of_torch is not None:
+                raise of_torch from error
             text = " ".join(str(error).split())
             raise MeasureError(
                 f"{type(self).__name__} met something on this network that it does not know: "

@@ -137,8 +137,8 @@ class Task:
         except Exception as error:
             called = str(reading).replace("batch", "inputs") if self.forward is None else "forward(model, inputs)"
             raise NetworkError(
-                f"the network could not be run in evaluation mode as {called}: {_said(error)} If it takes its inputs "
-                "in another way, say how with forward=lambda model, inputs: ...."
+                f"the network could not be run in evaluation mode as {called}: {_said(error)} "
+                f"{_other_precision(model, inputs) or _OTHER_WAY}"
             ) from error
 
     def loss_of(self, outputs: Any, targets: Any) -> Tensor:
@@ -150,6 +150,7 @@ class Task:
         """
         if self.loss is None:
             return self._cross_entropy(main_tensor(outputs), targets)
+        _check_several_classes(self.loss, outputs)
         try:
             loss = self.loss(outputs, targets)
         except MeasureError:
@@ -180,6 +181,11 @@ class Task:
         return _one_number(loss)
 
     def _cross_entropy(self, logits: Tensor, targets: Any) -> Tensor:
+        if not logits.is_floating_point():
+            raise MeasureError(
+                f"needs outputs that are floating-point numbers for the cross-entropy loss, got {logits.dtype}. Say "
+                "what the outputs are with forward=lambda model, inputs: ...."
+            )
         if isinstance(targets, Tensor) and targets.is_floating_point() and self.is_distribution(logits.shape, targets):
             return F.cross_entropy(logits, targets.to(logits.dtype))
         if not isinstance(targets, Tensor) or targets.is_floating_point() or logits.ndim < 2:
@@ -194,7 +200,7 @@ class Task:
     @staticmethod
     def is_distribution(shape: torch.Size, targets: Tensor) -> bool:
         """Whether targets are probabilities of classes, one distribution a sample, for outputs of a shape."""
-        if targets.shape != shape or targets.ndim < 2 or (targets < 0).any():
+        if targets.shape != shape or targets.ndim < 2 or shape[1] < 2 or (targets < 0).any():
             return False
         sums = targets.sum(1)
         return torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
@@ -229,6 +235,31 @@ def _targets_of(batch: Any) -> Any:
         return default_reading(batch).split(batch)[1]
     except MeasureError:
         return None
+
+
+_OTHER_WAY = "If it takes its inputs in another way, say how with forward=lambda model, inputs: ...."
+
+
+def _other_precision(model: nn.Module, inputs: Any) -> str | None:
+    """What to do where the inputs have another precision than all parameters; ``None`` where they have not."""
+    given = {t.dtype for t in tensors_in(inputs) if t.is_floating_point()}
+    taken = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if len(given) != 1 or len(taken) != 1 or given == taken:
+        return None
+    (of_inputs,), (of_parameters,) = given, taken
+    return f"The inputs are {of_inputs} and the parameters {of_parameters}: convert the inputs, or the network."
+
+
+def _check_several_classes(loss: LossFunction, outputs: Any) -> None:
+    """Raise an error where a cross-entropy is asked for with a single class, over which it is 0 whatever happens."""
+    function = loss.func if isinstance(loss, functools.partial) else loss
+    if function is not F.cross_entropy and not isinstance(function, nn.CrossEntropyLoss):
+        return
+    if isinstance(outputs, Tensor) and outputs.ndim > 1 and outputs.shape[1] == 1:
+        raise MeasureError(
+            f"the cross-entropy over a single class is always 0, and the outputs have shape {tuple(outputs.shape)}. "
+            "For one logit a sample pass loss=torch.nn.functional.binary_cross_entropy_with_logits."
+        )
 
 
 def main_tensor(outputs: Any) -> Tensor:
