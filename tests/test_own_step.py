@@ -286,6 +286,14 @@ def test_classes_that_the_loss_does_not_depend_on_are_no_classes() -> None:
     assert "probe/train_accuracy" not in monitor.history[-1].values
 
 
+def test_classes_of_a_network_whose_outputs_are_constant_at_first_are_classes() -> None:
+    module = Classifier(mlp(4, 6, 3))
+    nn.init.zeros_(module.net[-1].weight)
+    monitor = ComplexityMonitor(["MarginPercentile"])
+    trainer(callbacks=[monitor], max_epochs=1).fit(module, loader())
+    assert "probe/train_accuracy" in monitor.history[-1].values
+
+
 class Language(pl.LightningModule):
     """The loss of a language model, whose labels are the tokens themselves."""
 

@@ -23,7 +23,7 @@ from lightning_complexity.callbacks.step import (
     run_step,
 )
 from lightning_complexity.network import Batches, MeasureError, Snapshot, Task
-from lightning_complexity.network.derivatives import input_output_chunks
+from lightning_complexity.network.derivatives import gradients, input_output_chunks
 from lightning_complexity.network.leaves import check_leaf, entered_by_floats
 from lightning_complexity.network.losses import mean_loss
 from lightning_complexity.network.outputs import classified, predictions
@@ -233,24 +233,47 @@ def _with_targets(module: LightningModule, batch: Any, task: Task) -> Task:
     """
     try:
         task = _with_target_among(module, batch, task)
-        snapshot = Snapshot(module, Batches.of(batch), task=task)
         targets = task.split(batch)[1]
-        if not isinstance(targets, Tensor) or targets.is_floating_point() or (targets == targets.flatten()[0]).all():
-            return task
-        loss = float(mean_loss(snapshot))
-        turned = targets.flatten().roll(1).view_as(targets)
-        other = copy.deepcopy(batch, {id(targets): turned})  # with others in their place, wherever they are
-        if float(mean_loss(Snapshot(module, Batches.of(other), task=task))) == loss:
-            return dataclasses.replace(task, targets=no_targets)
-        logits = predictions(snapshot)
-        if targets.ndim != 2 or logits.ndim != 3 or logits.shape[:2] != targets.shape:
-            return task
-        as_given, next_one = _distance(loss, logits, targets), _distance(loss, logits[:, :-1], targets[:, 1:])
-    except Exception:  # what keeps it from being computed is said when it is measured
+    except MeasureError:
         return task
-    if next_one < as_given and task.reading is not None:
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or (targets == targets.flatten()[0]).all():
+        return task
+    loss = _loss(module, batch, task)
+    turned = targets.flatten().roll(1).view_as(targets)
+    other = copy.deepcopy(batch, {id(targets): turned})  # with others in their place, wherever they are
+    if loss is None or (_loss(module, other, task) == loss and _have_equal_gradients(module, batch, other, task)):
+        return dataclasses.replace(task, targets=no_targets)
+    if task.reading is not None and _is_for_the_next_token(module, batch, task, loss):
         return dataclasses.replace(task, reading=dataclasses.replace(task.reading, next_token=True))
     return task
+
+
+def _loss(module: LightningModule, batch: Any, task: Task) -> float | None:
+    """The loss of a batch; ``None`` where there is none, which is told when it is measured."""
+    try:
+        return float(mean_loss(Snapshot(module, Batches.of(batch), task=task)))
+    except Exception:
+        return None
+
+
+def _have_equal_gradients(module: LightningModule, batch: Any, other: Any, task: Task) -> bool:
+    """Whether the loss has the same gradient on two batches; the loss itself is the same where outputs are constant."""
+    try:
+        found, others = (gradients(Snapshot(module, Batches.of(b), task=task)) for b in (batch, other))
+    except MeasureError:
+        return True
+    return all(torch.equal(gradient, others[name]) for name, gradient in found.items())
+
+
+def _is_for_the_next_token(module: LightningModule, batch: Any, task: Task, loss: float) -> bool:
+    try:
+        logits = predictions(Snapshot(module, Batches.of(batch), task=task))
+        targets = task.split(batch)[1]
+        if targets.ndim != 2 or logits.ndim != 3 or logits.shape[:2] != targets.shape:
+            return False
+        return _distance(loss, logits[:, :-1], targets[:, 1:]) < _distance(loss, logits, targets)
+    except Exception:  # of outputs that are no logits for these targets
+        return False
 
 
 def _with_target_among(module: LightningModule, batch: Any, task: Task) -> Task:
@@ -264,10 +287,10 @@ def _with_target_among(module: LightningModule, batch: Any, task: Task) -> Task:
             snapshot = Snapshot(module, Batches.of(batch), task=candidate)
             try:
                 entropy = F.cross_entropy(*classified(snapshot))
-            except ValueError:
+                if torch.isclose(entropy, mean_loss(snapshot), rtol=1e-3):
+                    return candidate
+            except ValueError:  # they are no classes of these outputs
                 continue
-            if torch.isclose(entropy, mean_loss(snapshot), rtol=1e-3):
-                return candidate
     return task
 
 

@@ -13,7 +13,7 @@ from lightning_complexity.functional.sensitivity import jacobian_grams as grams_
 from lightning_complexity.functional.sensitivity import softmax_jacobian_grams
 from lightning_complexity.network.choice import LayerChoice, chosen
 from lightning_complexity.network.errors import MeasureError, missing_derivatives_named
-from lightning_complexity.network.leaves import entries_of_leaf, with_leaf
+from lightning_complexity.network.leaves import check_leaf, entries_of_leaf, with_leaf
 from lightning_complexity.network.losses import batch_losses, check_dependent, loss_with_graph, loss_with_leaf, shares
 from lightning_complexity.network.outputs import (
     check_not_quantized,
@@ -162,6 +162,7 @@ class _Jacobians(NamedTuple):
 
 @shared
 def _jacobians(snapshot: Snapshot, of: JacobianOf) -> _Jacobians:
+    check_leaf(snapshot)
     at_once = None if snapshot.differentiable else _jacobians_at_once(snapshot)
     dim = class_dim(snapshot) if of == "softmax" else None
     parts = []

@@ -57,6 +57,8 @@ def _with_entering(snapshot: Snapshot, name: str, call: Callable[[], Result]) ->
 
 def _submodule(model: nn.Module, name: str) -> nn.Module:
     modules = dict(model.named_modules())
+    if isinstance(modules.get(name), torch.jit.ScriptModule):
+        raise MeasureError(f"cannot take derivatives at module {name!r} (wrt), as it is scripted; choose another.")
     if name in modules:
         return modules[name]
     known = ", ".join(list(modules)[1:9])
@@ -126,7 +128,7 @@ def entered_by_floats(snapshot: Snapshot) -> tuple[str, ...]:
     Those that are entered first have the others in them, where several begin with the same tensor.
     """
     names = {id(module): name for name, module in snapshot.model.named_modules() if name}
-    modules = [module for name, module in snapshot.model.named_modules() if name]
+    modules = [m for name, m in snapshot.model.named_modules() if name and not isinstance(m, torch.jit.ScriptModule)]
     found: list[str] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

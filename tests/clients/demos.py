@@ -79,7 +79,11 @@ CLIENTS = {
         "pytorch-lightning", fitted(lambda: random(ManualOptimBoringModel)), automatic=False
     ),
     "DemoModel": Client("pytorch-lightning", fitted(lambda: without_validation(DemoModel)), validates=False),
-    "LightningTransformer": Client("pytorch-lightning", fitted(transformer), 'wrt="model.transformer"'),
+    "LightningTransformer": Client(
+        "pytorch-lightning",
+        fitted(transformer),
+        "forward=lambda module, batch: module(*batch).unflatten(0, batch[1].shape), wrt='model.pos_encoder'",
+    ),
     "LightningLSTM": Client(
         "pytorch-lightning",
         fitted(lstm),
