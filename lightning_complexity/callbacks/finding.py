@@ -24,7 +24,7 @@ from lightning_complexity.callbacks.step import (
 )
 from lightning_complexity.network import Batches, MeasureError, Snapshot, Task
 from lightning_complexity.network.derivatives import gradients, input_output_chunks
-from lightning_complexity.network.leaves import check_leaf, entered_by_floats
+from lightning_complexity.network.leaves import entered_by_floats
 from lightning_complexity.network.losses import mean_loss
 from lightning_complexity.network.outputs import classified, predictions
 from lightning_complexity.network.running.batches import can_be_cut, chunks, owned
@@ -205,14 +205,8 @@ def _with_leaf(module: LightningModule, batch: Any, task: Task) -> Task:
 
     For the first that has a row for each of the outputs, which depend on it.
     """
-    snapshot = Snapshot(module, Batches.of(batch), task=task)
-    try:
-        check_leaf(snapshot)
-        return task
-    except MeasureError:
-        names = entered_by_floats(snapshot)
-    for name in names:
-        candidate = dataclasses.replace(task, wrt=name)
+    names = entered_by_floats(Snapshot(module, Batches.of(batch), task=task))
+    for candidate in (task, *(dataclasses.replace(task, wrt=name) for name in names)):
         try:
             leaf, outputs = next(input_output_chunks(Snapshot(module, Batches.of(batch), task=candidate)))
         except Exception:  # another may do
