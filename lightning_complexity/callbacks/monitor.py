@@ -399,10 +399,10 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         return measured
 
     def _train_loss_as_validated(self, pl_module: LightningModule, fit: dict[str, Tensor]) -> Tensor | None:
-        """The loss of validation on the training probe, where it is another than that of training."""
+        """The loss of validation on the training probe, which may be another than that of training."""
         probe = self._probes.train_as_validated
-        if probe is None or not fit:
-            return None
+        if probe is None or "probe/val_loss" not in fit:
+            return fit.get("probe/train_loss")
         snapshot = self._snapshot(pl_module, probe)
         found = self._failures.attempt("probe/generalization_gap", lambda: {"loss": mean_loss(snapshot)})
         return found.get("loss")
