@@ -181,7 +181,7 @@ def test_the_last_values_are_there_before_anything_asks(tmp_path: Path) -> None:
 
 def everything() -> list[Any]:
     return [
-        ComplexityMonitor("full", targets=lambda batch: batch[1]),
+        ComplexityMonitor("full", loss=torch.nn.functional.cross_entropy),
         ComplexityMonitor(["JacobianNorm"], probe=(X + 1, Y), name="shifted"),
         ComplexityPenalty(regularizers.LogSpectralProduct(1e-3), regularizers.DistanceFromInitialization(1e-3)),
         ComplexityConstraint(regularizers.JacobianNorm(), at_most=0.1, every_n_steps=2),
