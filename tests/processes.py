@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import sys
@@ -174,6 +175,7 @@ def alone(monitor: ComplexityMonitor, module: nn.Module) -> dict[str, float]:
     validated = monitor._probes.train_as_validated
     loss = None if validated is None else mean_loss(snapshot(validated))
     measured.values |= {**fit, **gaps(fit, loss)}
+    assert failures.left_out.keys() <= monitor._failures.left_out.keys(), failures.left_out
     return measured.floats()
 
 
@@ -207,7 +209,7 @@ def failing(strategy: str, devices: int, folder: Path) -> dict[str, Any]:
     found["whole only"] = sorted(monitor._whole_only)
     for name, callback in {
         "raised": ComplexityMonitor([FailingOn(1)], probe=32, on_error="raise"),
-        "raised by the constraint": ComplexityConstraint(Failing(1), at_most=1.0),
+        "raised by the constraint": ComplexityConstraint(Failing(1), at_most=1.0, every_n_steps=1),
     }.items():
         try:
             fitted(Trained("two layers", sharded=strategy == "fsdp2"), strategy, devices, callback)
@@ -275,10 +277,8 @@ def stand_alone(devices: int) -> dict[str, Any]:
             found[f"{metric.name} {large}"] = report, whole.report()
     failing = FailingOn(1)
     for name, metric in {"failing": failing, "after": metrics.MeanMargin()}.items():
-        try:
+        with contextlib.suppress(MeasureError):
             metric.update(net, x[mine], y[mine])
-        except MeasureError:
-            pass
         found[name] = outcome(metric.compute)
     failing.reset()
     found["after reset"] = outcome(failing.compute)

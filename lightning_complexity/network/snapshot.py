@@ -235,7 +235,8 @@ class Snapshot:
 
     @cached_property
     def _gathered(self) -> dict[str, Tensor]:
-        return whole_parameters(self.model)
+        with torch.enable_grad():  # whoever asks first: what is gathered without would pass for not trained
+            return whole_parameters(self.model)
 
     @cached_property
     def _gathered_buffers(self) -> list[tuple[str, Tensor, Tensor]]:
