@@ -183,7 +183,7 @@ def everything(strategy: str, devices: int, network: str) -> dict[str, Any]:
     """All metrics, with the loss of the step and with one that parts of the samples have."""
     own = ComplexityMonitor("full", probe=32)
     given = ComplexityMonitor(
-        "full", probe=tuple(data(network, 37, 5).tensors), loss=F.cross_entropy, per_layer=True, name="given"
+        "full", probe=tuple(data(network, 36, 5).tensors), loss=F.cross_entropy, per_layer=True, name="given"
     )
     counts = ComplexityMonitor([SamplesAtOnce(), PiecesAtOnce()], probe=32, name="counts")
     module = Trained(network, sharded=strategy == "fsdp2")

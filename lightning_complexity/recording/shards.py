@@ -40,19 +40,20 @@ def shard_of_samples(batches: Batches, ranks: Ranks) -> Batches | None:
         ranks: The processes.
 
     Returns:
-        The shard; ``None`` where there is not one for each process.
+        The shard; ``None`` where processes cannot have as many samples each.
 
     Example:
         >>> import torch
-        >>> batches = Batches.of(torch.arange(5))
+        >>> batches = Batches.of(torch.arange(6))
         >>> [shard_of_samples(batches, Ranks(rank, 2)).batches for rank in range(2)]
-        [(tensor([0, 1, 2]),), (tensor([3, 4]),)]
+        [(tensor([0, 1, 2]),), (tensor([3, 4, 5]),)]
     """
     if not all(map(can_be_cut, batches.batches)):
         return _shard_of(list(zip(batches.batches, batches.sizes, strict=True)), batches.at_once, ranks)
-    if batches.num_samples < ranks.count:
+    each, rest = divmod(batches.num_samples, ranks.count)
+    if rest or not each:
         return None
-    first, last = _bounds(batches.num_samples, ranks)
+    first, last = ranks.rank * each, (ranks.rank + 1) * each
     parts, start = [], 0
     for batch, size in zip(batches.batches, batches.sizes, strict=True):
         begin, end = max(first - start, 0), min(last - start, size)
@@ -66,7 +67,7 @@ def shard_of_samples(batches: Batches, ranks: Ranks) -> Batches | None:
 def shard_of_pieces(batches: Batches, ranks: Ranks) -> Batches | None:
     """What one process gives to a loss that takes batches: some of the pieces that it is given at once.
 
-    All processes have as many, since a step may wait for that of another process.
+    All processes have as many, of the same sizes, since a step may gather the results of others.
 
     Returns:
         The shard; ``None`` where pieces cannot be given out evenly.
@@ -75,18 +76,12 @@ def shard_of_pieces(batches: Batches, ranks: Ranks) -> Batches | None:
 
 
 def _shard_of(pieces: list[tuple[Any, int]], at_once: int | None, ranks: Ranks) -> Batches | None:
-    if not pieces or len(pieces) % ranks.count:
+    each, rest = divmod(len(pieces), ranks.count)
+    sizes = [size for _, size in pieces]
+    if rest or not each or sizes != sizes[:each] * ranks.count:
         return None
-    first, last = _bounds(len(pieces), ranks)
-    batches, sizes = zip(*pieces[first:last], strict=True)
-    return Batches(batches, sizes, at_once)
-
-
-def _bounds(count: int, ranks: Ranks) -> tuple[int, int]:
-    """First and behind the last of one process's part; the first processes have one more where it does not divide."""
-    each, rest = divmod(count, ranks.count)
-    first = ranks.rank * each + min(ranks.rank, rest)
-    return first, first + each + (ranks.rank < rest)
+    own = pieces[ranks.rank * each : (ranks.rank + 1) * each]
+    return Batches(tuple(batch for batch, _ in own), tuple(size for _, size in own), at_once)
 
 
 def _cut(batch: Any, begin: int, end: int) -> Any:
