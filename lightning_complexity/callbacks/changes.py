@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 Fingerprint = dict[str, int]
 
 
-@torch.no_grad()
 def fingerprint(module: nn.Module) -> Fingerprint:
     """A hash of the bits of every parameter and buffer, of this process's part where they are sharded."""
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return hashes_of({**dict(module.named_parameters()), **dict(module.named_buffers())})
+
+
+@torch.no_grad()
+def hashes_of(tensors: Mapping[str, Tensor]) -> Fingerprint:
+    """A hash of the bits of each tensor."""
     hashes = {name: _hashed(t) for name, t in tensors.items()}
     by_device: dict[torch.device, list[str]] = {}
     for name, value in hashes.items():

@@ -25,6 +25,7 @@ from lightning_complexity.callbacks.probe import (
     kept,
     training_probe,
 )
+from lightning_complexity.callbacks.ranks import ranks_of, snapshot_of_all
 from lightning_complexity.callbacks.summing import Step, Term
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.network import ForwardFunction, LossFunction, Snapshot, TargetFunction, Task
@@ -162,8 +163,12 @@ class ComplexityConstraint(LossCallback):
     def _draw_probe(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         known = self._probe
         drawn = training_probe(self.probe, trainer, pl_module, batch) if known is None else known.batches
-        drawn = copied(drawn, pl_module.device)
-        self._probe = Probe(drawn, find_task(pl_module, drawn.batches[0], self.task))
+
+        def found() -> Probe:
+            here = copied(drawn, pl_module.device)
+            return Probe(here, find_task(pl_module, here.batches[0], self.task))
+
+        self._probe = ranks_of(trainer).agreed(found)
 
     def on_train_batch_end(
         self,
@@ -248,21 +253,33 @@ class ComplexityConstraint(LossCallback):
         ]
 
     def _measured(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        """Every measure on the probe, by name."""
+        """Every measure on the probe, by name.
+
+        Raises:
+            Exception: On all processes, if a measure cannot be computed on one.
+        """
+        ranks = ranks_of(trainer)
         batches, task = self._probe or (None, None)
-        values: dict[str, float] = {}
-        snapshots: dict[int, Snapshot] = {}
-        for measure in self.measures:
-            initial, metric = measure.initial, measure.metric
-            if id(initial) not in snapshots:
-                snapshots[id(initial)] = Snapshot(pl_module, batches, task=task, initial=initial)
-            metric.reset()
-            with double_precision(trainer), unsynchronized(metric):
-                metric.update(snapshots[id(initial)])
-                values[measure.name] = float(torch.as_tensor(metric.compute()))
-        # Running statistics differ between ranks, which must all decide alike.
-        known: dict[str, float] = trainer.strategy.broadcast(values)
+        networks: dict[int, Snapshot] = {}
+        for initial in (measure.initial for measure in self.measures):
+            if id(initial) not in networks:
+                networks[id(initial)] = snapshot_of_all(pl_module, initial, ranks)
+
+        def computed() -> dict[str, float]:
+            snapshots = {key: network.on(batches, task) for key, network in networks.items()}
+            with double_precision(trainer):
+                return {m.name: _value(m.metric, snapshots[id(m.initial)]) for m in self.measures}
+
+        # All must decide alike, to the last bit.
+        known: dict[str, float] = trainer.strategy.broadcast(ranks.agreed(computed))
         return known
+
+
+def _value(metric: ComplexityMetric, snapshot: Snapshot) -> float:
+    metric.reset()
+    with unsynchronized(metric):
+        metric.update(snapshot)
+        return float(torch.as_tensor(metric.compute()))
 
 
 def _trained(measure: ComplexityMetric | Regularizer) -> TrainedMeasure:

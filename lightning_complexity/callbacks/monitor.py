@@ -34,6 +34,7 @@ from lightning_complexity.callbacks.probe import (
     check_probe,
 )
 from lightning_complexity.callbacks.probes import Probes
+from lightning_complexity.callbacks.ranks import epochs_end_together, measured_together, ranks_of, snapshot_of_all
 from lightning_complexity.callbacks.results import RunResults
 from lightning_complexity.callbacks.watching import WatchedValues
 from lightning_complexity.metrics import ComplexityMetric, resolve
@@ -55,6 +56,7 @@ from lightning_complexity.recording.measuring import (
     measure_metrics,
 )
 from lightning_complexity.recording.record import Measurement
+from lightning_complexity.recording.together import Together
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -113,8 +115,9 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             taken whole. They are drawn without a trace in the dataset, see
             :func:`lightning_complexity.recording.draw_samples`, and go through the module's transfer hooks and the
             training's precision as batches do. For a dataset that cannot be indexed, or raises an error, the first
-            samples of the first training batch. On several processes all measure the probe of rank zero, and rank
-            zero's values hold for all.
+            samples of the first training batch. On several processes it is the probe of rank zero, of which each
+            measures a part: values are those of one process on all of it, with rank zero's running statistics. What
+            cannot be computed on one process is left out on all.
         forward: ``forward(module, batch)`` or ``forward(model, inputs)`` gives the outputs. By default the module is
             called with the inputs of a pair, or with the entries of the batch that its ``forward`` names; else the
             outputs are what it gives when its own ``training_step`` calls it.
@@ -187,7 +190,8 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         self._initial: dict[str, Tensor] | None = None
         self._failures = FailureReport(self.on_error, "ComplexityMonitor")
         self._fingerprint: Fingerprint | None = None
-        self._probes_are_ready = False
+        self._whole_only: set[str] = set()
+        self._probes_are_ready, self._epochs_end_together = False, True
         self._steps, self._global_step, self._knows_steps = 0, 0, False
         self._seconds_measuring = 0.0
         self._seconds_before = 0.0
@@ -256,6 +260,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         elif self._global_step != trainer.global_step:  # the checkpoint was saved before the step was counted here
             self._steps += 1
         self._global_step = trainer.global_step
+        self._epochs_end_together = epochs_end_together(trainer)
         self._leave_out_what_has_no_start(trainer)
         self.watchers(trainer).check(trainer, self.every_n_steps)
         self.publish(trainer)
@@ -274,7 +279,8 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         if not self._probes_are_ready:
             self._probes_are_ready = True
             started = time.perf_counter()
-            self._probes.draw(trainer, pl_module, batch, self._failures)
+            self._failures.is_shared = ranks_of(trainer).count > 1
+            self._probes.draw(trainer, pl_module, batch, self._failures, ranks_of(trainer))
             self._seconds_measuring += time.perf_counter() - started
         if not self.history:
             self._measure(trainer, pl_module)
@@ -293,19 +299,27 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         self._global_step = trainer.global_step
         self._steps += 1
         is_scheduled = bool(self.every_n_steps and self._steps % self.every_n_steps == 0)
-        if is_scheduled or self.watchers(trainer).look_after(trainer, batch_idx):
+        is_due = is_scheduled or self.watchers(trainer).look_after(trainer, batch_idx)
+        if not self._epochs_end_together:
+            ends = trainer.is_last_batch and self._is_due_after_epoch(trainer)
+            is_due = trainer.strategy.broadcast(is_due or ends)
+        if is_due:
             self._measure(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure for callbacks that look at the values after the validation."""
-        if self._probes_are_ready and not trainer.sanity_checking and self.watchers(trainer):
+        is_ready = self._probes_are_ready and not trainer.sanity_checking and self._epochs_end_together
+        if is_ready and self.watchers(trainer):
             self._measure(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure every so many epochs."""
-        is_scheduled = bool(self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0)
-        if is_scheduled or self.watchers(trainer):
+        if self._epochs_end_together and self._is_due_after_epoch(trainer):
             self._measure(trainer, pl_module)
+
+    def _is_due_after_epoch(self, trainer: Trainer) -> bool:
+        is_scheduled = bool(self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0)
+        return is_scheduled or bool(self.watchers(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the final network."""
@@ -381,8 +395,9 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             return
         started = time.perf_counter()
         with double_precision(trainer):
-            measured = self._measured(pl_module, figures=trainer.is_global_zero and shows_figures(trainer))
+            measured = self._measured(trainer, pl_module, figures=trainer.is_global_zero and shows_figures(trainer))
         values = measured.floats()
+        self._failures.share(ranks_of(trainer))
         self._failures.announce(silent=not trainer.is_global_zero)
         if trainer.is_global_zero:
             log_histograms(trainer, self._named(measured.histograms), self._steps)
@@ -392,16 +407,20 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         if self._history:
             monitors = [c for c in trainer.callbacks if isinstance(c, ComplexityMonitor)]
             values["complexity/overhead"] = sum(monitor.overhead for monitor in monitors)
-        # Running statistics differ between ranks, which must log, and go on with, the same.
-        values, self._failures.left_out = trainer.strategy.broadcast((values, self._failures.left_out))
-        values = self._named(values)
-        self.keep(trainer, Measurement(self._steps, trainer.current_epoch, time.time(), values, measured.seconds))
+        of_all = trainer.current_epoch, self._named(values), self._failures.left_out
+        epoch, values, self._failures.left_out = trainer.strategy.broadcast(of_all)
+        self.keep(trainer, Measurement(self._steps, epoch, time.time(), values, measured.seconds))
         log_scalars(trainer, values, self._steps)
 
     def _named(self, values: dict[str, Any]) -> dict[str, Any]:
         return {named_key(key, self.name): value for key, value in values.items()}
 
-    def _measured(self, pl_module: LightningModule, *, figures: bool) -> Measured:
+    def _measured(self, trainer: Trainer, pl_module: LightningModule, *, figures: bool) -> Measured:
+        ranks = ranks_of(trainer)
+        if ranks.count > 1:
+            network = snapshot_of_all(pl_module, self._initial, ranks)
+            together = Together(ranks, self._failures, self._whole_only)
+            return measured_together(self.metrics, network, self._probes, together, figures=figures)
         measured = Measured()
 
         def measure_training_probe() -> dict[str, Tensor]:

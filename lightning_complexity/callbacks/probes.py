@@ -21,7 +21,8 @@ from lightning_complexity.callbacks.probe import (
     training_probe,
     validation_probe,
 )
-from lightning_complexity.network import Batches, Task, observe
+from lightning_complexity.network import Batches, MeasureError, Task, observe
+from lightning_complexity.network.running.ranks import Ranks
 from lightning_complexity.recording.measuring import FailureReport
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,42 +45,63 @@ class Probes:
         self.train: Probe | None = None
         self.validation: Probe | None = None
 
-    def draw(self, trainer: Trainer, module: LightningModule, batch: Any, failures: FailureReport) -> None:
+    def draw(
+        self, trainer: Trainer, module: LightningModule, batch: Any, failures: FailureReport, ranks: Ranks
+    ) -> None:
         """Draw the probes where a checkpoint did not bring them, and find out how the module is run on them.
+
+        All processes come here, and have either all a probe or none.
 
         Args:
             trainer: In training.
             module: What is trained.
             batch: The first batch.
             failures: Remembers what could not be drawn.
+            ranks: The processes.
         """
-        failures.attempt("the probe", lambda: self._draw_training_probe(trainer, module, batch))
+        failures.attempt("the probe", lambda: self._draw_training_probe(trainer, module, batch, ranks))
         if self.train is not None:
-            failures.attempt("the validation probe", lambda: self._draw_validation_probe(trainer, module))
+            failures.attempt("the validation probe", lambda: self._draw_validation_probe(trainer, module, ranks))
 
-    def _draw_training_probe(self, trainer: Trainer, module: LightningModule, batch: Any) -> dict[str, Tensor]:
-        known = self.train
+    def _draw_training_probe(
+        self, trainer: Trainer, module: LightningModule, batch: Any, ranks: Ranks
+    ) -> dict[str, Tensor]:
+        known, self.train = self.train, None
+        # What came with a checkpoint came to all.
         drawn = training_probe(self._source, trainer, module, batch) if known is None else known.batches
-        drawn = copied(drawn, module.device)
-        self.train = Probe(drawn, find_task(module, drawn.batches[0], self._task))
+
+        def found() -> Probe:
+            here = copied(drawn, module.device)
+            return Probe(here, find_task(module, here.batches[0], self._task))
+
+        self.train = _of_one_kind(ranks.agreed(found), ranks)
         if trainer.is_global_zero:
             _LOGGER.info("ComplexityMonitor measures %s.", summary(self.train.task))
         return {}
 
-    def _draw_validation_probe(self, trainer: Trainer, module: LightningModule) -> dict[str, Tensor]:
+    def _draw_validation_probe(self, trainer: Trainer, module: LightningModule, ranks: Ranks) -> dict[str, Tensor]:
         assert self.train is not None
-        with observe(module):  # a hook that makes the loader may draw random numbers
-            loader = first_loader(validation_loaders(trainer))
-        if self.validation is not None:
-            drawn = self.validation.batches
-        elif loader is not None:
-            size = self._source if isinstance(self._source, int) else self.train.batches.num_samples
-            drawn = validation_probe(loader, size, trainer, module)
+        known, self.validation = self.validation, None
+        train = self.train
+
+        def loader() -> Any:
+            with observe(module):  # a hook that makes the loader may draw random numbers
+                return first_loader(validation_loaders(trainer))
+
+        loaded = ranks.agreed(loader)
+        if known is not None:
+            drawn = known.batches
+        elif ranks.from_first(loaded is not None):
+            size = self._source if isinstance(self._source, int) else train.batches.num_samples
+            drawn = validation_probe(loaded, size, trainer, module)
         else:
             return {}
-        drawn = copied(drawn, module.device)
-        task = find_validation_task(module, drawn.batches[0], self.train.task, self._task)
-        self.validation = Probe(drawn, task)
+
+        def found() -> Probe:
+            here = copied(drawn, module.device)
+            return Probe(here, find_validation_task(module, here.batches[0], train.task, self._task))
+
+        self.validation = _of_one_kind(ranks.agreed(found), ranks)
         return {}
 
     @property
@@ -105,3 +127,18 @@ class Probes:
         """Have what a checkpoint kept."""
         drawn: list[Batches | None] = [from_checkpoint(state_dict[n]) for n in ("train_probe", "validation_probe")]
         self.train, self.validation = (None if batches is None else Probe(batches, self._task) for batches in drawn)
+
+
+def _of_one_kind(probe: Probe, ranks: Ranks) -> Probe:
+    """A probe, if all processes run and judge the module on it alike.
+
+    Raises:
+        MeasureError: On all of them, if not.
+    """
+    found = set(ranks.gathered(summary(probe.task)))
+    if len(found) > 1:
+        raise MeasureError(
+            f"processes run the module in different ways: {' / '.join(sorted(found))}. Say how to run and judge it, "
+            "with forward=lambda module, batch: ... and loss=lambda module, batch: ...."
+        )
+    return probe

@@ -75,6 +75,7 @@ class Snapshot:
             1.
         wrt: Submodule whose inputs Jacobians are taken for.
         initial: Parameters and buffers at the start of training by name, see :func:`initial_state`.
+        buffers: What is measured in the place of the model's buffers of these names, such as another process's.
         differentiable: Whether to work on the real parameters.
         order: Of a differentiable snapshot, the highest derivative of the network that will be taken: with 3,
             operations whose third derivatives torch gets wrong are made from others from the start.
@@ -107,6 +108,7 @@ class Snapshot:
         class_dim: int | None = None,
         wrt: str | None = None,
         initial: Mapping[str, Tensor] | None = None,
+        buffers: Mapping[str, Tensor] | None = None,
         differentiable: bool = False,
         order: int = 1,
         differentiate_inputs: bool = False,
@@ -126,7 +128,7 @@ class Snapshot:
         self.differentiable, self.order, self.differentiate_inputs = differentiable, order, differentiate_inputs
         self._inputs, self._targets = map_tensors(recordable, inputs), map_tensors(recordable, targets)
         self._initial, self._outputs, self._chunk_size = initial, outputs, chunk_size
-        self._replaced: Mapping[str, Tensor] = {}
+        self._replaced: Mapping[str, Tensor] = {plain_name(name): t for name, t in (buffers or {}).items()}
         self._execution = Execution(model)
         self._memo: dict[Hashable, Any] = {}
 
@@ -224,13 +226,44 @@ class Snapshot:
 
         In at least single precision.
         """
-        named = {n: self._at_start(n, p) for n, p in whole_parameters(self.model).items()}
+        named = {n: self._at_start(n, p) for n, p in self._gathered.items()}
         if self.differentiable:
             with torch.enable_grad():  # whoever asks first
                 return {n: at_least_single(p) for n, p in named.items()}
         with torch.inference_mode(False):
             leaves = {n: lazily_cloned(at_least_single(p.detach())) for n, p in named.items()}
             return {n: leaf.requires_grad_(named[n].requires_grad) for n, leaf in leaves.items()}
+
+    @cached_property
+    def _gathered(self) -> dict[str, Tensor]:
+        with torch.enable_grad():  # whoever asks first: what is gathered without would pass for not trained
+            return whole_parameters(self.model)
+
+    @cached_property
+    def _gathered_buffers(self) -> list[tuple[str, Tensor, Tensor]]:
+        return [(name, buffer, whole(buffer).detach()) for name, buffer in self.model.named_buffers()]
+
+    def gather(self) -> None:
+        """Take in parameters and buffers now; where they are sharded all processes must do that together.
+
+        What is measured afterwards needs no other process.
+        """
+        _ = self.parameters, self._buffers
+
+    def on(self, batches: Batches | None, task: Task | None = None) -> Snapshot:
+        """The same network at the same moment, on other data; for snapshots that observe.
+
+        Args:
+            batches: The data.
+            task: How the network is run and judged on them; by default as here.
+        """
+        other = Snapshot(
+            self.model, batches, task=task or self.task, initial=self._initial, chunk_size=self._chunk_size
+        )
+        other._replaced, other._execution = self._replaced, self._execution
+        other.__dict__.update(parameters=self.parameters, _gathered=self._gathered, _buffers=self._buffers)
+        other.__dict__.update(_gathered_buffers=self._gathered_buffers)
+        return other
 
     @cached_property
     def is_mixed(self) -> bool:
@@ -281,7 +314,7 @@ class Snapshot:
     @cached_property
     def _buffers(self) -> list[tuple[Tensor, Tensor]]:
         """The buffers, and what they are in this snapshot."""
-        return [(b, self._at_start(name, whole(b).detach())) for name, b in self.model.named_buffers()]
+        return [(b, self._at_start(name, value)) for name, b, value in self._gathered_buffers]
 
     @cached_property
     def _time_first(self) -> dict[str, nn.Module]:
@@ -385,6 +418,11 @@ class Snapshot:
                 return name
         return None
 
+    @property
+    def samples_are_apart(self) -> bool:
+        """Whether a sample's outputs depend on that sample alone, as far as can be told."""
+        return self._coupling is None
+
     def check_samples_apart(self, measure: str) -> None:
         """Raise an error where a sample's outputs depend on the other samples.
 
@@ -418,8 +456,9 @@ class Snapshot:
             task=self.task,
             chunk_size=self._chunk_size,
         )
-        start._replaced = self.initial
+        start._replaced = {**self._replaced, **self.initial}
         start._execution = self._execution
+        start.__dict__.update(_gathered=self._gathered, _gathered_buffers=self._gathered_buffers)
         return start
 
     def check_initial(self, tensors: Mapping[str, Tensor]) -> None:

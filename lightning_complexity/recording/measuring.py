@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torchmetrics import Metric
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.network import MeasureError, Snapshot, UnsupportedOperationError, accuracy, mean_loss
 from lightning_complexity.network.outputs import class_dim
+from lightning_complexity.network.running.ranks import Ranks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,6 +43,18 @@ class Measured:
         return dict(zip(self.values, stacked.tolist(), strict=True))
 
 
+class Reason(NamedTuple):
+    """Why something cannot be computed: of one quantity, and in words that several may share."""
+
+    text: str
+    of_several: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Reason:
+        """In the error's words."""
+        return cls(f"{type(error).__name__}: {error}", _reason_of_several(error))
+
+
 class FailureReport:
     """Remembers what cannot be computed, and says so once.
 
@@ -51,11 +64,13 @@ class FailureReport:
 
     Attributes:
         left_out: Reason by name of what is no longer tried.
+        is_shared: Whether other processes must hear of a failure before it is passed on, by :meth:`announce`.
     """
 
     def __init__(self, on_error: OnError = "warn", speaker: str = "The measurement") -> None:
         self.on_error, self.speaker = on_error, speaker
         self.left_out: dict[str, str] = {}
+        self.is_shared = False
         self._new: dict[str, list[str]] = {}
 
     def attempt(self, name: str, quantity: Quantity) -> dict[str, Tensor]:
@@ -65,14 +80,29 @@ class FailureReport:
         try:
             return quantity()
         except Exception as error:
-            if self.on_error == "raise":
+            if self.on_error == "raise" and not self.is_shared:
                 raise
-            self.left_out[name] = f"{type(error).__name__}: {error}"
-            self._new.setdefault(_reason_of_several(error), []).append(name)
+            self.note(name, Reason.of(error))
             return {}
 
+    def note(self, name: str, reason: Reason) -> None:
+        """Remember what has failed."""
+        self.left_out[name] = reason.text
+        self._new.setdefault(reason.of_several, []).append(name)
+
+    def share(self, ranks: Ranks) -> None:
+        """Have the failures of rank zero; all processes must come here."""
+        self.left_out, self._new = ranks.from_first((self.left_out, self._new))
+
     def announce(self, *, silent: bool = False) -> None:
-        """Warn of what has failed since the last time, once for each reason."""
+        """Warn of what has failed since the last time, once for each reason.
+
+        Raises:
+            MeasureError: With ``on_error="raise"``, if that was to wait for other processes.
+        """
+        if self._new and self.on_error == "raise":
+            reason, names = next(iter(self._new.items()))
+            raise MeasureError(f"{self.speaker} cannot compute {', '.join(names)}. {reason}")
         for reason, names in self._new.items():
             if not silent:
                 warnings.warn(
@@ -87,18 +117,14 @@ def _reason_of_several(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _log_key(key: str) -> str:
+def log_key(key: str) -> str:
     """A metric's key with the prefix, and without the module that ``torch.compile`` puts around another."""
     return f"complexity/{key.replace('_orig_mod.', '')}"
 
 
 @contextmanager
 def unsynchronized(metric: Metric) -> Iterator[None]:
-    """Let a metric, and those that it is made of, compute from the samples of this process alone.
-
-    All processes measure the same probe: its samples must not count once for each of them, and no process may wait
-    for another that could not measure.
-    """
+    """Let a metric, and those that it is made of, compute from what it has, without asking other processes."""
     parts = [part for part in metric.modules() if isinstance(part, Metric)]
     before = [part.distributed_available_fn for part in parts]
     try:
@@ -124,12 +150,12 @@ def measure_metrics(
         metric.reset()
         with unsynchronized(metric):
             metric.update(snapshot)
-            measured.histograms |= {_log_key(key): values for key, values in metric.histograms(snapshot).items()}
-            return {_log_key(key): value for key, value in metric.report().items()}
+            measured.histograms |= {log_key(key): values for key, values in metric.histograms(snapshot).items()}
+            return {log_key(key): value for key, value in metric.report().items()}
 
     def drawn(metric: ComplexityMetric) -> dict[str, Tensor]:
         with unsynchronized(metric):
-            measured.figures |= {_log_key(key): figure for key, figure in metric.figures(snapshot).items()}
+            measured.figures |= {log_key(key): figure for key, figure in metric.figures(snapshot).items()}
         return {}
 
     with snapshot.opened():
@@ -145,17 +171,23 @@ def measure_metrics(
 
 def measure_fit(snapshot: Snapshot, part: Literal["train", "val"], failures: FailureReport) -> dict[str, Tensor]:
     """Loss on a probe, and accuracy where targets are classes, as ``probe/<part>_loss`` and so on."""
-    if not snapshot.has("inputs") or not (snapshot.has("targets") or snapshot.task.judges_batches):
+    if not can_be_judged(snapshot):
         return {}
     of_loss, of_accuracy = f"probe/{part}_loss", f"probe/{part}_accuracy"
     with snapshot.opened():
         values = failures.attempt(of_loss, lambda: {of_loss: mean_loss(snapshot)})
-        if _has_classes(snapshot):
+        if has_classes(snapshot):
             values |= failures.attempt(of_accuracy, lambda: {of_accuracy: accuracy(snapshot)})
     return values
 
 
-def _has_classes(snapshot: Snapshot) -> bool:
+def can_be_judged(snapshot: Snapshot) -> bool:
+    """Whether there is what a loss needs."""
+    return snapshot.has("inputs") and (snapshot.has("targets") or snapshot.task.judges_batches)
+
+
+def has_classes(snapshot: Snapshot) -> bool:
+    """Whether targets are classes of the outputs."""
     targets = snapshot.targets if snapshot.has("targets") else None
     if snapshot.task.threshold is not None:
         return True

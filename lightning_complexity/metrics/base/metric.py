@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 from typing_extensions import Self
 
+from lightning_complexity.metrics.base.shares import synchronize
 from lightning_complexity.network import (
     Context,
     ForwardFunction,
@@ -26,6 +28,7 @@ from lightning_complexity.network import (
     UnsupportedOperationError,
 )
 from lightning_complexity.network.errors import of_derivative
+from lightning_complexity.network.running.ranks import Ranks, in_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,6 +73,8 @@ class ComplexityMetric(Metric, ABC):
         formula: The formula in LaTeX.
         reference: Where the measure comes from.
         layers_chosen: Which layers count, see :meth:`on`; ``None`` for all.
+        has_measured: Whether something was measured since ``reset``.
+        failure: Why an update since ``reset`` has failed, which other processes must know; ``None`` if none has.
     """
 
     name: str
@@ -88,6 +93,9 @@ class ComplexityMetric(Metric, ABC):
     formula: ClassVar[str]
     reference: ClassVar[str]
 
+    has_measured: bool
+    failure: str | None
+
     full_state_update = False
     higher_is_better = None
     is_differentiable = False
@@ -102,7 +110,8 @@ class ComplexityMetric(Metric, ABC):
         self.per_layer = per_layer
         self.layers_chosen: LayerChoice | None = None
         self._notes: dict[str, Any] = {}
-        self._has_measured = False
+        self.has_measured, self.failure = False, None
+        self._others_have_measured = False
         self._prepare_state()
 
     # What a subclass says ------------------------------------------------------------------------
@@ -215,21 +224,25 @@ class ComplexityMetric(Metric, ABC):
             MeasureError: If the metric has no value on this network.
             ValueError: At a second call, if the metric takes one snapshot.
         """
-        if self.single_update_reason is not None and self._has_measured:
+        if self.single_update_reason is not None and self.has_measured:
             raise ValueError(
                 f"{type(self).__name__} takes one snapshot, since {self.single_update_reason}. "
                 "Give it all samples at once, or call reset() before the next."
             )
         options: dict[str, Any] = {"loss": loss, "forward": forward, "class_dim": class_dim, "wrt": wrt}
-        snapshot = (
-            model
-            if isinstance(model, Snapshot)
-            else Snapshot(model, inputs, targets, task=task, initial=initial, **options)
-        )
-        self.check(snapshot)
-        with snapshot.opened(), self.explained():
-            self.accumulate(snapshot, Context(layers=self.layers_chosen))
-        self._has_measured = True
+        try:
+            snapshot = (
+                model
+                if isinstance(model, Snapshot)
+                else Snapshot(model, inputs, targets, task=task, initial=initial, **options)
+            )
+            self.check(snapshot)
+            with snapshot.opened(), self.explained():
+                self.accumulate(snapshot, Context(layers=self.layers_chosen))
+        except Exception as error:
+            self.failure = in_words(error)
+            raise
+        self.has_measured = True
 
     def check(self, snapshot: Snapshot) -> None:
         """Raise an error if the snapshot lacks what this metric needs."""
@@ -269,9 +282,34 @@ class ComplexityMetric(Metric, ABC):
         if self.single_update_reason is None:
             return super().forward(*args, **kwargs)
         self.update(*args, **kwargs)
-        value: Any = self.compute()
+        self._to_sync = self.dist_sync_on_step
+        try:
+            value: Any = self.compute()
+        finally:
+            self._to_sync, self._computed = True, None
         self._forward_cache = value
         return value
+
+    def _sync_dist(self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None) -> None:
+        if dist_sync_fn is not gather_all_tensors:
+            super()._sync_dist(dist_sync_fn, process_group)
+            return
+        try:
+            self._others_have_measured = synchronize(self, Ranks.of(process_group or self.process_group))
+        except Exception:
+            self._cache = None
+            raise
+
+    @contextmanager
+    def sync_context(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Have the states of all processes inside the block; also after an error, those of this one behind it."""
+        context = super().sync_context(*args, **kwargs)
+        with context:
+            try:
+                yield
+            except Exception:
+                self.unsync(should_unsync=self._is_synced)
+                raise
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         # torchmetrics stacks the old state and the new one, which may have another shape.
@@ -283,6 +321,7 @@ class ComplexityMetric(Metric, ABC):
 
         Raises:
             NothingMeasuredError: Before ``update``.
+            MeasureError: If an update has failed on any of several processes.
         """
         self._check_measured()
         return self.parts() if self.splits else self.total()
@@ -293,15 +332,15 @@ class ComplexityMetric(Metric, ABC):
         Raises:
             NothingMeasuredError: Before ``update``.
         """
-        self._check_measured()
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
         ):
+            self._check_measured()
             below = {**self.details(), **(self.parts() if self.splits else {})}
             return {self.name: self.total(), **{f"{self.name}/{key}": value for key, value in below.items()}}
 
     def _check_measured(self) -> None:
-        if not self._has_measured:
+        if not (self.has_measured or (self._is_synced and self._others_have_measured)):
             raise NothingMeasuredError(f"{type(self).__name__}: nothing measured yet; call update(model, ...) first.")
 
     def reset(self) -> None:
@@ -309,4 +348,4 @@ class ComplexityMetric(Metric, ABC):
         super().reset()
         for name, default in self._notes.items():
             setattr(self, name, copy.copy(default))
-        self._has_measured = False
+        self.has_measured, self.failure = False, None
