@@ -86,7 +86,8 @@ def measured_together(
         views = _views(network, probes.train_as_validated, ranks)
         jobs.append(job_of_loss("probe/generalization_gap", views, _TRAIN_LOSS_AS_VALIDATED))
     together.measure(jobs, measured)
-    measured.values |= gaps(measured.values, measured.values.pop(_TRAIN_LOSS_AS_VALIDATED, None))
+    as_trained = measured.values.get("probe/train_loss") if probes.train_as_validated is None else None
+    measured.values |= gaps(measured.values, measured.values.pop(_TRAIN_LOSS_AS_VALIDATED, as_trained))
     if figures:
         _draw(metrics, train, together.failures, measured)
     return measured

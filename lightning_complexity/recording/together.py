@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.metrics.base.shares import Share, combine, share_of
-from lightning_complexity.network import Batches, Snapshot, Task, mean_loss
+from lightning_complexity.network import Batches, Snapshot, Task, accuracy, mean_loss
 from lightning_complexity.network.outputs import classified
 from lightning_complexity.network.running.ranks import Ranks
 from lightning_complexity.recording.measuring import (
@@ -247,5 +247,6 @@ def _loss(snapshot: Snapshot) -> _Mean | None:
 def _hits(snapshot: Snapshot) -> _Mean | None:
     if not can_be_judged(snapshot) or not has_classes(snapshot):
         return None
-    logits, targets = classified(snapshot)
-    return _Mean((logits.argmax(1) == targets).double().mean().cpu(), len(targets))
+    has_threshold = snapshot.task.threshold is not None
+    count = snapshot.num_samples if has_threshold else len(classified(snapshot).targets)
+    return _Mean(accuracy(snapshot).cpu(), count)
