@@ -75,8 +75,8 @@ def log_scalars(trainer: Trainer, values: dict[str, float], step: int) -> None:
 def tell_callbacks(trainer: Trainer, values: dict[str, float]) -> None:
     """Put values into ``trainer.callback_metrics``, without computing what the module logs.
 
-    Asking for ``trainer.callback_metrics`` at the end of an epoch computes the module's own metrics and keeps their values,
-    before hooks that come later have updated them.
+    Asking for ``trainer.callback_metrics`` at the end of an epoch computes the module's own metrics and keeps their
+    values, before hooks that come later have updated them.
     """
     connector = getattr(trainer, "_logger_connector", None)
     held = getattr(connector, "_callback_metrics", None)  # where the property, which computes, puts them

@@ -1,4 +1,4 @@
-"""Trainings with and without an observer, compared to the last bit, over all kinds of optimizers, precisions, networks and processes.
+"""Trainings with and without an observer, compared to the last bit, over optimizers, networks and processes.
 
 - ``design`` says what is varied, and chooses cases that cover all combinations of some of them;
 - ``networks`` has the eight networks with their data, ``training`` trains one and takes down everything there is;

@@ -1,4 +1,4 @@
-"""Compare trainings on two processes; run as ``python -m tests.observer_matrix.processes FILE JOB SHARD SHARDS SECONDS``."""
+"""Compare trainings on two processes: ``python -m tests.observer_matrix.processes FILE JOB SHARD SHARDS SECONDS``."""
 
 from __future__ import annotations
 
