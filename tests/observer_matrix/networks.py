@@ -69,15 +69,24 @@ class WithOwnGenerators(Augmented):
         }
 
 
-def cnn() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(2, WIDTH, 3, padding=1),
-        nn.BatchNorm2d(WIDTH),
-        nn.ReLU(inplace=True),
-        nn.Dropout(0.2),
-        nn.Flatten(),
-        nn.Linear(16 * WIDTH, CLASSES),
-    )
+class CNN(nn.Module):
+    """BatchNorm and dropout, behind a BatchNorm that stays in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.BatchNorm2d(2)
+        self.net = nn.Sequential(
+            nn.Conv2d(2, WIDTH, 3, padding=1),
+            nn.BatchNorm2d(WIDTH),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.2),
+            nn.Flatten(),
+            nn.Linear(16 * WIDTH, CLASSES),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.frozen.eval()
+        return self.net(self.frozen(x))
 
 
 def spectral() -> nn.Module:
@@ -166,7 +175,7 @@ def mlp() -> nn.Module:
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], type[Augmented], tuple[int, ...]]] = {
-    "cnn": (cnn, Augmented, (2, 4, 4)),
+    "cnn": (CNN, Augmented, (2, 4, 4)),
     "spectral": (spectral, Augmented, (4,)),
     "lstm": (LSTM, Augmented, (3, 4)),
     "transformer": (Transformer, Augmented, (3, 4)),
