@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,11 +22,11 @@ SAMPLES = 8
 
 
 class Alive(NamedTuple):
-    """Number of tensors and memory, after so many measurements."""
+    """Number of tensors, of objects that garbage collection follows, and memory, after so many measurements."""
 
     measurements: int
     tensors: int
-    python_bytes: int
+    objects: int
     process_bytes: int
 
 
@@ -46,30 +45,20 @@ class Counting(Classifier):
 
 def alive(measurements: int) -> Alive:
     gc.collect()
-    tensors = sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+    objects = gc.get_objects()
+    tensors = sum(issubclass(type(thing), Tensor) for thing in objects)
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
-    return Alive(measurements, tensors, tracemalloc.get_traced_memory()[0], resident)
+    return Alive(measurements, tensors, len(objects), resident)
 
 
-def measured_many_times(suite: str, moments: tuple[int, ...], *, traced: bool) -> tuple[list[Alive], int]:
-    """What was alive at some numbers of measurements, and how many values each has.
-
-    Args:
-        suite: What is measured.
-        moments: At which numbers of measurements to count.
-        traced: Whether to follow Python's memory too, which makes it several times slower.
-    """
+def measured_many_times(suite: str, moments: tuple[int, ...]) -> list[Alive]:
+    """What was alive at some numbers of measurements."""
     pl.seed_everything(5, verbose=False)
     monitor = ComplexityMonitor(suite, every_n_steps=1, budget=NO_LIMIT)
     module = Counting(monitor, moments)
     data = TensorDataset(torch.randn(SAMPLES, 4), torch.arange(SAMPLES) % CLASSES)
-    if traced:
-        tracemalloc.start()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is left out
-            options = {"max_epochs": -1, "max_steps": max(moments) - 1}
-            trainer(callbacks=[monitor], **options).fit(module, DataLoader(data, batch_size=SAMPLES // 2))
-    finally:
-        tracemalloc.stop()
-    return module.__dict__["seen"][2], len(monitor.history[-1].values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is left out
+        options = {"max_epochs": -1, "max_steps": max(moments) - 1}
+        trainer(callbacks=[monitor], **options).fit(module, DataLoader(data, batch_size=SAMPLES // 2))
+    return module.__dict__["seen"][2]
