@@ -51,7 +51,7 @@ def cases_of(strength: int) -> list[Case]:
 def penalised() -> list[Setting]:
     """Some trainings on two processes for penalties and constraints.
 
-    None with reentrant checkpoints: replicas do not let a parameter be in one and in a penalty, see the README's limits.
+    None with reentrant checkpoints: replicas do not let a parameter be in one and in a penalty (README, limits).
     """
     return list(dict.fromkeys(case.setting for case in cases_of(2) if case.network != "checkpointed"))
 
