@@ -52,13 +52,7 @@ def test_two_plain_trainings_are_equal_and_other_seeds_are_not() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {},
-        {"accumulate_grad_batches": 2},
-        {"precision": "bf16-mixed"},
-        {"val_check_interval": 2},
-        {"gradient_clip_val": 0.1},
-    ],
+    [{}, {"val_check_interval": 2}, {"gradient_clip_val": 0.1}],  # others are in test_observer_matrix.py
     ids=str,
 )
 def test_monitor_changes_nothing(options: dict[str, Any]) -> None:

@@ -67,14 +67,20 @@ def log_scalars(trainer: Trainer, values: dict[str, float], step: int) -> None:
     A logger that raises an error is given the values in other forms: without those that are not finite, with dots
     for slashes. What it takes, or that it takes none of them, is said in one warning, and training goes on.
     """
-    trainer.callback_metrics.update(as_metrics(values))
+    tell_callbacks(trainer, values)
     for logger in trainer.loggers:
         _log(trainer, logger, values, step)
 
 
-def as_metrics(values: dict[str, float]) -> dict[str, Tensor]:
-    """Values as ``trainer.callback_metrics`` has them."""
-    return {key: torch.tensor(value) for key, value in values.items()}
+def tell_callbacks(trainer: Trainer, values: dict[str, float]) -> None:
+    """Put values into ``trainer.callback_metrics``, without computing what the module logs.
+
+    Asking for ``trainer.callback_metrics`` at the end of an epoch computes the module's own metrics and keeps their
+    values, before hooks that come later have updated them.
+    """
+    connector = getattr(trainer, "_logger_connector", None)
+    held = getattr(connector, "_callback_metrics", None)  # where the property, which computes, puts them
+    (trainer.callback_metrics if held is None else held).update({k: torch.tensor(v) for k, v in values.items()})
 
 
 def _log(trainer: Trainer, logger: Any, values: dict[str, float], step: int) -> None:

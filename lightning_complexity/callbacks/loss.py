@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_complexity.callbacks.base import LightningModule, Trainer, accumulating, completed_batches
 from lightning_complexity.callbacks.finding import find_task
 from lightning_complexity.callbacks.keys import KeyedCallback, check_name
-from lightning_complexity.callbacks.loggers import as_metrics, log_scalars
+from lightning_complexity.callbacks.loggers import log_scalars, tell_callbacks
 from lightning_complexity.callbacks.summing import Step, Term, add_terms, remove_terms
 from lightning_complexity.network import Snapshot, Task, initial_state
 from lightning_complexity.regularizers import TrainedMeasure
@@ -157,7 +157,7 @@ class LossCallback(KeyedCallback):
         """Let callbacks have the parts of the last loss of the epoch, whether it was logged or not."""
         if self._parts:
             values = torch.stack([value.double() for value in self._parts.values()]).tolist()
-            trainer.callback_metrics.update(as_metrics(dict(zip(self._parts, values, strict=True))))
+            tell_callbacks(trainer, dict(zip(self._parts, values, strict=True)))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let callbacks have the parts of the loss; stop where no loss was the one that was asked for.

@@ -70,8 +70,10 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
     """Measure how complex the network is, at initialization, on a schedule and at the end; change nothing.
 
     Training with this callback is bit-identical to training without it. Every measurement looks at the
-    network in evaluation mode, on the same fixed probe. It logs, against completed optimizer steps, to all
-    loggers and to ``trainer.callback_metrics`` (so that ``EarlyStopping`` and ``ModelCheckpoint`` can monitor it):
+    network in evaluation mode, on the same fixed probe. The forward hooks of others on the network do see its calls,
+    and can tell them by ``module.training``, which is false as in validation. It logs, against completed optimizer
+    steps, to all loggers and to ``trainer.callback_metrics`` (so that ``EarlyStopping`` and ``ModelCheckpoint`` can
+    monitor it):
 
     - ``complexity/<name>`` for each metric, ``complexity/<name>/standard_error`` for estimates, and with
       ``per_layer=True`` ``complexity/<name>/<layer>``;

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_complexity.callbacks.base import Trainer
 from lightning_complexity.callbacks.keys import plain_key
-from lightning_complexity.callbacks.loggers import as_metrics
+from lightning_complexity.callbacks.loggers import tell_callbacks
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.recording.record import Measurement
 
@@ -96,4 +96,4 @@ class WatchedValues:
     def publish(self, trainer: Trainer) -> None:
         """Let callbacks that monitor a key have its last value, before anything new is measured."""
         latest = {key: value for measurement in self._history for key, value in measurement.values.items()}
-        trainer.callback_metrics.update(as_metrics(latest))
+        tell_callbacks(trainer, latest)
