@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,6 +17,7 @@ from lightning_complexity.callbacks.base import (
     completed_batches,
     double_precision,
 )
+from lightning_complexity.callbacks.budgeting import BudgetGiven, Spending, timed
 from lightning_complexity.callbacks.loggers import (
     log_directory,
     log_figures,
@@ -40,6 +41,7 @@ from lightning_complexity.recording.measuring import (
     FailureReport,
     Measured,
     OnError,
+    Plan,
     gaps,
     measure_fit,
     measure_metrics,
@@ -90,7 +92,15 @@ class ComplexityMonitor(Callback):
         loss: Loss of a batch from outputs and targets; default cross-entropy.
         forward: Outputs from module and inputs, where they are not ``module(inputs)`` or not one tensor.
         class_dim: Dimension of the outputs along which classes lie, where shapes do not tell.
-        budget: The share of training time that measuring may take. Measured and logged; not enforced yet.
+        budget: The time that measuring takes may be so much of the rest of the training time: drawing the probe,
+            measuring, logging and writing. Cheap quantities are measured at every moment of the schedule, dear ones
+            more rarely, evenly over the training; an estimate takes fewer random probes before it is left out, down to
+            two. The first values come as early, and the last ones as completely, as that allows: at the end at least
+            everything that could be measured before, unless it has become much slower. How long dear ones take is
+            forecast from small pieces of the probe. ``"auto"`` is 0.02, and in runs of seconds, where nobody waits,
+            whatever is cheap is measured, up to two seconds in all. ``None`` measures everything every time.
+            What ``EarlyStopping``, ``ModelCheckpoint`` or a scheduler monitors is measured every time as well.
+            At info level the log says what is thinned, and a warning of the log at the end what was never measured.
         per_layer: Whether metrics given by name also report their layers.
         on_error: ``"warn"`` or ``"raise"``.
 
@@ -115,15 +125,13 @@ class ComplexityMonitor(Callback):
         loss: LossFunction | None = None,
         forward: ForwardFunction | None = None,
         class_dim: int | None = None,
-        budget: float = 0.05,
+        budget: BudgetGiven = "auto",
         per_layer: bool = False,
         on_error: OnError = "warn",
     ) -> None:
         _check_interval("every_n_steps", every_n_steps)
         _check_interval("every_n_epochs", every_n_epochs)
         check_probe(probe)
-        if not budget > 0:
-            raise ValueError(f"budget must be a positive share of the training time, such as 0.05, got {budget!r}.")
         if on_error not in get_args(OnError):
             raise ValueError(f'on_error must be "warn" or "raise", got {on_error!r}.')
         self.metrics = resolve(metrics, per_layer=per_layer)
@@ -139,9 +147,7 @@ class ComplexityMonitor(Callback):
         self._initial: dict[str, Tensor] | None = None
         self._failures = FailureReport(self.on_error, "ComplexityMonitor")
         self._steps = 0
-        self._seconds_measuring = 0.0
-        self._seconds_before = 0.0
-        self._started: float | None = None
+        self.spending = Spending(self.budget, self.metrics, self.every_n_steps, self.every_n_epochs)
 
     @property
     def state_key(self) -> str:
@@ -155,20 +161,22 @@ class ComplexityMonitor(Callback):
         if stage == "fit" and trainer.global_step == 0:
             self._forget()
 
+    @timed
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the initial parameters, where a metric needs them."""
+        self.spending.stopwatch.start()
         if self._initial is None and any("initial" in metric.needs for metric in self.metrics):
             self._initial = initial_state(pl_module)
         for metric in self.metrics:
             metric.to(pl_module.device)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._started = time.perf_counter()
+        """Take in where training starts."""
         self._probes_are_ready = False
         self._steps = completed_batches(trainer)
         self._global_step = trainer.global_step
 
+    @timed
     def on_train_batch_start(
         self,
         trainer: Trainer,
@@ -179,12 +187,11 @@ class ComplexityMonitor(Callback):
         """Measure at initialization."""
         if not self._probes_are_ready:
             self._probes_are_ready = True
-            started = time.perf_counter()
             self._draw_probes(trainer, pl_module, batch)
-            self._seconds_measuring += time.perf_counter() - started
-        if not self.history:
+        if self.spending.moment is None:
             self._measure(trainer, pl_module)
 
+    @timed
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -201,17 +208,21 @@ class ComplexityMonitor(Callback):
         if self.every_n_steps and self._steps % self.every_n_steps == 0:
             self._measure(trainer, pl_module)
 
+    @timed
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure every so many epochs."""
         if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._measure(trainer, pl_module)
 
+    @timed
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the final network."""
-        if self.history:
-            self._measure(trainer, pl_module)
-        self._seconds_before, self._started = self._seconds(), None
+        if self.spending.moment is not None:
+            self._measure(trainer, pl_module, last=True)
+            self.spending.tell_thinned(self._failures.left_out)
+        self.spending.stopwatch.stop()
 
+    @timed
     def state_dict(self) -> dict[str, Any]:
         """What a continued run needs: the history, the probe, and the initial parameters where a metric needs them."""
         probes = {"train_probe": self._train_probe, "validation_probe": self._validation_probe}
@@ -219,8 +230,7 @@ class ComplexityMonitor(Callback):
             "history": [asdict(measurement) for measurement in self.history],
             **{name: None if probe is None else tuple(copied(probe, "cpu")) for name, probe in probes.items()},
             "initial": self._initial,
-            "seconds_measuring": self._seconds_measuring,
-            "seconds": self._seconds(),
+            "spending": self.spending.state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -231,33 +241,60 @@ class ComplexityMonitor(Callback):
             for name in ("train_probe", "validation_probe")
         )
         self._initial = state_dict["initial"]
-        self._seconds_measuring, self._seconds_before = state_dict["seconds_measuring"], state_dict["seconds"]
+        self.spending.restore(state_dict["spending"])
 
     # Measuring -----------------------------------------------------------------------------------
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.history and self.history[-1].step == self._steps:
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, *, last: bool = False) -> None:
+        names = self._due(last)
+        if not names:
             return
-        started = time.perf_counter()
-        with double_precision(trainer):
-            measured = self._measured(pl_module, figures=trainer.is_global_zero and shows_figures(trainer))
+        plan = self.spending.plan(trainer, self._snapshot_to_plan_with(pl_module), names, step=self._steps, last=last)
+        if plan.parts:
+            with self.spending.moment_of(plan), double_precision(trainer):
+                self._carry_out(plan, trainer, pl_module)
+
+    def _due(self, last: bool) -> list[str]:
+        """What is to be measured at this step: everything, or at the end what was not."""
+        if self.spending.moment == self._steps and not last:
+            return []
+        names = [metric.name for metric in self.metrics]
+        probes = {"probe/train": self._train_probe, "probe/val": self._validation_probe}
+        names += [name for name, probe in probes.items() if probe is not None]
+        done = self.spending.chosen if self.spending.moment == self._steps else set()
+        return [name for name in names if name not in done and name not in self._failures.left_out]
+
+    def _snapshot_to_plan_with(self, pl_module: LightningModule) -> Snapshot | None:
+        try:
+            return self._snapshot(pl_module, self._train_probe)
+        except Exception:  # it fails once more where failures are told
+            return None
+
+    def _carry_out(self, plan: Plan, trainer: Trainer, pl_module: LightningModule) -> None:
+        measured = self._measured(pl_module, plan, figures=trainer.is_global_zero and shows_figures(trainer))
         values = measured.floats()
         self._failures.announce(silent=not trainer.is_global_zero)
         if trainer.is_global_zero:
             log_histograms(trainer, measured.histograms, self._steps)
             log_figures(trainer, measured.figures, self._steps)
-        self._seconds_measuring += time.perf_counter() - started
         if self.history:
             monitors = [c for c in trainer.callbacks if isinstance(c, ComplexityMonitor)]
             values["complexity/overhead"] = sum(monitor.overhead for monitor in monitors)
         # Running statistics differ between ranks, which must log, and go on with, the same.
         values, self._failures.left_out = trainer.strategy.broadcast((values, self._failures.left_out))
         measurement = Measurement(self._steps, trainer.current_epoch, time.time(), values, measured.seconds)
-        self.history.append(measurement)
+        self._remember(measurement)
         log_scalars(trainer, values, self._steps)
         if trainer.is_global_zero and not trainer.fast_dev_run:
             self._failures.attempt("the record", lambda: self._write(log_directory(trainer), measurement))
             self._failures.announce()
+
+    def _remember(self, new: Measurement) -> None:
+        """Add to the history; what the end brings at a step that was measured already joins the rest."""
+        if self.history and self.history[-1].step == new.step:
+            old = self.history.pop()
+            new = replace(new, values={**old.values, **new.values}, seconds={**old.seconds, **new.seconds})
+        self.history.append(new)
 
     @staticmethod
     def _write(directory: Path | None, measurement: Measurement) -> dict[str, Tensor]:
@@ -265,17 +302,17 @@ class ComplexityMonitor(Callback):
             append(directory / RECORD_NAME, measurement)
         return {}
 
-    def _measured(self, pl_module: LightningModule, *, figures: bool) -> Measured:
+    def _measured(self, pl_module: LightningModule, plan: Plan, *, figures: bool) -> Measured:
         measured = Measured()
 
         def measure_training_probe() -> dict[str, Tensor]:
             nonlocal measured
             snapshot = self._snapshot(pl_module, self._train_probe)
-            measured = measure_metrics(self.metrics, snapshot, self._failures, figures=figures)
-            return measure_fit(snapshot, "train", self._failures)
+            measured = measure_metrics(self.metrics, snapshot, self._failures, figures=figures, plan=plan)
+            return measure_fit(snapshot, "train", self._failures, plan)
 
         def measure_validation_probe() -> dict[str, Tensor]:
-            return measure_fit(self._snapshot(pl_module, self._validation_probe), "val", self._failures)
+            return measure_fit(self._snapshot(pl_module, self._validation_probe), "val", self._failures, plan)
 
         fit = self._failures.attempt("the training probe", measure_training_probe)
         if self._validation_probe is not None:
@@ -314,12 +351,8 @@ class ComplexityMonitor(Callback):
 
     @property
     def overhead(self) -> float:
-        """Time that this monitor spent measuring, divided by the rest of the time since training started."""
-        return self._seconds_measuring / (self._seconds() - self._seconds_measuring)
-
-    def _seconds(self) -> float:
-        """Time since training started, over all parts of a continued run."""
-        return self._seconds_before + (0.0 if self._started is None else time.perf_counter() - self._started)
+        """Time that this monitor spent measuring, divided by the rest of the time since the fit started."""
+        return self.spending.stopwatch.overhead
 
     # Looking at the result -----------------------------------------------------------------------
 

@@ -112,6 +112,10 @@ class LinearRegions(ComplexityMetric):
             count = torch.nan
         return torch.tensor(count, dtype=torch.float64)
 
+    def samples_used(self, available: int) -> int:
+        """The ends of the segments, or the three corners of the plane."""
+        return min(available, 3 if self.along == "plane" else self.num_segments + 1)
+
     def _in_plane(self, snapshot: Snapshot) -> float:
         return regions_around_samples(snapshot, self.margin).num_linear_regions
 

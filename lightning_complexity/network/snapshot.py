@@ -111,6 +111,7 @@ class Snapshot:
         self._replaced: Mapping[str, Tensor] = {}
         self._execution = Execution(model)
         self._memo: dict[Hashable, Any] = {}
+        self.on_asked: Callable[[Hashable, Callable[[], Any]], Callable[[], Any]] | None = None
 
     # What was given ------------------------------------------------------------------------------
 
@@ -175,6 +176,8 @@ class Snapshot:
 
     def remember(self, key: Hashable, compute: Callable[[], Result]) -> Result:
         """What ``compute`` gives, called once for each key."""
+        if self.on_asked is not None:
+            compute = self.on_asked(key, compute)
         if key not in self._memo:
             self._memo[key] = compute()
         result: Result = self._memo[key]
@@ -375,18 +378,29 @@ class Snapshot:
             MeasureError: If the initial state does not fit the network.
         """
         self.check_initial(dict(self.model.named_parameters()))
-        start = Snapshot(
+        start = self._with(self._inputs, self._targets)
+        start._replaced = self.initial
+        return start
+
+    def first(self, count: int) -> Snapshot:
+        """The same network at the same moment on the first ``count`` samples; nothing computed is shared with it."""
+        inputs, targets = next(chunks((self._inputs, self._targets), count))
+        piece = self._with(inputs, targets)
+        piece._initial, piece._replaced = self._initial, self._replaced
+        return piece
+
+    def _with(self, inputs: Any, targets: Any) -> Snapshot:
+        snapshot = Snapshot(
             self.model,
-            self._inputs,
-            self._targets,
+            inputs,
+            targets,
             loss=self.task.loss,
             forward=self.task.forward,
             class_dim=self.task.class_dim,
             chunk_size=self._chunk_size,
         )
-        start._replaced = self.initial
-        start._execution = self._execution
-        return start
+        snapshot._execution = self._execution
+        return snapshot
 
     def check_initial(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise an error unless the initial state has tensors of these names and shapes.
