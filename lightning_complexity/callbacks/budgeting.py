@@ -14,7 +14,7 @@ from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.network import Snapshot
 from lightning_complexity.recording.budget import Budget, Length, Stopwatch
 from lightning_complexity.recording.durations import Watch
-from lightning_complexity.recording.forecasts import MOMENT, Forecasts
+from lightning_complexity.recording.forecasts import MOMENT, Forecasts, Piece
 from lightning_complexity.recording.measuring import Plan
 
 BudgetGiven = float | Literal["auto"] | None
@@ -115,29 +115,40 @@ class Spending:
             yield
 
     def _choose(self, trainer: Trainer, names: Collection[str], length: Length | None) -> dict[str, float]:
-        return self.budget.choose(
-            [self.forecasts.offer(name) for name in names],
+        chosen = self.budget.choose(
+            [self.forecasts.offer(name) for name in names if self.forecasts.is_possible(name)],
             spent=self.stopwatch.spent,
             rest=self.stopwatch.rest,
             length=length,
-            required=monitored(trainer, names),
         )
+        return {**dict.fromkeys(monitored(trainer, names), 1.0), **chosen}
 
     def _look(self, trainer: Trainer, snapshot: Snapshot | None, step: int) -> Length:
         """Try what is not known yet on small pieces of the probe; return how long the training will be."""
         forecasts = self.forecasts
         while (size := self._agreed(trainer, lambda: self._next_look(trainer, step))) is not None:
             forecasts.look(size, snapshot)
-        names = list(forecasts.metrics)
-        while True:
-            piece = self._agreed(trainer, lambda: forecasts.next_piece(names, self._credit(trainer, step)))
-            if piece is None:
-                return self._length(trainer, step)
+        while (piece := self._agreed(trainer, lambda: self._next_piece(trainer, step))) is not None:
             forecasts.try_piece(piece, snapshot)
+        return self._length(trainer, step)
 
     def _next_look(self, trainer: Trainer, step: int) -> int | None:
-        in_short_runs = _PART_FOR_LOOKS * (self.budget.grace - self.stopwatch.spent)
-        return self.forecasts.next_look(max(self._credit(trainer, step), in_short_runs))
+        if self.budget.grace > self.stopwatch.spent:
+            return self.forecasts.next_look(_PART_FOR_LOOKS * (self.budget.grace - self.stopwatch.spent))
+        if not self.forecasts.forward_is_known and not self._can_afford_a_look(trainer, step):
+            return None
+        return self.forecasts.next_look(self._credit(trainer, step))
+
+    def _can_afford_a_look(self, trainer: Trainer, step: int) -> bool:
+        if step:
+            return self._credit(trainer, step) > self.stopwatch.rest / step
+        steps = expected_length(trainer, 1.0)
+        return self.budget.earned(0.0, steps) > 0.5
+
+    def _next_piece(self, trainer: Trainer, step: int) -> Piece | None:
+        length = self._length(trainer, step)
+        earned = self.budget.earned(self.stopwatch.rest, length)
+        return self.forecasts.next_piece(self.forecasts.metrics, earned - self.stopwatch.spent, earned)
 
     def _credit(self, trainer: Trainer, step: int) -> float:
         return self.budget.credit(self.stopwatch.spent, self.stopwatch.rest, self._length(trainer, step))

@@ -171,7 +171,7 @@ class RegionBoundaryDistance(SampleMeanMetric):
     no_penalty_reason = "SmoothLocalComplexity is what one trains with"
     needs = frozenset({"inputs"})
     increases_with_complexity = False
-    cost = "backward"
+    cost = "sampling"
     formula = r"\frac{1}{n} \sum_i \min_j |z_j(x_i) - b_j| \,/\, \lVert \nabla z_j(x_i) \rVert"
     reference = "Hanin and Rolnick, ICML 2019"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -138,6 +138,17 @@ def poured(amount: float, room: Mapping[Any, float], weights: Mapping[Any, float
     return {key: given[key] for key in room}
 
 
+def _allotted(amount: float, room: Mapping[Any, float], weights: Mapping[Any, float]) -> dict[Any, float]:
+    """Divide an amount: half of it fills the smallest rooms, so that what is cheap waits for nothing else."""
+    given = {}
+    left = amount / 2
+    for key in sorted(room, key=lambda key: room[key]):
+        given[key] = min(max(room[key], 0.0), left)
+        left -= given[key]
+    more = poured(amount - sum(given.values()), {key: room[key] - given[key] for key in room}, weights)
+    return {key: given[key] + more[key] for key in room}
+
+
 @dataclass(frozen=True)
 class Offer:
     """What one quantity would take.
@@ -168,8 +179,9 @@ _BOOKS = ("saved", "reserved", "measured")
 class Accounts:
     """Saves for each quantity until it can be measured, and for its last value.
 
-    What is earned is divided evenly over all quantities, none getting more than it costs: cheap ones can be measured
-    every time; dear ones, which save, regularly, and the more rarely the more they cost. Of what several share the
+    Half of what is earned goes to the cheapest ones, which can be measured every time; the other half is divided evenly
+    over all, none getting more than it costs: dear ones, which save, are measured regularly, and the more rarely the
+    more they cost. Of what several share the
     cheapest of them pays all, and the others are measured together with it.
 
     Attributes:
@@ -247,14 +259,14 @@ class Accounts:
             self.advance = 0.0
         weights = {key: terms[key[1]].weight for key in limits}
         room = {key: limit - held[key] for key, limit in limits.items()}
-        more = poured(new, room, weights)
+        more = _allotted(new, room, weights)
         again = [key for key in limits if key[0] == "saved" and key[1] in self.measured]
         # What was borrowed or is left over does not bring a second value right after the first.
         at_most = earned_since + max(new - earned_since, 0.0) * min(since / remaining, 1.0)
         if sum(more[key] for key in again) > at_most:
-            more |= poured(at_most, {key: room[key] for key in again}, weights)
             others = {key: room[key] for key in limits if key not in again}
-            more |= poured(new - at_most, others, weights)
+            more = _allotted(at_most, {key: room[key] for key in again}, weights)
+            more |= _allotted(new - at_most, others, weights)
         self.saved = {o.name: held["saved", o.name] + more["saved", o.name] for o in order}
         self.reserved = {o.name: held["reserved", o.name] + more["reserved", o.name] for o in order}
 
@@ -323,7 +335,11 @@ class Budget:
             rest: Seconds not spent measuring so far.
             length: Of the training; ``None`` at its end.
         """
-        return math.inf if self.share is None else SAFETY * earned(self.share, rest, length or Length()) - spent
+        return self.earned(rest, length) - spent
+
+    def earned(self, rest: float, length: Length | None = None) -> float:
+        """Seconds that may have been spent by now, see :meth:`credit`."""
+        return math.inf if self.share is None else SAFETY * earned(self.share, rest, length or Length())
 
     def choose(
         self,
@@ -332,7 +348,6 @@ class Budget:
         spent: float,
         rest: float,
         length: Length | None,
-        required: Set[str] = frozenset(),
     ) -> dict[str, float]:
         """What to measure now, and for each the part of its own seconds that it may take, 1 for all.
 
@@ -341,7 +356,6 @@ class Budget:
             spent: Seconds spent measuring so far.
             rest: Seconds not spent measuring so far.
             length: Of the training; ``None`` at its end.
-            required: Quantities to be measured whatever they take, since something else waits for them.
         """
         if self.share is None:
             return {offer.name: 1.0 for offer in offers}
@@ -350,7 +364,6 @@ class Budget:
             chosen = Accounts.last(offers, credit)
         else:
             chosen = self.accounts.choose(offers, credit, rest, length, SAFETY * self.share)
-        chosen |= {offer.name: offer.least for offer in offers if offer.name in required - chosen.keys()}
         return chosen | self._in_short_runs([o for o in offers if o.name not in chosen], spent)
 
     def _in_short_runs(self, offers: Sequence[Offer], spent: float) -> dict[str, float]:
@@ -406,13 +419,17 @@ def _terms(order: Sequence[Offer]) -> dict[str, Terms]:
 
 def _possible(order: Sequence[Offer], whole_run: float, moments: float) -> list[Offer]:
     """Quantities that can be measured at least once in the whole run, if none gets more than its share."""
-    possible = list(order)
-    while possible and math.isfinite(whole_run):
+    if not math.isfinite(whole_run):
+        return list(order)
+    possible = [offer for offer in order if offer.alone <= whole_run]
+    while possible:
         terms = _terms(possible)
         weights = {name: term.weight for name, term in terms.items()}
         shares = poured(whole_run, {name: term.price * max(moments, 1.0) for name, term in terms.items()}, weights)
         too_dear = [offer for offer in possible if shares[offer.name] < terms[offer.name].price * (1 - 1e-9)]
         if not too_dear:
             break
-        possible.remove(max(too_dear, key=lambda offer: terms[offer.name].price))
+        too_dear.sort(key=lambda offer: terms[offer.name].price)
+        gone = {offer.name for offer in too_dear[len(too_dear) // 2 :]}  # half at a time: what is left has more then
+        possible = [offer for offer in possible if offer.name not in gone]
     return possible

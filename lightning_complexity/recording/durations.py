@@ -67,9 +67,13 @@ class Durations:
         return self._table[name].seconds if name in self._table else 0.0
 
     def learn(self, name: str, seconds: float, parts: Iterable[str] = ()) -> None:
-        """Take in a time on the whole probe: the first replaces forecasts, later ones are averaged with it."""
+        """Take in a time on the whole probe.
+
+        The first replaces forecasts, and is often slower than those that follow; the second replaces it. Later ones are
+        averaged with what was there before.
+        """
         old = self._table.get(name)
-        if old is not None and old.measured:
+        if old is not None and old.measured > 1:
             seconds = _NEW * seconds + (1 - _NEW) * old.seconds
         times = 1 + (old.measured if old else 0)
         self._table[name] = Duration(seconds, times, _union(parts, old))
@@ -98,8 +102,8 @@ def _union(parts: Iterable[str], old: Duration | None) -> list[str]:
 def extrapolated(pieces: dict[int, float], whole: int) -> float:
     """Seconds on ``whole`` samples from those on fewer, by number of samples.
 
-    From one size in proportion, from more along a line through the two largest that neither falls nor
-    lies below 0 at no samples.
+    From one size in proportion, from more along a line through the two largest that neither falls nor lies below 0 at
+    no samples; at most in proportion to any size, since a disturbance makes times only longer.
 
     Example:
         >>> extrapolated({2: 1.0}, 8), extrapolated({2: 2.0, 4: 3.0}, 8), extrapolated({2: 2.0, 4: 1.0}, 8)
@@ -110,7 +114,8 @@ def extrapolated(pieces: dict[int, float], whole: int) -> float:
         return pieces[largest] * whole / largest
     slope = (pieces[largest] - pieces[others[0]]) / (largest - others[0])
     slope = min(max(slope, 0.0), pieces[largest] / largest)
-    return pieces[largest] + slope * (whole - largest)
+    line = pieces[largest] + slope * (whole - largest)
+    return min([line, *(seconds * whole / size for size, seconds in pieces.items())])
 
 
 class Watch:

@@ -27,14 +27,23 @@ MOMENT = "moment"
 _FORWARD = "forward"
 _SMALLEST, _STEP = 2, 4  # sizes of pieces: 2, 8, 32, ... samples
 _PART_FOR_PIECES = 0.25  # of the credit
+_OF_UNITS = 0.25  # of what is sampled; most of it does not depend on the number of samples
 _CLEARLY_CHEAP = 0.02  # of the credit
+_EASILY_DISTURBED = 0.02  # seconds
 _CLEAR = 0.003  # seconds that can be told from noise
-_FIRST_TIME = 0.25  # of the first time, what later ones may be
-_UNSURE = 5.0  # guesses count so many times, until there is a piece
+_HOPED = 0.25  # of a guess or of the first time, which is often slower than those that follow
+_PIECES_OF_EARNED = 0.15
+_WORTH_PIECES = 0.05  # seconds of a forward pass, below which what takes forward passes alone is measured at once
 _FEWEST_PROBES = 2  # that have a standard error
-_SECONDS_PER_PARAMETER = 1e-7
-# In forward passes over the whole probe.
-_GUESSES: dict[Cost, float] = {"weights": 0.0, "forward": 4.0, "backward": 20.0, "hessian": 100.0, "sampling": 100.0}
+_SECONDS_PER_PARAMETER = 3e-8
+# Forward passes over the whole probe, seconds beside them, and how far off that may be.
+_GUESSES: dict[Cost, tuple[float, float, float]] = {
+    "weights": (0.0, 0.0, 1.0),
+    "forward": (4.0, 0.002, 2.0),
+    "backward": (20.0, 0.005, 5.0),
+    "hessian": (100.0, 0.005, 3.0),
+    "sampling": (150.0, 0.01, 5.0),
+}
 # In what one forward pass keeps of the samples that are computed at once.
 _MEMORY: dict[Cost, float] = {"weights": 0.0, "forward": 1.0, "backward": 2.0, "hessian": 4.0, "sampling": 2.0}
 _AT_ONCE = 256
@@ -64,6 +73,7 @@ class Forecasts:
         does_not_run: Whether a forward pass failed.
         tried: Pieces that were tried.
         failed: By name, on how many pieces.
+        spent_on_pieces: Seconds.
     """
 
     metrics: dict[str, ComplexityMetric]
@@ -74,6 +84,8 @@ class Forecasts:
     does_not_run: bool = False
     tried: set[Piece] = field(default_factory=set)
     failed: dict[str, int] = field(default_factory=dict)
+    spent_on_pieces: float = 0.0
+    _bytes_of_smallest: int = 0
 
     @property
     def forward_seconds(self) -> float:
@@ -92,22 +104,34 @@ class Forecasts:
             return 1.5 * self.forward_seconds
         if metric.cost == "weights":
             return _SECONDS_PER_PARAMETER * self.num_parameters
-        return _GUESSES[metric.cost] * self.forward_seconds
+        passes, seconds, _ = _GUESSES[metric.cost]
+        return passes * self.forward_seconds + seconds
+
+    def _unsure(self, name: str) -> float:
+        """How many times its guess a quantity may take."""
+        return _GUESSES[self.metrics[name].cost][2] if name in self.metrics else 1.0
 
     def offer(self, name: str) -> Offer:
         """What a quantity would take, on the safe side."""
         least = self._least(name)
         if name in self.durations:
-            shared = {item: self.durations.own(item) for item in self.durations.needed(name) | {MOMENT}}
+            shared = {item: self.durations.own(item) for item in self.durations.needed(name)}
+            shared[MOMENT] = self._moment
             offer = Offer(name, self.durations.own(name), shared, least)
-            is_new = self.durations[name].measured == 1  # the first time is often slower than those that follow
-            return replace(offer, hoped=offer.alone * _FIRST_TIME) if is_new else offer
-        guess, moment = self.guess(name), self.durations.own(MOMENT)
-        unsure = 1.0 if self._reads_weights_alone(name) else _UNSURE
-        return Offer(name, unsure * guess, {MOMENT: moment}, least, hoped=guess + moment)
+            is_new = self.durations[name].measured == 1
+            return replace(offer, hoped=_HOPED * offer.alone) if is_new else offer
+        guess, moment = self.guess(name), self._moment
+        return Offer(name, self._unsure(name) * guess, {MOMENT: moment}, least, hoped=_HOPED * (guess + moment))
 
-    def _reads_weights_alone(self, name: str) -> bool:
-        return name in self.metrics and self.metrics[name].cost == "weights"
+    @property
+    def _moment(self) -> float:
+        known = self.durations.get(MOMENT)
+        return 0.0 if known is None else known.seconds * (_HOPED if known.measured == 1 else 1.0)
+
+    def is_possible(self, name: str) -> bool:
+        """Whether there is a forecast: of what runs the network there is one once a forward pass was timed."""
+        reads_weights_alone = name in self.metrics and self.metrics[name].cost == "weights"
+        return reads_weights_alone or name in self.durations or self.forward_is_known or self.does_not_run
 
     def _least(self, name: str) -> float:
         metric = self.metrics.get(name)
@@ -126,35 +150,42 @@ class Forecasts:
 
     # Pieces --------------------------------------------------------------------------------------
 
-    def next_piece(self, names: Iterable[str], credit: float) -> Piece | None:
+    def next_piece(self, names: Iterable[str], credit: float, earned: float) -> Piece | None:
         """The piece to try now: the cheapest that tells something new; ``None`` if there is none.
 
         Args:
             names: Quantities that may be measured.
             credit: Seconds that may be spent; a quarter of them at most goes into a piece.
+            earned: Seconds that may have been spent by now; a part of them at most goes into pieces.
         """
+        at_most = min(_PART_FOR_PIECES * credit, _PIECES_OF_EARNED * earned - self.spent_on_pieces)
+        if at_most <= 0:
+            return None
         wanted = [(self._piece_seconds(piece), piece) for name in names for piece in self._pieces(name, credit)]
-        affordable = [(s, p) for s, p in wanted if s <= _PART_FOR_PIECES * credit and p not in self.tried]
+        affordable = [(s, p) for s, p in wanted if s <= at_most and p not in self.tried]
         return min(affordable, key=lambda pair: (pair[0], pair[1].name))[1] if affordable else None
 
     def _pieces(self, name: str, credit: float) -> Sequence[Piece]:
         known = self.durations.get(name)
-        if (
-            name not in self.metrics
-            or self._reads_weights_alone(name)
-            or (known is not None and known.measured)
-            or self.failed.get(name, 0) > 1
-        ):
+        needs_none = name not in self.metrics or self._is_measured_at_once(self.metrics[name])
+        if needs_none or (known is not None and known.measured) or self.failed.get(name, 0) > 1:
             return []
-        if known is None:
-            is_cheap = _UNSURE * self.guess(name) < _CLEARLY_CHEAP * credit
-            return [] if is_cheap else [Piece(name, size) for size in self._sizes()]
-        largest = max(known.pieces, default=0)
-        is_clear = len(known.pieces) > 1 and known.pieces[largest] > _CLEAR
-        return [] if is_clear else [Piece(name, size) for size in self._sizes() if size > largest]
+        largest = max(known.pieces, default=0) if known else 0
+        seconds = self.durations.own(name) if known else self._unsure(name) * self.guess(name)
+        if seconds < _CLEARLY_CHEAP * credit or (known and len(known.pieces) > 1):
+            return []
+        return [Piece(name, size) for size in self._sizes() if size > largest]
+
+    def _is_measured_at_once(self, metric: ComplexityMetric) -> bool:
+        return metric.cost == "weights" or (metric.cost == "forward" and self.forward_seconds < _WORTH_PIECES)
 
     def _sizes(self) -> list[int]:
-        sizes, size = [], _SMALLEST
+        """Of pieces: from the second one on, where the first takes nearly as long."""
+        looks = self.durations[_FORWARD].pieces if self.forward_is_known else {}
+        size = _SMALLEST
+        if looks.get(_STEP * size, math.inf) < 2 * looks.get(size, 0.0):
+            size *= _STEP
+        sizes = []
         while 2 * size <= self.num_samples:
             sizes.append(size)
             size *= _STEP
@@ -163,12 +194,14 @@ class Forecasts:
     def _piece_seconds(self, piece: Piece) -> float:
         metric = self.metrics[piece.name]
         probes = metric.num_probes if isinstance(metric, ProbedMetric) else 1
-        if piece.name not in self.durations:
-            return _UNSURE * self.guess(piece.name) * piece.size / self.num_samples / probes
-        pieces = self.durations[piece.name].pieces
-        largest = max(pieces)
+        used, of = metric.samples_used(piece.size), metric.samples_used(self.num_samples)
+        known = self.durations.get(piece.name)
+        if known is None:
+            part = max(used / of, _OF_UNITS) if metric.cost == "sampling" else used / of
+            return self._unsure(piece.name) * self.guess(piece.name) * part / probes
+        largest = max(known.pieces)
         shared = sum(self.durations.own(item) for item in self.durations.needed(piece.name))
-        return pieces[largest] / probes * piece.size / largest + shared * piece.size / self.num_samples
+        return known.pieces[largest] / probes * used / largest + shared * piece.size / self.num_samples
 
     def try_piece(self, piece: Piece, snapshot: Snapshot | None) -> None:
         """Measure a quantity on a piece of the probe, and forget the value.
@@ -177,8 +210,12 @@ class Forecasts:
         probe will tell the reason.
         """
         self.tried.add(piece)
-        if snapshot is None:
-            return
+        if snapshot is not None:
+            started = time.perf_counter()
+            self._try(piece, snapshot)
+            self.spent_on_pieces += time.perf_counter() - started
+
+    def _try(self, piece: Piece, snapshot: Snapshot) -> None:
         metric = copy.deepcopy(self.metrics[piece.name])
         scale = 1.0
         if isinstance(metric, ProbedMetric):
@@ -214,13 +251,19 @@ class Forecasts:
         if snapshot is None:
             self.does_not_run = True
             return
+        started = time.perf_counter()
         part = snapshot.first(size)
-        if not self.forward_is_known:  # the first one is slower, and tells memory
-            with _Bytes() as computed:
+        if size <= _SMALLEST * _STEP:
+            with _Bytes() as computed:  # which also warms up
                 self.does_not_run = not math.isfinite(_seconds_of_forward(part))
-            self.bytes_per_sample = computed.total / size
+            self.bytes_per_sample = max(computed.total - self._bytes_of_smallest, 0) / size
+            self._bytes_of_smallest = computed.total
         if not self.does_not_run:
-            self.durations.learn_from_piece(_FORWARD, size, self.num_samples, _seconds_of_forward(part))
+            seconds = _seconds_of_forward(part)
+            if seconds < _EASILY_DISTURBED:
+                seconds = min(seconds, _seconds_of_forward(part))
+            self.durations.learn_from_piece(_FORWARD, size, self.num_samples, seconds)
+        self.spent_on_pieces += time.perf_counter() - started
 
     def see(self, snapshot: Snapshot) -> None:
         """Take in how large network and probe are."""
@@ -229,12 +272,16 @@ class Forecasts:
 
     def state(self) -> dict[str, Any]:
         """Plain numbers, for a checkpoint."""
-        return {"durations": self.durations.state(), "bytes_per_sample": self.bytes_per_sample}
+        return {
+            "durations": self.durations.state(),
+            "bytes_per_sample": self.bytes_per_sample,
+            "pieces": self.spent_on_pieces,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
         self.durations.restore(state["durations"])
-        self.bytes_per_sample = state["bytes_per_sample"]
+        self.bytes_per_sample, self.spent_on_pieces = state["bytes_per_sample"], state["pieces"]
 
 
 class _Bytes(TorchDispatchMode):
