@@ -32,8 +32,8 @@ INTRODUCTION = """\
 
 Written by `python -m benchmarks.budget`: trainings with a `ComplexityMonitor(budget=...)`, and the time in all of its
 hooks by a clock outside of it, divided by the rest of the training time. It is to stay within 1.1 times the budget. The
-probe has 256 samples, a measurement is due every so many steps, 20 times in the run; TensorBoard logs are written. Other
-programs ran on the machine meanwhile.
+probe has 256 samples, a measurement is due every so many steps, 20 times in the run; TensorBoard logs are written.
+Other programs ran on the machine meanwhile.
 
 `measured` says how many quantities were measured at all and at every moment, of those that the network has; losses on
 the probes count as one each.

@@ -21,7 +21,7 @@ BudgetGiven = float | Literal["auto"] | None
 Result = TypeVar("Result")
 P = ParamSpec("P")
 _log = logging.getLogger(__name__)
-_PART_FOR_LOOKS = 0.1  # of what short runs may spend
+_PART_FOR_LOOKS, _PART_FOR_PIECES = 0.1, 0.5  # of what short runs may spend
 _UNKNOWN_LENGTH = 32  # optimizer steps that a training of unknown length is taken to have at least
 
 
@@ -146,6 +146,9 @@ class Spending:
         return self.budget.earned(0.0, steps) > 0.5
 
     def _next_piece(self, trainer: Trainer, step: int) -> Piece | None:
+        if self.budget.grace > self.stopwatch.spent:
+            credit = _PART_FOR_PIECES * (self.budget.grace - self.stopwatch.spent)
+            return self.forecasts.next_piece(self.forecasts.metrics, credit, self.budget.grace)
         length = self._length(trainer, step)
         earned = self.budget.earned(self.stopwatch.rest, length)
         return self.forecasts.next_piece(self.forecasts.metrics, earned - self.stopwatch.spent, earned)

@@ -220,7 +220,9 @@ class Accounts:
         for offer in order:
             price, leaders, _ = terms[offer.name]
             saved = self.saved[offer.name]
-            if saved < price * (1 - 1e-9) or not leaders <= chosen.keys() or self._waits(offer.name, rest, length):
+            secured = self.reserved[offer.name] >= _MARGIN * price * _passed(rest, length) * (1 - 1e-9)
+            is_affordable = saved >= price * (1 - 1e-9) and secured
+            if not is_affordable or not leaders <= chosen.keys() or self._waits(offer.name, rest, length):
                 continue
             chosen[offer.name] = _part(offer, saved - (price - offer.least * offer.own))
             self.saved[offer.name] = 0.0
@@ -246,7 +248,7 @@ class Accounts:
     ) -> None:
         # The last value of an estimate is put by at the least price; more is a matter of what is left at the end.
         limits = {("saved", o.name): terms[o.name].price + (1 - o.least) * o.own for o in order}
-        limits |= {("reserved", o.name): terms[o.name].price for o in order}
+        limits |= {("reserved", o.name): _MARGIN * terms[o.name].price for o in order}
         books = {"saved": self.saved, "reserved": self.reserved}
         held = {(book, name): min(books[book].get(name, 0.0), limit) for (book, name), limit in limits.items()}
         since, earned_since = income
@@ -386,6 +388,13 @@ def _part(offer: Offer, seconds: float) -> float:
 def _remaining(rest: float, length: Length) -> float:
     """Seconds of training to come; as many again as there were, where that is not known."""
     return max(length.expected - rest if math.isfinite(length.expected) else rest, 1e-9)
+
+
+def _passed(rest: float, length: Length) -> float:
+    """The part of the training that is over: so much of the last value must be put by before another one."""
+    if rest == 0:
+        return 0.0
+    return min(rest / length.expected, 1.0) if math.isfinite(length.expected) and length.expected > 0 else 1.0
 
 
 class Terms(NamedTuple):

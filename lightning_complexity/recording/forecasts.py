@@ -32,7 +32,7 @@ _CLEARLY_CHEAP = 0.02  # of the credit
 _EASILY_DISTURBED = 0.02  # seconds
 _CLEAR = 0.003  # seconds that can be told from noise
 _HOPED = 0.25  # of a guess or of the first time, which is often slower than those that follow
-_PIECES_OF_EARNED = 0.15
+_PIECES_OF_EARNED, _PIECES_OF_CREDIT = 0.15, 0.05  # whichever is more
 _WORTH_PIECES = 0.05  # seconds of a forward pass, below which what takes forward passes alone is measured at once
 _FEWEST_PROBES = 2  # that have a standard error
 _SECONDS_PER_PARAMETER = 3e-8
@@ -102,9 +102,9 @@ class Forecasts:
         metric = self.metrics.get(name)
         if metric is None:  # a loss
             return 1.5 * self.forward_seconds
-        if metric.cost == "weights":
+        if metric.cost == "weights" and "inputs" not in metric.needs:
             return _SECONDS_PER_PARAMETER * self.num_parameters
-        passes, seconds, _ = _GUESSES[metric.cost]
+        passes, seconds, _ = _GUESSES[metric.cost if metric.cost != "weights" else "forward"]
         return passes * self.forward_seconds + seconds
 
     def _unsure(self, name: str) -> float:
@@ -129,9 +129,12 @@ class Forecasts:
         return 0.0 if known is None else known.seconds * (_HOPED if known.measured == 1 else 1.0)
 
     def is_possible(self, name: str) -> bool:
-        """Whether there is a forecast: of what runs the network there is one once a forward pass was timed."""
-        reads_weights_alone = name in self.metrics and self.metrics[name].cost == "weights"
-        return reads_weights_alone or name in self.durations or self.forward_is_known or self.does_not_run
+        """Whether there is a forecast, so that it may be measured."""
+        metric = self.metrics.get(name)
+        if name in self.durations or self.does_not_run or (metric is not None and "inputs" not in metric.needs):
+            return True
+        is_untried = metric is not None and self._is_tried_first(metric) and self.failed.get(name, 0) < 2
+        return self.forward_is_known and not is_untried
 
     def _least(self, name: str) -> float:
         metric = self.metrics.get(name)
@@ -156,9 +159,10 @@ class Forecasts:
         Args:
             names: Quantities that may be measured.
             credit: Seconds that may be spent; a quarter of them at most goes into a piece.
-            earned: Seconds that may have been spent by now; a part of them at most goes into pieces.
+            earned: Seconds that may have been spent by now; a part of them at most goes into all pieces.
         """
-        at_most = min(_PART_FOR_PIECES * credit, _PIECES_OF_EARNED * earned - self.spent_on_pieces)
+        left = max(_PIECES_OF_EARNED * earned - self.spent_on_pieces, _PIECES_OF_CREDIT * credit)
+        at_most = min(_PART_FOR_PIECES * credit, left)
         if at_most <= 0:
             return None
         wanted = [(self._piece_seconds(piece), piece) for name in names for piece in self._pieces(name, credit)]
@@ -167,17 +171,21 @@ class Forecasts:
 
     def _pieces(self, name: str, credit: float) -> Sequence[Piece]:
         known = self.durations.get(name)
-        needs_none = name not in self.metrics or self._is_measured_at_once(self.metrics[name])
+        needs_none = name not in self.metrics or not self._is_tried_first(self.metrics[name])
         if needs_none or (known is not None and known.measured) or self.failed.get(name, 0) > 1:
             return []
         largest = max(known.pieces, default=0) if known else 0
-        seconds = self.durations.own(name) if known else self._unsure(name) * self.guess(name)
-        if seconds < _CLEARLY_CHEAP * credit or (known and len(known.pieces) > 1):
+        if known and (known.seconds < _CLEARLY_CHEAP * credit or len(known.pieces) > 1):
             return []
         return [Piece(name, size) for size in self._sizes() if size > largest]
 
-    def _is_measured_at_once(self, metric: ComplexityMetric) -> bool:
-        return metric.cost == "weights" or (metric.cost == "forward" and self.forward_seconds < _WORTH_PIECES)
+    def _is_tried_first(self, metric: ComplexityMetric) -> bool:
+        """Whether a piece decides before the whole probe: not for the cheap ones that are known here."""
+        if "inputs" not in metric.needs or not self._sizes():
+            return False
+        is_ours = type(metric).__module__.startswith(f"{__package__.partition('.')[0]}.")
+        is_cheap = metric.cost in ("weights", "forward") and self.forward_seconds < _WORTH_PIECES
+        return not (is_ours and is_cheap)
 
     def _sizes(self) -> list[int]:
         """Of pieces: from the second one on, where the first takes nearly as long."""
