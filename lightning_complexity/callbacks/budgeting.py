@@ -37,7 +37,7 @@ S = TypeVar("S", bound=Spender)
 def timed(hook: Callable[Concatenate[S, P], Result]) -> Callable[Concatenate[S, P], Result]:
     """Count the time in a hook as spent measuring."""
 
-    def wrapped(self: S, *args: P.args, **kwargs: P.kwargs) -> Result:
+    def wrapped(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Result:
         with self.spending.stopwatch.measuring():
             return hook(self, *args, **kwargs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +27,11 @@ def log_scalars(trainer: Trainer, values: dict[str, float], step: int) -> None:
 
 
 def _writers(trainer: Trainer) -> list[SummaryWriter]:
+    experiments = [logger.experiment for logger in trainer.loggers]
+    if "torch.utils.tensorboard" not in sys.modules:  # no writer can exist, and to import it takes half a second
+        return []
     from torch.utils.tensorboard import SummaryWriter
 
-    experiments = [logger.experiment for logger in trainer.loggers]
     return [experiment for experiment in experiments if isinstance(experiment, SummaryWriter)]
 
 

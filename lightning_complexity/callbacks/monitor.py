@@ -176,7 +176,6 @@ class ComplexityMonitor(Callback):
         self._steps = completed_batches(trainer)
         self._global_step = trainer.global_step
 
-    @timed
     def on_train_batch_start(
         self,
         trainer: Trainer,
@@ -191,7 +190,6 @@ class ComplexityMonitor(Callback):
         if self.spending.moment is None:
             self._measure(trainer, pl_module)
 
-    @timed
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -208,7 +206,6 @@ class ComplexityMonitor(Callback):
         if self.every_n_steps and self._steps % self.every_n_steps == 0:
             self._measure(trainer, pl_module)
 
-    @timed
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure every so many epochs."""
         if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
@@ -245,6 +242,7 @@ class ComplexityMonitor(Callback):
 
     # Measuring -----------------------------------------------------------------------------------
 
+    @timed
     def _measure(self, trainer: Trainer, pl_module: LightningModule, *, last: bool = False) -> None:
         names = self._due(last)
         if not names:
@@ -324,6 +322,7 @@ class ComplexityMonitor(Callback):
         task: Any = vars(self.task)
         return Snapshot(pl_module, *(probe or (None, None)), initial=self._initial, **task)
 
+    @timed
     def _draw_probes(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         """Draw the probes where a checkpoint did not bring them."""
 

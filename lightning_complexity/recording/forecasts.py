@@ -295,7 +295,9 @@ class Forecasts:
 class _Bytes(TorchDispatchMode):
     """Adds up the sizes of all results of operations."""
 
-    total = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
