@@ -161,6 +161,8 @@ class Forecasts:
             credit: Seconds that may be spent; a quarter of them at most goes into a piece.
             earned: Seconds that may have been spent by now; a part of them at most goes into all pieces.
         """
+        if not self.forward_is_known:  # all guesses lean on it
+            return None
         left = max(_PIECES_OF_EARNED * earned - self.spent_on_pieces, _PIECES_OF_CREDIT * credit)
         at_most = min(_PART_FOR_PIECES * credit, left)
         if at_most <= 0:
