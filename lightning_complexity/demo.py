@@ -220,8 +220,8 @@ def _print_table(true: list[Measurement], random: list[Measurement]) -> None:
 def _print_overhead(overhead: float, size: DemoSize) -> None:
     steps = -(-size.num_train // size.batch_size)
     print(
-        f"\nMeasuring took {overhead:.2f} times the time of training: the standard metrics, every {size.every_n_epochs} "
-        f"epochs of only {steps} steps of {size.batch_size} samples."
+        f"\nMeasuring took {overhead:.2f} times the time of training: the standard metrics, every "
+        f"{size.every_n_epochs} epochs of only {steps} steps of {size.batch_size} samples."
     )
 
 
