@@ -211,7 +211,7 @@ def main() -> None:
     fitted(Module(False), "default", monitor, data=DataLoader(Stream(), batch_size=None))
     results["alone monitor"] = values(monitor)
     results["alone left out"] = {name: torch.ones(1) for name in monitor._failures.left_out}
-    results["alone probe"] = {"inputs": monitor._train_probe.inputs}
+    results["alone probe"] = {"inputs": monitor._probes.train.inputs}
     options: dict[str, Any]
     for name, options in {"": {}, " accumulating": {"accumulate_grad_batches": 2}, " clipped": CLIPPED}.items():
         results[f"sharded{name}"] = fitted(Sharded(True), "fsdp2", ComplexityPenalty(*more_penalties()), **options)

@@ -30,6 +30,7 @@ OF_MARGINS |= {entry.name for entry in FULL if entry.family in ("margins", "gene
 REGION_BOUND = metrics.RegionBound.name
 OF_FLOATS = ("sensitivity", "regions", "trajectories", "mixup")
 OF_INPUTS = {"log_path_norm", "lann_complexity"} | NORM_BOUNDS
+OF_JACOBIANS = {"jacobian_norm", "geometric_complexity", "local_lipschitz_constant", "input_gradient_norm"}
 OF_INPUTS |= {entry.name for entry in FULL if entry.family in OF_FLOATS}
 OF_KINKS = {entry.name for entry in FULL if entry.family in ("regions", "units")} | {"transitions"}
 
@@ -74,7 +75,7 @@ def test_token_inputs() -> None:
 
     dataset = TensorDataset(torch.randint(0, 9, (24, 6)), Y)
     values, left_out, messages = watched(Classifier(Tokens()), dataset)
-    assert left_out.keys() == OF_INPUTS | {"customized_l1"}  # no layer leads to the activation
+    assert left_out.keys() == OF_INPUTS - OF_JACOBIANS | {"customized_l1"}  # no layer leads to the activation
     assert len(messages) == len(set(left_out.values()))
     assert any("one floating-point tensor, got torch.int64" in message for message in messages)
     assert math.isfinite(values["complexity/hessian_trace"])
@@ -98,7 +99,7 @@ class FromMapping(Classifier):
 
 def test_forward_that_takes_a_mapping() -> None:
     values, left_out, messages = watched(FromMapping(mlp(4, 6, 3)), Pairs())
-    assert left_out.keys() == OF_INPUTS
+    assert left_out.keys() == OF_INPUTS - OF_JACOBIANS
     assert "got dict" in messages[0]
     assert {"complexity/margin_percentile", "complexity/hessian_trace", "probe/train_accuracy"} <= values.keys()
 
@@ -109,14 +110,11 @@ def test_regression_targets_with_the_classification_loss() -> None:
             return F.mse_loss(self(batch[0]), batch[1])
 
     dataset = TensorDataset(X, X[:, :1])
-    values, left_out, messages = watched(Regression(mlp(4, 6, 1)), dataset)
-    assert {"gradient_norm", "hessian_trace", "input_gradient_norm", "probe/train_loss"} | OF_MARGINS == left_out.keys()
-    assert any("pass your loss, as in loss=torch.nn.functional.mse_loss" in m for m in messages)
-    assert "complexity/jacobian_norm" in values
-    values, left_out, _ = watched(Regression(mlp(4, 6, 1)), dataset, loss=F.mse_loss)
-    assert left_out.keys() == OF_MARGINS
-    assert "probe/train_accuracy" not in values
-    assert values["probe/train_loss"] > 0
+    for options in ({}, {"loss": F.mse_loss}):
+        values, left_out, _ = watched(module := Regression(mlp(4, 6, 1)), dataset, **options)
+        assert left_out.keys() == OF_MARGINS
+        assert "probe/train_accuracy" not in values
+        assert values["probe/train_loss"] == pytest.approx(F.mse_loss(module(X), X[:, :1]).item())
 
 
 def test_network_without_parameters() -> None:
@@ -164,7 +162,7 @@ def test_iterable_dataset_gives_its_first_batch_and_is_not_iterated_again() -> N
     stream = Stream()
     monitor = ComplexityMonitor("fast", probe=5)
     trainer(callbacks=[monitor]).fit(Classifier(mlp(4, 3)), DataLoader(stream, batch_size=8))
-    torch.testing.assert_close(monitor._train_probe.inputs, X[:5])
+    torch.testing.assert_close(monitor._probes.train.inputs, X[:5])
     assert stream.started == 2  # once an epoch
 
 
@@ -193,15 +191,16 @@ def test_impossible_probes_are_refused_at_once(probe: Any, error: type[Exception
         ComplexityMonitor(probe=probe)
 
 
-def test_strange_batches_lose_the_probe_not_the_run() -> None:
+def test_batches_of_three() -> None:
     class Triples(Classifier):
         def training_step(self, batch: Any) -> Tensor:
-            return F.cross_entropy(self(batch[0]), batch[1])
+            x, _, y = batch
+            return F.cross_entropy(self(x), y)
 
-    values, left_out, messages = watched(Triples(mlp(4, 3)), TensorDataset(X, Y, Y))
-    assert any("leaves out the probe" in m and "got list of length 3" in m for m in messages)
-    assert "complexity/stable_rank" in values
-    assert {"jacobian_norm", "log_path_norm"} <= left_out.keys()
+    values, left_out, messages = watched(module := Triples(mlp(4, 6, 3)), TensorDataset(X, Y.roll(1), Y))
+    assert not left_out
+    assert not messages
+    assert values["probe/train_accuracy"] == pytest.approx((module(X).argmax(1) == Y).double().mean().item())
 
 
 def test_samples_that_do_not_fit_together() -> None:
@@ -221,18 +220,24 @@ def test_samples_that_do_not_fit_together() -> None:
         parts = {"x": torch.stack([i["x"] for i in inputs]), "all": torch.cat([i["all"] for i in inputs])}
         return parts, torch.stack(targets)
 
-    monitor = ComplexityMonitor("fast")
-    with pytest.warns(UserWarning, match=r"leaves out the training probe .* got lengths \[24, 36\]"):
-        trainer(callbacks=[monitor]).fit(First(mlp(4, 3)), DataLoader(Uneven(), batch_size=8, collate_fn=collate))
-    assert len(monitor.history) == 3
+    monitor = ComplexityMonitor(["MarginPercentile", "GradientNorm"])
+    module = First(mlp(4, 3))
+    trainer(callbacks=[monitor]).fit(module, DataLoader(Uneven(), batch_size=8, collate_fn=collate))
+    loss = F.cross_entropy(module.net(X), Y)
+    gradient = torch.autograd.grad(loss, list(module.parameters()))
+    last = monitor.history[-1].values
+    assert last["probe/train_loss"] == pytest.approx(loss.item())
+    assert last["complexity/gradient_norm"] == pytest.approx(torch.cat([g.flatten() for g in gradient]).norm().item())
+    assert "complexity/margin_percentile" in last
 
 
 def test_a_record_that_cannot_be_written(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
     (Path(logger.log_dir) / "complexity.jsonl").mkdir(parents=True)
     monitor = ComplexityMonitor("fast")
-    with pytest.warns(UserWarning, match="leaves out the record for the rest of this run. IsADirectoryError"):
+    with pytest.warns(UserWarning, match="could not write its record.*Is a directory") as caught:
         trainer(callbacks=[monitor], logger=logger).fit(Classifier(mlp(4, 3)), loader())
+    assert len([w for w in caught if "record" in str(w.message)]) == 1
     assert len(monitor.history) == 3
 
 
@@ -244,8 +249,8 @@ def test_forward_that_is_not_written() -> None:
             return F.cross_entropy(self.net(batch[0]), batch[1])
 
     values, left_out, _ = watched(NoForward(mlp(4, 3)))
-    assert {"jacobian_norm", "margin_percentile", "log_path_norm", "hessian_trace"} <= left_out.keys()
-    assert "complexity/stable_rank" in values
+    assert not {"jacobian_norm", "margin_percentile", "hessian_trace"} & left_out.keys()
+    assert {"probe/train_accuracy", "complexity/stable_rank"} <= values.keys()
 
 
 def test_on_error_raise_stops_the_run() -> None:

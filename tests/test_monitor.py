@@ -123,7 +123,7 @@ def test_probe_is_evenly_spaced_over_the_dataset(model: Classifier) -> None:
     monitor = ComplexityMonitor("fast", probe=4)
     trainer(callbacks=[monitor], max_epochs=1).fit(model, data())
     assert evenly_spaced(range(24), 4) == [0, 8, 15, 23]
-    torch.testing.assert_close(monitor._train_probe.inputs, X[[0, 8, 15, 23]])
+    torch.testing.assert_close(monitor._probes.train.inputs, X[[0, 8, 15, 23]])
 
 
 def test_probe_of_a_subset_sampler_stays_in_the_subset(model: Classifier) -> None:
@@ -131,7 +131,7 @@ def test_probe_of_a_subset_sampler_stays_in_the_subset(model: Classifier) -> Non
     loader = DataLoader(TensorDataset(X, Y), batch_size=2, sampler=subset)
     monitor = ComplexityMonitor("fast")
     trainer(callbacks=[monitor], max_epochs=1).fit(model, loader)
-    torch.testing.assert_close(monitor._train_probe.inputs, X[[1, 3, 5, 7]])
+    torch.testing.assert_close(monitor._probes.train.inputs, X[[1, 3, 5, 7]])
 
 
 def test_transfer_hooks_of_the_module_are_applied_to_the_probe() -> None:
@@ -141,7 +141,7 @@ def test_transfer_hooks_of_the_module_are_applied_to_the_probe() -> None:
 
     monitor = ComplexityMonitor("fast", probe=24)
     trainer(callbacks=[monitor], max_epochs=1).fit(Scaled(mlp(4, 3)), data())
-    torch.testing.assert_close(monitor._train_probe.inputs, 10 * X)
+    torch.testing.assert_close(monitor._probes.train.inputs, 10 * X)
 
 
 def test_transfer_hooks_see_validation_for_the_validation_probe() -> None:
@@ -274,7 +274,7 @@ def test_a_continued_run_keeps_history_probe_and_start(model: Classifier, tmp_pa
     second = fit(3, str(tmp_path / "a.ckpt"))
     assert steps(second) == [0, 3, 6, 9]
     assert second.history[:2] == first.history
-    torch.testing.assert_close(second._train_probe.inputs, first._train_probe.inputs)
+    torch.testing.assert_close(second._probes.train.inputs, first._probes.train.inputs)
     torch.testing.assert_close(second._initial, start)
     assert second.overhead > 0
 

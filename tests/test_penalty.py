@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_complexity import ComplexityMonitor, ComplexityPenalty, regularizers
 from lightning_complexity.callbacks import Anneal, Warmup
-from lightning_complexity.network import MissingInputError
 from lightning_complexity.regularizers import Regularizer
 from tests.networks import mlp
 from tests.test_contract import REGULARIZERS, assert_same
@@ -163,15 +162,21 @@ def test_manual_optimization_without_an_index_is_refused_before_training() -> No
         fitted(module, ComplexityPenalty(regularizers.PathNorm(0.1)))
 
 
-def test_batches_that_are_no_pairs_are_named() -> None:
+def test_batches_that_are_no_pairs() -> None:
     class Named(Classifier):
         def training_step(self, batch: Any) -> Tensor:
             return super().training_step([batch["x"], batch["y"]])
 
     samples = [{"x": x, "y": y} for x, y in zip(X, Y, strict=True)]
-    fit = trainer(callbacks=[ComplexityPenalty(regularizers.JacobianNorm(0.1))])
-    with pytest.raises(MissingInputError, match=r"jacobian_norm needs .* got dict.* takes batches \(inputs, targets\)"):
-        fit.fit(Named(network()), DataLoader(samples, batch_size=4))
+    ends = []
+    for module, data in ((Classifier, TensorDataset(X, Y)), (Named, samples)):
+        pl.seed_everything(0, verbose=False)
+        end = module(network())
+        trainer(callbacks=[ComplexityPenalty(regularizers.JacobianNorm(0.1), regularizers.GradientNorm(0.1))]).fit(
+            end, DataLoader(data, batch_size=4)
+        )
+        ends.append(end.state_dict())
+    assert_same(*ends)
 
 
 def test_parts_of_the_loss_are_logged(tmp_path: Path) -> None:

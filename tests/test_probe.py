@@ -234,7 +234,7 @@ def test_training_is_bit_identical(kind: str, workers: str, file: Path) -> None:
     if kind == "stream" and workers == "workers":
         pytest.skip("each worker gives the whole stream")
     monitor = assert_training_is_the_same(lambda: DataLoader(DATASETS[kind](file), batch_size=8, **WORKERS[workers]))
-    assert len(monitor._train_probe.inputs) == 6
+    assert len(monitor._probes.train.inputs) == 6
 
 
 @pytest.mark.parametrize("kind", ["numpy", "file at first look", "seeking"])
@@ -247,7 +247,7 @@ def test_training_is_bit_identical_with_other_workers(kind: str, workers: str, f
 
 def test_training_is_bit_identical_with_a_collate_function_that_counts() -> None:
     monitor = assert_training_is_the_same(lambda: DataLoader(TensorDataset(X, Y), batch_size=8, collate_fn=Collate()))
-    assert len(monitor._train_probe.inputs) == 6
+    assert len(monitor._probes.train.inputs) == 6
 
 
 def test_what_workers_open_is_open_for_the_probe(file: Path) -> None:
@@ -256,7 +256,7 @@ def test_what_workers_open_is_open_for_the_probe(file: Path) -> None:
     )
     # The first worker-like process reads 1, 2, ... from the start.
     numbers = torch.arange(1, 7).double()[:, None] / 100
-    torch.testing.assert_close(monitor._train_probe.inputs, X[[0, 5, 9, 14, 18, 23]] * numbers)
+    torch.testing.assert_close(monitor._probes.train.inputs, X[[0, 5, 9, 14, 18, 23]] * numbers)
 
 
 def test_training_is_bit_identical_with_a_loader_of_the_same_stream_as_probe() -> None:
@@ -264,14 +264,14 @@ def test_training_is_bit_identical_with_a_loader_of_the_same_stream_as_probe() -
     plain = fitted(DataLoader(Stream(), batch_size=8))
     monitor = ComplexityMonitor(["ParameterNorm"], probe=stream)
     torch.testing.assert_close(fitted(stream, monitor), plain, rtol=0, atol=0)
-    assert len(monitor._train_probe.inputs) == 8
+    assert len(monitor._probes.train.inputs) == 8
 
 
 @pytest.mark.parametrize("kind", DATASETS)
 def test_two_draws_are_equal(kind: str, file: Path) -> None:
     loader = DataLoader(DATASETS[kind](file), batch_size=4)
     indices = None if kind == "stream" else [0, 7, 13, 23]
-    first, second = (draw_samples(loader, indices) for _ in range(2))
+    first, second = (draw_samples(loader, indices, 4).batches[0] for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     assert first[0].isfinite().all()
     assert not torch.equal(first[0], X[indices or range(4)])
@@ -289,7 +289,7 @@ def test_a_copy_leaves_the_dataset_alone(kind: str, file: Path, monkeypatch: pyt
     loader = DataLoader(DATASETS[kind](file), batch_size=4)
     indices = None if kind == "stream" else [0, 7, 13, 23]
     with torch.random.fork_rng():
-        first, second = (draw_samples(loader, indices) for _ in range(2))
+        first, second = (draw_samples(loader, indices, 4).batches[0] for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
@@ -338,8 +338,8 @@ def test_an_error_of_the_dataset_is_one_line_and_the_first_batch_is_taken(callba
     (message,) = {str(w.message) for w in caught if "The probe" in str(w.message)}
     assert "drawn from the dataset: LookupError: no such picture: 23.png Give" in message
     assert "\n" not in message
-    probe = {"ComplexityMonitor": "_train_probe", "ComplexityConstraint": "_probe", "NeuronPruning": "_drawn"}
-    torch.testing.assert_close(getattr(made, probe[type(made).__name__]).inputs, X[:6])
+    probe = made._probes.train if isinstance(made, ComplexityMonitor) else vars(made).get("_probe") or made._drawn
+    torch.testing.assert_close(probe.inputs, X[:6])
 
 
 def test_an_error_of_the_validation_dataset_leaves_its_probe_out() -> None:
@@ -379,7 +379,7 @@ def test_a_batch_that_no_process_can_send_is_drawn_from_a_copy() -> None:
         x: Tensor
 
     loader = DataLoader(Counting(), collate_fn=lambda samples: Local(torch.stack([x for x, _ in samples])))
-    assert torch.equal(draw_samples(loader, [0, 1]).x, torch.stack([X[0], 2 * X[1]]))
+    assert torch.equal(draw_samples(loader, [0, 1]).batches[0].x, torch.stack([X[0], 2 * X[1]]))
     assert loader.dataset.count == 0
 
 
@@ -421,7 +421,7 @@ def test_the_probe_is_converted_as_batches_are(precision: str, dtype: torch.dtyp
     assert {"complexity/jacobian_norm", "complexity/gradient_norm", "probe/train_loss"} <= monitor.history[
         0
     ].values.keys()
-    for drawn in (monitor._train_probe, constraint._probe, pruning._drawn):
+    for drawn in (monitor._probes.train, constraint._probe, pruning._drawn):
         assert drawn.inputs.dtype == dtype
     assert torch.get_default_dtype() == torch.float32
 
@@ -434,5 +434,5 @@ def test_transfer_hooks_are_applied_to_a_given_probe_and_leave_it_as_it_is() -> 
     given = X[:6].clone(), Y[:6]
     monitor = ComplexityMonitor("fast", probe=given)
     trainer(callbacks=[monitor], max_epochs=1).fit(Shifted(mlp(4, 3)), DataLoader(TensorDataset(X, Y), batch_size=8))
-    torch.testing.assert_close(monitor._train_probe.inputs, X[:6] + 1)
+    torch.testing.assert_close(monitor._probes.train.inputs, X[:6] + 1)
     torch.testing.assert_close(given[0], X[:6])

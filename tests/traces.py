@@ -51,7 +51,8 @@ def assert_equal(old: Any, new: Any, path: str) -> None:
     assert type(old) is type(new), path
     if isinstance(old, Tensor):
         assert old.dtype == new.dtype, path
-        assert torch.equal(old.nan_to_num(), new.nan_to_num()), f"{path}: {old} became {new}"
+        dense, other = old.to_dense().nan_to_num(), new.to_dense().nan_to_num()
+        assert torch.equal(dense, other), f"{path}: {old} became {new}"
     elif isinstance(old, np.ndarray):
         assert np.array_equal(old, new), path
     elif isinstance(old, (list, tuple)):

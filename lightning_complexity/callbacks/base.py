@@ -26,6 +26,7 @@ __all__ = [
     "move_batch",
     "pytorch_lightning",
     "validating",
+    "validation_loaders",
 ]
 
 if TYPE_CHECKING:
@@ -57,6 +58,18 @@ def accumulating(trainer: Trainer) -> bool:
 def accumulated_batches(trainer: Trainer) -> int:
     """Batches whose gradients the next optimizer step takes, up to the one that is being trained on."""
     return int((trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1) % trainer.accumulate_grad_batches + 1)
+
+
+def validation_loaders(trainer: Trainer) -> Any:
+    """The validation loaders, also before the first validation has asked for them; ``None`` if there are none.
+
+    Those of the fit loop stay unset: it asks for its own when it validates, as without this callback. A hook
+    ``val_dataloader`` is called once more then; random states that it changes must be put back by the caller.
+    """
+    if trainer.val_dataloaders is not None or not trainer.enable_validation:
+        return trainer.val_dataloaders
+    source = trainer.fit_loop.epoch_loop.val_loop._data_source
+    return source.dataloader() if source.is_defined() else None
 
 
 @contextmanager

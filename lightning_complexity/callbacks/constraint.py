@@ -11,13 +11,23 @@ from typing import Any
 import torch
 
 from lightning_complexity.callbacks.base import LightningModule, Trainer, completed_batches, double_precision
+from lightning_complexity.callbacks.finding import find_task
 from lightning_complexity.callbacks.lagrangian import AugmentedLagrangian
 from lightning_complexity.callbacks.loggers import log_scalars
-from lightning_complexity.callbacks.loss import LossCallback
-from lightning_complexity.callbacks.probe import Probe, ProbeSource, check_probe, copied, training_probe
+from lightning_complexity.callbacks.loss import LossCallback, ManualBackwardIndex
+from lightning_complexity.callbacks.order import put_in_order
+from lightning_complexity.callbacks.probe import (
+    Probe,
+    ProbeSource,
+    check_probe,
+    copied,
+    from_checkpoint,
+    kept,
+    training_probe,
+)
 from lightning_complexity.callbacks.summing import Step, Term
 from lightning_complexity.metrics import ComplexityMetric
-from lightning_complexity.network import ForwardFunction, LossFunction, Snapshot, Task
+from lightning_complexity.network import ForwardFunction, LossFunction, Snapshot, TargetFunction, Task
 from lightning_complexity.recording.measuring import unsynchronized
 from lightning_complexity.regularizers import Regularizer, TrainedMeasure
 
@@ -40,21 +50,25 @@ class ComplexityConstraint(LossCallback):
 
     Logs ``constraint/<name>/value``, ``/violation`` (``g`` where positive) and ``/multiplier`` at each update, and
     ``loss/task``, ``penalty/<name>`` and ``loss/total`` as :class:`lightning_complexity.ComplexityPenalty`.
-    Multipliers, limits and probe are in checkpoints.
+    Multipliers, limits and probe are in checkpoints. A second fit starts afresh, unless it continues the first.
 
     Args:
-        measures: What is limited, one or more: metrics, such as ``metrics.JacobianNorm().on("encoder.*")``, or
+        limited: What is limited, one or more: metrics, such as ``metrics.JacobianNorm().on("encoder.*")``, or
             regularizers, of which the measure counts and the strength does not.
+        measures: The same as a list, which configuration files of ``LightningCLI`` can have.
         at_most: The limit in the measure's units, or one for each measure.
         at_most_relative_to_init: Instead, the limit as a multiple of the measure at initialization, or one for each;
             of a logarithm, of what the logarithm is taken of.
         every_n_steps: How often the multipliers are updated.
         probe: What the metrics are computed on, as for :class:`lightning_complexity.ComplexityMonitor`.
-        loss: Mean loss from outputs and targets, for measures that need one.
-        forward: Outputs from module and inputs, where they are not ``module(inputs)`` or not one tensor.
+        forward: How the network is run, as for :class:`lightning_complexity.ComplexityMonitor`, like the next four.
+        loss: How it is judged.
+        targets: Targets of a batch.
         class_dim: Dimension of the outputs along which classes lie, where shapes do not tell.
+        wrt: Name of a submodule that Jacobians are taken at.
         max_multiplier: Where multipliers stop.
         manual_backward_index: As for :class:`lightning_complexity.ComplexityPenalty`.
+        name: As for :class:`lightning_complexity.ComplexityPenalty`, of all keys.
 
     Attributes:
         lagrangians: Limit and multiplier of each measure by name, once the limits are known.
@@ -71,23 +85,33 @@ class ComplexityConstraint(LossCallback):
         >>> # Trainer(callbacks=[constraint]).fit(model)
     """
 
+    order_among_callbacks = 2
+
     def __init__(
         self,
-        *measures: ComplexityMetric | Regularizer,
+        *limited: ComplexityMetric | Regularizer,
+        measures: Sequence[ComplexityMetric | Regularizer] = (),
         at_most: Limits | None = None,
         at_most_relative_to_init: Limits | None = None,
         every_n_steps: int = 20,
         probe: ProbeSource = 256,
-        loss: LossFunction | None = None,
         forward: ForwardFunction | None = None,
+        loss: LossFunction | None = None,
+        targets: TargetFunction | None = None,
         class_dim: int | None = None,
+        wrt: str | None = None,
         max_multiplier: float = 1e3,
-        manual_backward_index: int | None = None,
+        manual_backward_index: ManualBackwardIndex | None = None,
+        name: str | None = None,
     ) -> None:
+        measures = (*limited, *measures)
         if not measures:
             raise ValueError("ComplexityConstraint needs a measure, such as metrics.JacobianNorm().")
         super().__init__(
-            [_trained(measure) for measure in measures], Task(forward, loss, class_dim), manual_backward_index
+            [_trained(measure) for measure in measures],
+            Task(forward, loss, targets, class_dim, wrt),
+            manual_backward_index,
+            name,
         )
         self._limits = _checked_limits(len(measures), at_most, at_most_relative_to_init)
         self._relative = at_most is None
@@ -97,12 +121,26 @@ class ComplexityConstraint(LossCallback):
             raise ValueError(f"max_multiplier must be positive and finite, got {max_multiplier!r}.")
         check_probe(probe)
         self.every_n_steps, self.probe, self.max_multiplier = every_n_steps, probe, max_multiplier
+        self._forget()
+
+    def _forget(self) -> None:
         self.lagrangians: dict[str, AugmentedLagrangian] = {}
         self._probe: Probe | None = None
         self._probe_is_ready, self._steps, self._global_step = False, 0, 0
         self._warned: set[str] = set()
 
+    def start_afresh(self) -> None:
+        """Forget limits, multipliers and probe of a training that is over."""
+        super().start_afresh()
+        self._forget()
+
     # Hooks ---------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Prepare as every penalty; come after callbacks that change the network."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            put_in_order(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember where this fit starts."""
@@ -111,9 +149,8 @@ class ComplexityConstraint(LossCallback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Draw the probe, and know the limits, before the first step."""
         if not self._probe_is_ready:
-            if self._probe is None and any(m.needs_batch for m in self.measures):
-                self._probe = training_probe(self.probe, trainer, pl_module, batch)
-            self._probe = None if self._probe is None else copied(self._probe, pl_module.device)
+            if any(m.needs_batch for m in self.measures):
+                self._draw_probe(trainer, pl_module, batch)
             self._probe_is_ready = True
         if not self.lagrangians:
             limits = self._limits_from(self._measured(trainer, pl_module)) if self._relative else self._limits
@@ -121,6 +158,12 @@ class ComplexityConstraint(LossCallback):
                 m.name: AugmentedLagrangian(limit, not m.metric.is_logarithm, self.max_multiplier)
                 for m, limit in zip(self.measures, limits, strict=True)
             }
+
+    def _draw_probe(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        known = self._probe
+        drawn = training_probe(self.probe, trainer, pl_module, batch) if known is None else known.batches
+        drawn = copied(drawn, pl_module.device)
+        self._probe = Probe(drawn, find_task(pl_module, drawn.batches[0], self.task))
 
     def on_train_batch_end(
         self,
@@ -149,7 +192,7 @@ class ComplexityConstraint(LossCallback):
             **super().state_dict(),
             "lagrangians": {name: dict(vars(lagrangian)) for name, lagrangian in self.lagrangians.items()},
             "steps": self._steps,
-            "probe": None if self._probe is None else tuple(copied(self._probe, "cpu")),
+            "probe": kept(None if self._probe is None else self._probe.batches),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -157,13 +200,16 @@ class ComplexityConstraint(LossCallback):
         super().load_state_dict(state_dict)
         self.lagrangians = {name: AugmentedLagrangian(**kept) for name, kept in state_dict["lagrangians"].items()}
         self._steps = state_dict["steps"]
-        self._probe = None if state_dict["probe"] is None else Probe(*state_dict["probe"])
+        batches = from_checkpoint(state_dict["probe"])
+        self._probe = None if batches is None else Probe(batches, self.task)
 
     # The controllers -----------------------------------------------------------------------------
 
     def terms(self, step: Step) -> dict[str, Term]:
         """The augmented Lagrangians' terms for a batch; none before the limits are known."""
-        return {f"penalty/{m.name}": self._term(m, step) for m in self.measures if m.name in self.lagrangians}
+        return {
+            self.log_key("penalty", m.name): self._term(m, step) for m in self.measures if m.name in self.lagrangians
+        }
 
     def _term(self, measure: TrainedMeasure, step: Step) -> Term:
         value = self.computed(measure, measure, step)
@@ -188,7 +234,7 @@ class ComplexityConstraint(LossCallback):
     def _report(self, name: str, value: float) -> dict[str, float]:
         lagrangian = self.lagrangians[name]
         parts = {"value": value, "violation": max(lagrangian.violation, 0.0), "multiplier": lagrangian.multiplier}
-        return {f"constraint/{name}/{part}": number for part, number in parts.items()}
+        return {f"{self.log_key('constraint', name)}/{part}": number for part, number in parts.items()}
 
     def _warn(self, name: str, what: str) -> None:
         if name not in self._warned:
@@ -203,14 +249,13 @@ class ComplexityConstraint(LossCallback):
 
     def _measured(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Every measure on the probe, by name."""
-        inputs, targets = self._probe or (None, None)
+        batches, task = self._probe or (None, None)
         values: dict[str, float] = {}
         snapshots: dict[int, Snapshot] = {}
         for measure in self.measures:
             initial, metric = measure.initial, measure.metric
             if id(initial) not in snapshots:
-                task: Any = vars(self.task)
-                snapshots[id(initial)] = Snapshot(pl_module, inputs, targets, initial=initial, **task)
+                snapshots[id(initial)] = Snapshot(pl_module, batches, task=task, initial=initial)
             metric.reset()
             with double_precision(trainer), unsynchronized(metric):
                 metric.update(snapshots[id(initial)])

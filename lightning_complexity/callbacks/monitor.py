@@ -2,54 +2,61 @@
 
 from __future__ import annotations
 
+import logging
 import time
+import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from dataclasses import asdict
+from typing import Any, get_args
 
 from torch import Tensor
+from torch.nn.parameter import UninitializedParameter
 
 from lightning_complexity.callbacks.base import (
-    Callback,
     LightningModule,
     Trainer,
     completed_batches,
     double_precision,
 )
-from lightning_complexity.callbacks.budgeting import BudgetGiven, Spending, timed
+from lightning_complexity.callbacks.changes import Fingerprint, fingerprint
+from lightning_complexity.callbacks.finding import explained, find_task
+from lightning_complexity.callbacks.keys import KeyedCallback, check_name, check_that_keys_differ, named_key
 from lightning_complexity.callbacks.loggers import (
-    log_directory,
     log_figures,
     log_histograms,
     log_scalars,
     shows_figures,
 )
+from lightning_complexity.callbacks.order import put_in_order
 from lightning_complexity.callbacks.probe import (
     Probe,
     ProbeSource,
-    can_be_indexed,
     check_probe,
-    copied,
-    first_loader,
-    training_probe,
-    validation_probe,
 )
+from lightning_complexity.callbacks.probes import Probes
+from lightning_complexity.callbacks.results import RunResults
+from lightning_complexity.callbacks.watching import WatchedValues
 from lightning_complexity.metrics import ComplexityMetric, resolve
-from lightning_complexity.network import ForwardFunction, LossFunction, Snapshot, Task, initial_state, num_samples
+from lightning_complexity.network import (
+    ForwardFunction,
+    LossFunction,
+    Snapshot,
+    TargetFunction,
+    Task,
+    initial_state,
+    mean_loss,
+)
 from lightning_complexity.recording.measuring import (
     FailureReport,
     Measured,
     OnError,
-    Plan,
     gaps,
     measure_fit,
     measure_metrics,
 )
-from lightning_complexity.recording.record import RECORD_NAME, Measurement, append, curve
+from lightning_complexity.recording.record import Measurement
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+_LOGGER = logging.getLogger(__name__)
 
 
 def _check_interval(name: str, value: int | None) -> None:
@@ -57,7 +64,7 @@ def _check_interval(name: str, value: int | None) -> None:
         raise ValueError(f"{name} must be a whole number of at least 1, or None, got {value!r}.")
 
 
-class ComplexityMonitor(Callback):
+class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
     """Measure how complex the network is, at initialization, on a schedule and at the end; change nothing.
 
     Training with this callback is bit-identical to training without it. Every measurement looks at the
@@ -75,7 +82,24 @@ class ComplexityMonitor(Callback):
       ``LinearRegions(along="plane")``.
 
     Beside the logger's files it appends to ``complexity.jsonl``, see
-    :func:`lightning_complexity.recording.read_record`. A metric that cannot be computed on this network
+    :func:`lightning_complexity.recording.read_record`: in the ``log_dir`` of a logger, else in
+    ``save_dir/name/version`` as checkpoints, so that each run has its own; without a logger and in a fast run, nowhere.
+    Libraries that copy the callbacks they are given run a copy; ``history`` and ``record_path`` are then those of the
+    copy that ran last.
+
+    Where a callback such as ``EarlyStopping`` or ``ModelCheckpoint``, or a plateau scheduler, monitors one of the keys,
+    it is also measured whenever that one looks: before each validation, at the end of each epoch, every
+    ``every_n_train_steps``. So the value is that of the weights that are saved, in whatever order callbacks are listed
+    (monitors move behind those that change the network). ``train_time_interval`` needs ``every_n_steps=1``. With
+    ``WeightAveraging`` the curves are those of the weights that are trained, and the last value that of the average;
+    ranking checkpoints, which hold the average, is warned of.
+
+    Several monitors in one ``Trainer``, such as one on shifted data, need a ``name`` each, or other metrics. With
+    ``name="shifted"`` keys are ``complexity/shifted/<name>`` and ``probe/shifted/<...>``, and the record is
+    ``complexity.shifted.jsonl``.
+
+    A run that is continued from a checkpoint goes on as if it had not been interrupted, also with other metrics or
+    options. A metric that cannot be computed on this network
     is named once in a warning, with the reason, and left out; training goes on. Values that are not finite
     are logged as they are.
 
@@ -83,37 +107,45 @@ class ComplexityMonitor(Callback):
         metrics: ``"standard"``, ``"fast"`` or ``"full"``; or a list of metrics and names of metrics.
         every_n_steps: Measure each time so many optimizer steps are completed.
         every_n_epochs: Measure at the end of every so many epochs. ``None`` turns this off.
-        probe: Number of training samples, evenly spaced over the dataset; or ``(inputs, targets)``; or a
-            ``DataLoader``, of which all samples are taken. They are drawn without a trace in the dataset, see
+        probe: Number of training samples, evenly spaced over the dataset; or ``(inputs, targets)``; or a list of
+            batches; or a ``DataLoader``, of which all samples are taken. Batches that cannot be cut into samples are
+            taken whole. They are drawn without a trace in the dataset, see
             :func:`lightning_complexity.recording.draw_samples`, and go through the module's transfer hooks and the
             training's precision as batches do. For a dataset that cannot be indexed, or raises an error, the first
             samples of the first training batch. On several processes all measure the probe of rank zero, and rank
             zero's values hold for all.
-        loss: Loss of a batch from outputs and targets; default cross-entropy.
-        forward: Outputs from module and inputs, where they are not ``module(inputs)`` or not one tensor.
+        forward: ``forward(module, batch)`` or ``forward(model, inputs)`` gives the outputs. By default the module is
+            called with the inputs of a pair, or with the entries of the batch that its ``forward`` names; else the
+            outputs are what it gives when its own ``training_step`` calls it.
+        loss: ``loss(module, batch)`` or ``loss(outputs, targets)`` gives the loss. By default that of the module's own
+            ``training_step``, and for validation of ``validation_step`` where that returns or logs one; they run
+            without a trace, in evaluation mode. The generalization gap is of one loss on both probes, that of
+            validation.
+        targets: ``targets(batch)`` gives the targets, where they are hidden in the batch.
         class_dim: Dimension of the outputs along which classes lie, where shapes do not tell.
-        budget: The time that measuring takes may be so much of the rest of the training time: drawing the probe,
-            measuring, logging and writing. Cheap quantities are measured at every moment of the schedule, dear ones
-            more rarely, evenly over the training; an estimate takes fewer random probes before it is left out, down to
-            two. The first values come as early, and the last ones as completely, as that allows: at the end at least
-            everything that could be measured before, unless it has become much slower. How long dear ones take is
-            forecast from small pieces of the probe. ``"auto"`` is 0.02, and in runs of seconds, where nobody waits,
-            whatever is cheap is measured, up to two seconds in all. ``None`` measures everything every time.
-            What ``EarlyStopping``, ``ModelCheckpoint`` or a scheduler monitors is measured every time as well.
-            At info level the log says what is thinned, and a warning of the log at the end what was never measured.
+        wrt: Name of a submodule: Jacobians are those for what enters it, as for token embeddings. By default they are
+            for the inputs, where these are one tensor of floating-point numbers, else for what enters the first
+            submodule that has a row for each output; what was found is logged at level ``INFO``, and :meth:`explain`
+            says it.
+        budget: The share of training time that measuring may take. Measured and logged; not enforced yet.
         per_layer: Whether metrics given by name also report their layers.
         on_error: ``"warn"`` or ``"raise"``.
+        name: Tells several monitors apart.
 
     Attributes:
         history: What was measured so far, a list of :class:`lightning_complexity.recording.Measurement`.
+        record_path: The file of the record, also said at info level; ``None`` where nothing is written.
 
     Raises:
-        ValueError: At an unknown metric, with the closest names, or at options that make no sense.
+        ValueError: At an unknown metric, with the closest names, or at options that make no sense; when training
+            starts, if another monitor would log the same keys, or a callback looks at times that are not measured.
 
     Example:
         >>> monitor = ComplexityMonitor(["StableRank", "PathNorm"], every_n_steps=100)
         >>> # Trainer(callbacks=[monitor]).fit(model)
     """
+
+    order_among_callbacks = 3
 
     def __init__(
         self,
@@ -122,59 +154,91 @@ class ComplexityMonitor(Callback):
         every_n_steps: int | None = None,
         every_n_epochs: int | None = 1,
         probe: ProbeSource = 256,
-        loss: LossFunction | None = None,
         forward: ForwardFunction | None = None,
+        loss: LossFunction | None = None,
+        targets: TargetFunction | None = None,
         class_dim: int | None = None,
-        budget: BudgetGiven = "auto",
+        wrt: str | None = None,
+        budget: float = 0.05,
         per_layer: bool = False,
         on_error: OnError = "warn",
+        name: str | None = None,
     ) -> None:
+        check_name(name)
         _check_interval("every_n_steps", every_n_steps)
         _check_interval("every_n_epochs", every_n_epochs)
         check_probe(probe)
+        if not budget > 0:
+            raise ValueError(f"budget must be a positive share of the training time, such as 0.05, got {budget!r}.")
         if on_error not in get_args(OnError):
             raise ValueError(f'on_error must be "warn" or "raise", got {on_error!r}.')
         self.metrics = resolve(metrics, per_layer=per_layer)
         self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
         self.probe, self.budget, self.on_error = probe, budget, on_error
-        self.task = Task(forward, loss, class_dim)
+        self.task = Task(forward, loss, targets, class_dim, wrt)
+        self.name = name
+        super().__init__()
         self._forget()
 
     def _forget(self) -> None:
-        self.history: list[Measurement] = []
-        self._train_probe: Probe | None = None
-        self._validation_probe: Probe | None = None
+        self.forget_results()
+        self._probes = Probes(self.probe, self.task)
         self._initial: dict[str, Tensor] | None = None
         self._failures = FailureReport(self.on_error, "ComplexityMonitor")
-        self._steps = 0
-        self.spending = Spending(self.budget, self.metrics, self.every_n_steps, self.every_n_epochs)
+        self._fingerprint: Fingerprint | None = None
+        self._probes_are_ready = False
+        self._steps, self._global_step, self._knows_steps = 0, 0, False
+        self._seconds_measuring = 0.0
+        self._seconds_before = 0.0
+        self._started: float | None = None
 
-    @property
-    def state_key(self) -> str:
-        """Distinguishes the checkpointed state of monitors of different metrics."""
-        return self._generate_state_key(metrics=[metric.name for metric in self.metrics])
+    def identity(self) -> dict[str, Any]:
+        """What tells monitors without names apart."""
+        return {"metrics": [metric.name for metric in self.metrics]}
 
     # Hooks ---------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start afresh, unless this continues a fit."""
-        if stage == "fit" and trainer.global_step == 0:
-            self._forget()
+        """Start afresh, unless this continues a fit; come after callbacks that change the network.
 
-    @timed
+        Raises:
+            ValueError: If another monitor would log the same keys.
+        """
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        for other in self.siblings(trainer):
+            check_that_keys_differ(self.identity()["metrics"], other.identity()["metrics"], self.name)
+        put_in_order(trainer)
+        if trainer.global_step == 0:
+            self._forget()
+        self._probes_are_ready = False
+        self.share_results()
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the initial parameters, where a metric needs them."""
-        self.spending.stopwatch.start()
-        if self._initial is None and any("initial" in metric.needs for metric in self.metrics):
+        needs_initial = any("initial" in metric.needs for metric in self.metrics)
+        # A run that goes on does not start from the initial parameters: what no checkpoint has is lost.
+        has_shapes = not any(isinstance(p, UninitializedParameter) for p in pl_module.parameters())
+        if self._initial is None and needs_initial and has_shapes and not trainer.ckpt_path:
             self._initial = initial_state(pl_module)
         for metric in self.metrics:
             metric.to(pl_module.device)
+        self.publish(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take in where training starts."""
+        """Start the clock; find the place of the record; let others have the last values of a run that goes on."""
+        self._started = time.perf_counter()
         self._probes_are_ready = False
-        self._steps = completed_batches(trainer)
+        if not self._knows_steps:
+            self._steps = completed_batches(trainer)
+        elif self._global_step != trainer.global_step:  # the checkpoint was saved before the step was counted here
+            self._steps += 1
         self._global_step = trainer.global_step
+        self._leave_out_what_has_no_start(trainer)
+        self.watchers(trainer).check(trainer, self.every_n_steps)
+        self.publish(trainer)
+        self.open_record(trainer)
 
     def on_train_batch_start(
         self,
@@ -184,10 +248,14 @@ class ComplexityMonitor(Callback):
         batch_idx: int,
     ) -> None:
         """Measure at initialization."""
+        if not self._knows_steps:  # Lightning's count is right from here on, where a run goes on
+            self._steps, self._knows_steps = completed_batches(trainer), True
         if not self._probes_are_ready:
             self._probes_are_ready = True
-            self._draw_probes(trainer, pl_module, batch)
-        if self.spending.moment is None:
+            started = time.perf_counter()
+            self._probes.draw(trainer, pl_module, batch, self._failures)
+            self._seconds_measuring += time.perf_counter() - started
+        if not self.history:
             self._measure(trainer, pl_module)
 
     def on_train_batch_end(
@@ -203,182 +271,174 @@ class ComplexityMonitor(Callback):
             return
         self._global_step = trainer.global_step
         self._steps += 1
-        if self.every_n_steps and self._steps % self.every_n_steps == 0:
+        is_scheduled = bool(self.every_n_steps and self._steps % self.every_n_steps == 0)
+        if is_scheduled or self.watchers(trainer).look_after(trainer, batch_idx):
+            self._measure(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure for callbacks that look at the values after the validation."""
+        if self._probes_are_ready and not trainer.sanity_checking and self.watchers(trainer):
             self._measure(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure every so many epochs."""
-        if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+        is_scheduled = bool(self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0)
+        if is_scheduled or self.watchers(trainer):
             self._measure(trainer, pl_module)
 
-    @timed
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the final network."""
-        if self.spending.moment is not None:
-            self._measure(trainer, pl_module, last=True)
-            self.spending.tell_thinned(self._failures.left_out)
-        self.spending.stopwatch.stop()
+        if self.history:
+            self._measure(trainer, pl_module)
+        self._stop_clock()
 
-    @timed
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the final network again, if it was changed after training had ended."""
+        if not self._probes_are_ready or not self.history or self._is_measured(trainer, pl_module):
+            return
+        self._started = time.perf_counter()
+        self._probes.to(pl_module.device)
+        for metric in self.metrics:
+            metric.to(pl_module.device)
+        self._measure(trainer, pl_module)
+        self._stop_clock()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+
     def state_dict(self) -> dict[str, Any]:
         """What a continued run needs: the history, the probe, and the initial parameters where a metric needs them."""
-        probes = {"train_probe": self._train_probe, "validation_probe": self._validation_probe}
         return {
-            "history": [asdict(measurement) for measurement in self.history],
-            **{name: None if probe is None else tuple(copied(probe, "cpu")) for name, probe in probes.items()},
+            **super().state_dict(),
+            "history": [asdict(measurement) for measurement in self._history],
+            **self._probes.state_dict(),
             "initial": self._initial,
-            "spending": self.spending.state(),
+            "steps": self._steps,
+            "global_step": self._global_step,
+            "seconds_measuring": self._seconds_measuring,
+            "seconds": self._seconds(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
-        self.history = [Measurement(**row) for row in state_dict["history"]]
-        self._train_probe, self._validation_probe = (
-            None if state_dict[name] is None else Probe(*state_dict[name])
-            for name in ("train_probe", "validation_probe")
-        )
+        """Continue from a checkpoint, also from that of a monitor with other metrics or options."""
+        self._history[:] = [Measurement(**row) for row in state_dict["history"]]
+        self._probes.load_state_dict(state_dict)
         self._initial = state_dict["initial"]
-        self.spending.restore(state_dict["spending"])
+        self._steps, self._global_step = state_dict["steps"], state_dict["global_step"]
+        self._knows_steps = True
+        self._seconds_measuring, self._seconds_before = state_dict["seconds_measuring"], state_dict["seconds"]
+
+    def _leave_out_what_has_no_start(self, trainer: Trainer) -> None:
+        names = [metric.name for metric in self.metrics if "initial" in metric.needs]
+        if self._initial is not None or not names:
+            return
+        self._failures.left_out |= dict.fromkeys(names, "no initial parameters")
+        if trainer.is_global_zero:
+            reason = (
+                "the checkpoint does not have the initial parameters, as it was saved without such a metric"
+                if trainer.ckpt_path
+                else "lazy layers have no parameters yet. Call the network on a batch before training"
+            )
+            warnings.warn(
+                f"ComplexityMonitor leaves out {', '.join(names)} for the rest of this run: {reason}.",
+                stacklevel=2,
+            )
 
     # Measuring -----------------------------------------------------------------------------------
 
-    @timed
-    def _measure(self, trainer: Trainer, pl_module: LightningModule, *, last: bool = False) -> None:
-        names = self._due(last)
-        if not names:
+    def _is_measured(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Whether the network, as it is now, is the one of the last measurement; all ranks agree."""
+        if not self._history or self._history[-1].step != self._steps:
+            return False
+        # What came out of a checkpoint was measured before it was saved.
+        same = self._fingerprint is None or self._fingerprint == fingerprint(pl_module)
+        return bool(trainer.strategy.broadcast(same))
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._is_measured(trainer, pl_module):
             return
-        plan = self.spending.plan(trainer, self._snapshot_to_plan_with(pl_module), names, step=self._steps, last=last)
-        if plan.parts:
-            with self.spending.moment_of(plan), double_precision(trainer):
-                self._carry_out(plan, trainer, pl_module)
-
-    def _due(self, last: bool) -> list[str]:
-        """What is to be measured at this step: everything, or at the end what was not."""
-        if self.spending.moment == self._steps and not last:
-            return []
-        names = [metric.name for metric in self.metrics]
-        probes = {"probe/train": self._train_probe, "probe/val": self._validation_probe}
-        names += [name for name, probe in probes.items() if probe is not None]
-        done = self.spending.chosen if self.spending.moment == self._steps else set()
-        return [name for name in names if name not in done and name not in self._failures.left_out]
-
-    def _snapshot_to_plan_with(self, pl_module: LightningModule) -> Snapshot | None:
-        try:
-            return self._snapshot(pl_module, self._train_probe)
-        except Exception:  # it fails once more where failures are told
-            return None
-
-    def _carry_out(self, plan: Plan, trainer: Trainer, pl_module: LightningModule) -> None:
-        measured = self._measured(pl_module, plan, figures=trainer.is_global_zero and shows_figures(trainer))
+        started = time.perf_counter()
+        with double_precision(trainer):
+            measured = self._measured(pl_module, figures=trainer.is_global_zero and shows_figures(trainer))
         values = measured.floats()
         self._failures.announce(silent=not trainer.is_global_zero)
         if trainer.is_global_zero:
-            log_histograms(trainer, measured.histograms, self._steps)
-            log_figures(trainer, measured.figures, self._steps)
-        if self.history:
+            log_histograms(trainer, self._named(measured.histograms), self._steps)
+            log_figures(trainer, self._named(measured.figures), self._steps)
+        self._fingerprint = fingerprint(pl_module)
+        self._seconds_measuring += time.perf_counter() - started
+        if self._history:
             monitors = [c for c in trainer.callbacks if isinstance(c, ComplexityMonitor)]
             values["complexity/overhead"] = sum(monitor.overhead for monitor in monitors)
         # Running statistics differ between ranks, which must log, and go on with, the same.
         values, self._failures.left_out = trainer.strategy.broadcast((values, self._failures.left_out))
-        measurement = Measurement(self._steps, trainer.current_epoch, time.time(), values, measured.seconds)
-        self._remember(measurement)
+        values = self._named(values)
+        self.keep(trainer, Measurement(self._steps, trainer.current_epoch, time.time(), values, measured.seconds))
         log_scalars(trainer, values, self._steps)
-        if trainer.is_global_zero and not trainer.fast_dev_run:
-            self._failures.attempt("the record", lambda: self._write(log_directory(trainer), measurement))
-            self._failures.announce()
 
-    def _remember(self, new: Measurement) -> None:
-        """Add to the history; what the end brings at a step that was measured already joins the rest."""
-        if self.history and self.history[-1].step == new.step:
-            old = self.history.pop()
-            new = replace(new, values={**old.values, **new.values}, seconds={**old.seconds, **new.seconds})
-        self.history.append(new)
+    def _named(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {named_key(key, self.name): value for key, value in values.items()}
 
-    @staticmethod
-    def _write(directory: Path | None, measurement: Measurement) -> dict[str, Tensor]:
-        if directory is not None:
-            append(directory / RECORD_NAME, measurement)
-        return {}
-
-    def _measured(self, pl_module: LightningModule, plan: Plan, *, figures: bool) -> Measured:
+    def _measured(self, pl_module: LightningModule, *, figures: bool) -> Measured:
         measured = Measured()
 
         def measure_training_probe() -> dict[str, Tensor]:
             nonlocal measured
-            snapshot = self._snapshot(pl_module, self._train_probe)
-            measured = measure_metrics(self.metrics, snapshot, self._failures, figures=figures, plan=plan)
-            return measure_fit(snapshot, "train", self._failures, plan)
+            snapshot = self._snapshot(pl_module, self._probes.train)
+            measured = measure_metrics(self.metrics, snapshot, self._failures, figures=figures)
+            return measure_fit(snapshot, "train", self._failures)
 
         def measure_validation_probe() -> dict[str, Tensor]:
-            return measure_fit(self._snapshot(pl_module, self._validation_probe), "val", self._failures, plan)
+            return measure_fit(self._snapshot(pl_module, self._probes.validation), "val", self._failures)
 
         fit = self._failures.attempt("the training probe", measure_training_probe)
-        if self._validation_probe is not None:
+        if self._probes.validation is not None:
             fit |= self._failures.attempt("the validation probe", measure_validation_probe)
-        measured.values |= {**fit, **gaps(fit)}
+        measured.values |= {**fit, **gaps(fit, self._train_loss_as_validated(pl_module, fit))}
         return measured
 
+    def _train_loss_as_validated(self, pl_module: LightningModule, fit: dict[str, Tensor]) -> Tensor | None:
+        """The loss of validation on the training probe, where it is another than that of training."""
+        probe = self._probes.train_as_validated
+        if probe is None or not fit:
+            return None
+        snapshot = self._snapshot(pl_module, probe)
+        found = self._failures.attempt("probe/generalization_gap", lambda: {"loss": mean_loss(snapshot)})
+        return found.get("loss")
+
     def _snapshot(self, pl_module: LightningModule, probe: Probe | None) -> Snapshot:
-        task: Any = vars(self.task)
-        return Snapshot(pl_module, *(probe or (None, None)), initial=self._initial, **task)
-
-    @timed
-    def _draw_probes(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        """Draw the probes where a checkpoint did not bring them."""
-
-        def draw_training_probe() -> dict[str, Tensor]:
-            if self._train_probe is None:
-                self._train_probe = training_probe(self.probe, trainer, pl_module, batch)
-            self._train_probe = copied(self._train_probe, pl_module.device)
-            return {}
-
-        def draw_validation_probe() -> dict[str, Tensor]:
-            loader = first_loader(trainer.val_dataloaders)
-            if self._validation_probe is None and loader is not None and can_be_indexed(loader):
-                self._validation_probe = validation_probe(loader, self._train_probe_size, trainer, pl_module)
-            if self._validation_probe is not None:
-                self._validation_probe = copied(self._validation_probe, pl_module.device)
-            return {}
-
-        self._failures.attempt("the probe", draw_training_probe)
-        if self._train_probe is not None:
-            self._failures.attempt("the validation probe", draw_validation_probe)
-
-    @property
-    def _train_probe_size(self) -> int:
-        return self.probe if isinstance(self.probe, int) else num_samples(self._train_probe.inputs)  # type: ignore[union-attr]
+        batches, task = probe or (None, None)
+        return Snapshot(pl_module, batches, task=task, initial=self._initial)
 
     @property
     def overhead(self) -> float:
-        """Time that this monitor spent measuring, divided by the rest of the time since the fit started."""
-        return self.spending.stopwatch.overhead
+        """Time that this monitor spent measuring, divided by the rest of the time since training started."""
+        return self._seconds_measuring / (self._seconds() - self._seconds_measuring)
 
-    # Looking at the result -----------------------------------------------------------------------
+    def _stop_clock(self) -> None:
+        self._seconds_before, self._started = self._seconds(), None
 
-    def curve(self, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values of one quantity.
+    def _seconds(self) -> float:
+        """Time since training started, over all parts of a continued run."""
+        return self._seconds_before + (0.0 if self._started is None else time.perf_counter() - self._started)
 
-        Args:
-            name: A metric's name, such as ``"stable_rank"``, or a full log key, such as ``"probe/val_loss"``.
-
-        Raises:
-            KeyError: If it was never measured.
-        """
-        prefixed = f"complexity/{name}"
-        return curve(self.history, prefixed if any(prefixed in m.values for m in self.history) else name)
-
-    def plot(self, names: list[str] | None = None) -> Figure:
-        """Draw the curves.
+    def explain(self, module: LightningModule, batch: Any) -> str:
+        """How this monitor runs a module on a batch and judges it on it, in a few lines.
 
         Args:
-            names: Metrics' names or full log keys; default every metric.
+            module: What will be trained; nothing of it changes.
+            batch: As its training loader yields it.
 
-        Returns:
-            A matplotlib figure, which belongs to no window.
-
-        Raises:
-            ImportError: Without matplotlib: ``pip install lightning-complexity[plot]``.
+        Example:
+            >>> from pytorch_lightning.demos.boring_classes import BoringModel
+            >>> import torch
+            >>> print(ComplexityMonitor().explain(BoringModel(), torch.zeros(2, 32)))
+            batch:       a tensor of torch.float32
+            outputs:     model(batch): a tensor of torch.float32
+            inputs:      the whole batch
+            targets:     none found; say targets=lambda batch: ...
+            loss:        that of training_step
+            derivatives: for the inputs, where these are one tensor
         """
-        from lightning_complexity.plots.curves import plot_histories
-
-        return plot_histories({"": self.history}, names)
+        return explained(module, batch, find_task(module, batch, self.task))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -13,9 +13,9 @@ from lightning_complexity.callbacks.base import (
     accumulating,
     completed_batches,
 )
-from lightning_complexity.callbacks.loss import LossCallback
+from lightning_complexity.callbacks.loss import LossCallback, ManualBackwardIndex
 from lightning_complexity.callbacks.summing import Step, Term
-from lightning_complexity.network import ForwardFunction, LossFunction, Task
+from lightning_complexity.network import ForwardFunction, LossFunction, TargetFunction, Task
 from lightning_complexity.regularizers import Regularizer
 
 
@@ -30,10 +30,12 @@ class ComplexityPenalty(LossCallback):
     sharded (FSDP2).
 
     Logs ``loss/task``, ``penalty/<name>`` and ``loss/total`` to all loggers every ``trainer.log_every_n_steps`` and
-    to ``trainer.callback_metrics`` at the same steps. What a user's ``training_step`` logs is without penalties.
+    to ``trainer.callback_metrics`` at the same steps and at the end of each epoch. What a user's ``training_step`` logs
+    is without penalties. A second fit starts afresh, unless it continues the first.
 
     Args:
-        regularizers: One or more; those of the same measure must differ in ``name``.
+        penalties: One or more regularizers; those of the same measure must differ in ``name``.
+        regularizers: The same as a list, which configuration files of ``LightningCLI`` can have.
         schedule: Factor of all strengths by the number of optimizer steps done (batches after which optimizers
             stepped), such as ``callbacks.Warmup(1000)``; with the factor 0 nothing is computed.
         loss: Mean loss from outputs and targets, for penalties that need one.
@@ -42,7 +44,11 @@ class ComplexityPenalty(LossCallback):
         once_per_step: Whether penalties that need no batch are computed once for each optimizer step instead of once
             for each batch whose gradients it accumulates. The gradient is the same, up to rounding.
         manual_backward_index: With manual optimization, which call of ``manual_backward`` in a ``training_step`` the
-            penalties are added to, from 0.
+            penalties are added to, from 0; or several, such as ``[0, 1]`` for both passes of sharpness-aware
+            minimization, of which the last is logged.
+        name: Tells callbacks of equal penalties apart: keys are then ``penalty/<name of the callback>/<name>``.
+            Callbacks of different calls of ``manual_backward`` need none: keys of the second are
+            ``penalty/backward_1/<name>``.
 
     Raises:
         TypeError: If an argument is no regularizer.
@@ -58,14 +64,19 @@ class ComplexityPenalty(LossCallback):
 
     def __init__(
         self,
-        *regularizers: Regularizer,
+        *penalties: Regularizer,
+        regularizers: Sequence[Regularizer] = (),
         schedule: Callable[[int], float] | None = None,
-        loss: LossFunction | None = None,
         forward: ForwardFunction | None = None,
+        loss: LossFunction | None = None,
+        targets: TargetFunction | None = None,
         class_dim: int | None = None,
+        wrt: str | None = None,
         once_per_step: bool = False,
-        manual_backward_index: int | None = None,
+        manual_backward_index: ManualBackwardIndex | None = None,
+        name: str | None = None,
     ) -> None:
+        regularizers = (*penalties, *regularizers)
         if not regularizers:
             raise ValueError("ComplexityPenalty needs a regularizer, such as regularizers.PathNorm(1e-4).")
         for regularizer in regularizers:
@@ -74,7 +85,10 @@ class ComplexityPenalty(LossCallback):
                     f"ComplexityPenalty takes regularizers such as regularizers.PathNorm(1e-4), got {regularizer!r}."
                 )
         super().__init__(
-            [regularizer.measure for regularizer in regularizers], Task(forward, loss, class_dim), manual_backward_index
+            [regularizer.measure for regularizer in regularizers],
+            Task(forward, loss, targets, class_dim, wrt),
+            manual_backward_index,
+            name,
         )
         self.regularizers = regularizers
         if schedule is not None and not callable(schedule):
@@ -90,7 +104,9 @@ class ComplexityPenalty(LossCallback):
         if factor == 0:
             return {}
         times = {r: self._times(r, trainer) for r in self.regularizers}
-        return {f"penalty/{r.name}": Term(factor * self._penalty(r, step), n) for r, n in times.items() if n}
+        return {
+            self.log_key("penalty", r.name): Term(factor * self._penalty(r, step), n) for r, n in times.items() if n
+        }
 
     def _penalty(self, regularizer: Regularizer, step: Step) -> Tensor:
         if regularizer.strength == 0:

@@ -8,18 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, completed_batches, double_precision
+from lightning_complexity.callbacks.base import LightningModule, Trainer, completed_batches, double_precision
+from lightning_complexity.callbacks.finding import find_task
+from lightning_complexity.callbacks.keys import KeyedCallback
 from lightning_complexity.callbacks.loggers import log_scalars
+from lightning_complexity.callbacks.order import put_in_order
 from lightning_complexity.callbacks.probe import Probe, ProbeSource, check_probe, copied, training_probe
 from lightning_complexity.metrics.lann import pieces_by_unit
-from lightning_complexity.network import Feed, Snapshot, map_tensors, observe, trace_sources
+from lightning_complexity.network import Feed, Snapshot, Task, observe, trace_sources
+from lightning_complexity.network.running.batches import chunks
+from lightning_complexity.network.snapshot import called
 
 
-def _prunable(model: nn.Module, inputs: Any) -> dict[str, list[str]]:
+def _prunable(model: nn.Module, probe: Probe) -> dict[str, list[str]]:
     """Names of the parameters that make the units of each activation, weight first, where they can be pruned."""
     names = {id(p): name for name, p in model.named_parameters()}
     with observe(model), torch.no_grad():
-        network = trace_sources(model, map_tensors(lambda t: t[:1] if t.ndim else t, inputs))
+        network = trace_sources(called(model, probe.task), next(chunks(probe.inputs, 1)))
     found = {}
     for fed in network:
         parameters = [p for feed in fed.feeds for p in _parameters(feed)]
@@ -45,7 +50,7 @@ def _fewest(pieces: Tensor, sizes: Tensor, layer: Tensor, kept: Tensor, count: i
     return torch.tensor(chosen, dtype=torch.long)
 
 
-class NeuronPruning(Callback):
+class NeuronPruning(KeyedCallback):
     """Prune the units with the fewest linear pieces and hold them at zero; this changes training.
 
     At the end of each of the chosen epochs the network is imitated by linear pieces, as
@@ -53,7 +58,9 @@ class NeuronPruning(Callback):
     is pruned: those with the fewest pieces, among equals those with the smallest incoming weights. Weights and bias
     that lead to a pruned unit, and the affine parameters of a BatchNorm in between, are set to zero after every
     step from then on, so that its preactivation is exactly zero; a logistic unit then gives a constant. At least one
-    unit of each layer stays. Units of rectifiers all have two pieces, so that the smallest weights decide.
+    unit of each layer stays. Units of rectifiers all have two pieces, so that the smallest weights decide. Averaged
+    weights, of ``StochasticWeightAveraging`` and ``WeightAveraging``, are pruned too where they are validated or left
+    at the end.
 
     Pruned are units whose preactivation is that of one linear layer or convolution alone, found by following the
     data. Layers that end in an addition, share their weight, or have it parametrized stay whole.
@@ -78,6 +85,8 @@ class NeuronPruning(Callback):
         >>> # Trainer(callbacks=[pruning]).fit(model)
     """
 
+    order_among_callbacks = 1
+
     def __init__(
         self, share: float = 0.1, *, at_epochs: Iterable[int], degree: float = 0.1, probe: ProbeSource = 256
     ) -> None:
@@ -100,17 +109,25 @@ class NeuronPruning(Callback):
     # Hooks ---------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start afresh, unless this continues a fit."""
-        if stage == "fit" and trainer.global_step == 0:
-            self._forget()
+        """Start afresh, unless this continues a fit; come after callbacks that change weights."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            put_in_order(trainer)
+            if trainer.global_step == 0:
+                self._forget()
+
+    def identity(self) -> dict[str, Any]:
+        """What tells several apart."""
+        return {"at_epochs": self.at_epochs}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Find out what can be pruned, and prune what a checkpoint says, before the first step."""
         if self._drawn is not None:
             return
-        self._drawn = copied(training_probe(self.probe, trainer, pl_module, batch), pl_module.device)
+        drawn = copied(training_probe(self.probe, trainer, pl_module, batch), pl_module.device)
         with double_precision(trainer):
-            self._layers = _prunable(pl_module, self._drawn.inputs)
+            self._drawn = Probe(drawn, find_task(pl_module, drawn.batches[0], Task()))
+            self._layers = _prunable(pl_module, self._drawn)
         if not self._layers:
             raise ValueError(
                 "NeuronPruning needs a network with activations whose inputs come from one linear layer or convolution "
@@ -123,6 +140,23 @@ class NeuronPruning(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Undo what the optimizer did to pruned units."""
+        self._hold(pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prune the averaged weights too, with which ``StochasticWeightAveraging`` starts its last epoch."""
+        self._hold(pl_module)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prune the averaged weights too, which ``WeightAveraging`` validates."""
+        if trainer.state.fn == "fit":
+            self._hold(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prune the averaged weights too, which weight averaging leaves."""
+        self._hold(pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prune what the module itself did to its weights at the end."""
         self._hold(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -138,7 +172,7 @@ class NeuronPruning(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What was pruned."""
-        return {"masks": dict(self.masks)}
+        return {**super().state_dict(), "masks": dict(self.masks)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
@@ -155,7 +189,7 @@ class NeuronPruning(Callback):
     def _prune(self, pl_module: LightningModule, probe: Probe) -> None:
         parameters = dict(pl_module.named_parameters())
         weights = {name: parameters[names[0]].detach().cpu() for name, names in self._layers.items()}
-        units = pieces_by_unit(Snapshot(pl_module, probe.inputs), self.degree)
+        units = pieces_by_unit(Snapshot(pl_module, probe.batches, task=probe.task), self.degree)
         kept = {name: ~self._mask(self._layers[name][0], len(w)) for name, w in weights.items()}
         remaining = torch.cat(list(kept.values()))
         chosen = _fewest(
@@ -175,6 +209,8 @@ class NeuronPruning(Callback):
 
     @torch.no_grad()
     def _hold(self, pl_module: LightningModule) -> None:
+        if self._drawn is None:  # it is not known yet whether the masks are of this network
+            return
         for name, parameter in pl_module.named_parameters():
             if name in self.masks:
                 parameter[self.masks[name].to(parameter.device)] = 0

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from lightning_complexity.callbacks.base import LightningModule
-from lightning_complexity.network import Snapshot, Task, split_batch
+from lightning_complexity.network import Batches, Snapshot, Task
 from lightning_complexity.regularizers import TrainedMeasure, snapshot_for
 
 
@@ -39,11 +39,8 @@ class Step:
         initial = self._initial if measure.initial is None else measure.initial
         key = measure.needs_batch, task, id(initial)
         if key not in self._snapshots:
-            inputs, targets = split_batch(self.batch) if measure.needs_batch else (None, None)
-            options: Any = {"loss": task.loss, "forward": task.forward, "class_dim": task.class_dim}
-            self._snapshots[key] = snapshot_for(
-                self._measures, self.pl_module, inputs, targets, initial=initial, **options
-            )
+            batches = Batches.of(self.batch) if measure.needs_batch else None
+            self._snapshots[key] = snapshot_for(self._measures, self.pl_module, batches, task=task, initial=initial)
         return self._snapshots[key]
 
     @property
@@ -54,8 +51,10 @@ class Step:
 class AddsTerms(Protocol):
     """A callback that adds terms to losses."""
 
-    manual_backward_index: int | None
     measures: list[TrainedMeasure]
+
+    def is_added_to(self, index: int) -> bool:
+        """Whether the terms are added to this call of ``manual_backward`` in a training step, from 0."""
 
     def terms(self, step: Step) -> dict[str, Term]:
         """What is added to the loss of a training step, by log key."""
@@ -78,6 +77,12 @@ class _StandIn:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _itself, (self.method,)
+
+
+def own_method(pl_module: LightningModule, name: str) -> Callable[..., Any]:
+    """A method of a module, without what callbacks add to it."""
+    method = getattr(pl_module, name)
+    return method.method if isinstance(method, _StandIn) else method
 
 
 def _itself(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,7 +121,7 @@ class SummedLoss:
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """The backward pass of a training step that optimizes by itself."""
         index, self._num_backwards = self._num_backwards, self._num_backwards + 1
-        callbacks = [c for c in self.callbacks if c.manual_backward_index == index]
+        callbacks = [c for c in self.callbacks if c.is_added_to(index)]
         self._backward(self._total(loss, callbacks), *args, **kwargs)
 
     def _total(self, task: Tensor, callbacks: list[AddsTerms]) -> Tensor:

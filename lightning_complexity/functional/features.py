@@ -18,6 +18,15 @@ __all__ = [
 ]
 
 
+def rounding_of(features: Tensor) -> Tensor:
+    """A distance that is no more than rounding between features of shape ``(n, d)``, 0-d."""
+    return 16 * torch.finfo(features.dtype).eps * torch.linalg.vector_norm(features.detach(), dim=1).amax()
+
+
+def _without_rounding(distances: Tensor, rounding: Tensor) -> Tensor:
+    return torch.where(distances <= rounding, torch.zeros_like(distances), distances)
+
+
 def _check_rows(features: Tensor, targets: Tensor) -> None:
     if features.ndim != 2 or targets.shape != features.shape[:1] or targets.is_floating_point():
         raise ValueError(
@@ -57,9 +66,10 @@ def davies_bouldin_index(features: Tensor, targets: Tensor) -> Tensor:
         return features.sum() * torch.nan
     counts = member.sum(0)
     centroids = (member.T @ features) / counts[:, None]
-    to_centroid = torch.linalg.vector_norm(features - member @ centroids, dim=1)
+    rounding = rounding_of(features)
+    to_centroid = _without_rounding(torch.linalg.vector_norm(features - member @ centroids, dim=1), rounding)
     spread = (member.T @ to_centroid) / counts
-    between = torch.linalg.vector_norm(centroids[:, None] - centroids, dim=2)
+    between = _without_rounding(torch.linalg.vector_norm(centroids[:, None] - centroids, dim=2), rounding)
     together = spread[:, None] + spread
     ratio = torch.where(together > 0, together / between, together)
     return ratio.masked_fill(torch.eye(len(counts), dtype=torch.bool, device=ratio.device), 0.0).amax(1).mean()
@@ -75,7 +85,7 @@ def two_nn_dimension(features: Tensor, *, discard: float = 0.1) -> Tensor:
     are farther, the density between them less constant, and it is lower still.
 
     Args:
-        features: Shape ``(n, d)``. Samples that coincide count once.
+        features: Shape ``(n, d)``. Samples that coincide, up to rounding in the precision of the features, count once.
         discard: Share of the largest ratios that the fit leaves out, which noise and borders change most.
 
     Returns:
@@ -99,10 +109,12 @@ def two_nn_dimension(features: Tensor, *, discard: float = 0.1) -> Tensor:
     if not x.isfinite().all():
         return x.new_tensor(torch.nan)
     x = x.unique(dim=0)
-    n = len(x)
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    distinct = ~(distances <= rounding_of(features)).tril(-1).any(1)
+    distances = distances[distinct][:, distinct].fill_diagonal_(torch.inf)
+    n = len(distances)
     if n < 3:
         return x.new_tensor(torch.nan)
-    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
     first, second = distances.topk(2, largest=False).values.T
     kept = int(n * (1 - discard))
     ratios = (second / first).log().sort().values[:kept]
@@ -138,7 +150,9 @@ def graph_variation(features: Tensor, signals: Tensor) -> Tensor:
     if len(features) < 2:
         return (features.sum() + signals.sum()) * 0
     x = F.normalize(features, dim=1)
-    squares = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    # Which of several samples that coincide is the nearest is not for rounding to say.
+    squares = _without_rounding(distances, rounding_of(x)).square()
     others = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
     spread = 3 * squares[others].std(correction=0)
     similarity = (-squares / torch.where(spread > 0, spread, 1.0)).exp()

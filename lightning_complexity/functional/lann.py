@@ -150,7 +150,8 @@ class TangentApproximation:
         """
         z = z.T.double().contiguous()
         error = (self._at(z) - self.curve.function(z)).abs()
-        interval = torch.searchsorted(self.points, z, right=True) - 1
+        # Preactivations of inf and nan belong to the last interval.
+        interval = (torch.searchsorted(self.points, z, right=True) - 1).clamp(max=self.points.shape[1] - 2)
         empty = torch.zeros_like(self.breakpoints)
         total = empty.scatter_add(1, interval, error)
         centroid = empty.scatter_add(1, interval, error * z) / total

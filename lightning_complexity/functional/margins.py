@@ -108,13 +108,27 @@ def positions_as_samples(
     rows, flat = rows[kept.flatten()], flat[kept.flatten()]
     if len(flat) == 0:
         raise ValueError(f"needs at least one target that counts; every target is the ignored {ignore_index}.")
-    low, high = (int(t) for t in torch.aminmax(flat))
-    if low < 0 or high >= rows.shape[1]:
+    check_classes(flat, rows.shape[1], ignore_index)
+    return PositionsAsSamples(rows, flat, kept)
+
+
+def check_classes(targets: Tensor, count: int, ignore_index: int = -100) -> None:
+    """Raise an error unless targets are among so many classes.
+
+    Args:
+        targets: Class indices without those to be ignored, at least one.
+        count: Number of classes.
+        ignore_index: What may stand for no class, for the error.
+
+    Raises:
+        ValueError: Saying what they are.
+    """
+    low, high = (int(t) for t in torch.aminmax(targets))
+    if low < 0 or high >= count:
         raise ValueError(
-            f"needs targets from 0 to {rows.shape[1] - 1}, or {ignore_index} where a position does not count, "
+            f"needs targets from 0 to {count - 1}, or {ignore_index} where a position does not count, "
             f"got {low} to {high}."
         )
-    return PositionsAsSamples(rows, flat, kept)
 
 
 def _class_axis(logits: Tensor, targets: Tensor, class_dim: int | None) -> int:

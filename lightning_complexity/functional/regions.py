@@ -303,7 +303,7 @@ def ellipse_through(corners: Tensor, num_points: int) -> Tensor:
     """
     angles = torch.arange(num_points, dtype=corners.dtype, device=corners.device) * (2 * math.pi / num_points)
     angles = angles.reshape(-1, *[1] * (corners.ndim - 1))
-    center = corners.mean(0)
+    center = corners[0] + (corners - corners[0]).mean(0)  # exact where the corners coincide
     across = (corners[1] - corners[2]) / math.sqrt(3)
     return center + angles.cos() * (corners[0] - center) + angles.sin() * across
 

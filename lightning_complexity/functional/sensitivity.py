@@ -23,18 +23,25 @@ def safe_sqrt(x: Tensor) -> Tensor:
     return torch.where(x.isnan(), x, root)
 
 
+_INDEPENDENT = "a Jacobian norm needs outputs with a gradient, but these do not depend on the inputs."
+
+
 def _check(outputs: Tensor) -> None:
     if outputs.ndim != 2:
         raise ValueError(f"a Jacobian norm needs outputs of shape (n, C), got {tuple(outputs.shape)}.")
+    if outputs.shape[1] == 0:
+        raise ValueError("a Jacobian norm needs at least one output for each sample, got none.")
     if not outputs.requires_grad:
-        raise ValueError("a Jacobian norm needs outputs with a gradient, but these do not depend on the inputs.")
+        raise ValueError(_INDEPENDENT)
 
 
 def _gradients(outputs: Tensor, weights: Tensor, inputs: Tensor, *, create_graph: bool) -> Tensor:
     """Gradients of each sample's weighted outputs, shape ``(n, entries)``."""
     (gradient,) = torch.autograd.grad(
-        outputs, inputs, weights, retain_graph=True, create_graph=create_graph, materialize_grads=True
+        outputs, inputs, weights, retain_graph=True, create_graph=create_graph, allow_unused=True
     )
+    if gradient is None:
+        raise ValueError(_INDEPENDENT)
     return gradient.flatten(1)
 
 

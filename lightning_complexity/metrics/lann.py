@@ -34,6 +34,7 @@ from lightning_complexity.network import (
 )
 from lightning_complexity.network.choice import owners
 from lightning_complexity.network.outputs import check_not_quantized, check_real, checked_predictions
+from lightning_complexity.network.regions.patterns import check_same_units, with_rows
 from lightning_complexity.network.running.task import main_tensor
 from lightning_complexity.network.tracing.activations import run_capturing
 
@@ -115,7 +116,9 @@ def _captured(model: nn.Module, inputs: Any) -> tuple[list[Activation], dict[str
     with torch.enable_grad():
         outputs, found = run_capturing(model, inputs, replace=with_leaf)
         rows = checked_predictions(main_tensor(outputs), num_samples(inputs)).flatten(1)
-    return found, dict(zip(leaves, mean_absolute_jacobians(rows, list(leaves.values())), strict=True))
+    return with_rows(found, num_samples(inputs)), dict(
+        zip(leaves, mean_absolute_jacobians(rows, list(leaves.values())), strict=True)
+    )
 
 
 @shared
@@ -126,7 +129,10 @@ def linear_pieces(snapshot: Snapshot, degree: float) -> LinearPieces:
     curved = _Curved()
     pieces: dict[str, Tensor] = {}
     unit_dims: dict[str, int] = {}
+    first: list[Activation] = []
     for found, jacobians in snapshot.run_chunks(_captured):
+        first = first or found
+        check_same_units(first, found)
         for activation in found:
             sample = activation.inputs[0].detach()
             pieces[activation.name] = torch.full_like(sample, len(activation.kinks) + 1, dtype=torch.long)
@@ -266,7 +272,7 @@ def _absolute_derivative(fed: FedActivation, order: int) -> Tensor:
             if not derivative.requires_grad:
                 return torch.zeros_like(leaf)
             (derivative,) = torch.autograd.grad(derivative.sum(), leaf, create_graph=True, materialize_grads=True)
-    return derivative.detach().abs()
+    return torch.where(leaf.isnan(), torch.nan, derivative.detach().abs())
 
 
 class CustomizedL1(LayerMetric):
@@ -329,11 +335,12 @@ class CustomizedL1(LayerMetric):
         coefficients: dict[str, Tensor] = {}
         by_pieces = self.coefficient == "pieces"
         pieces = pieces_by_unit(snapshot, self.degree) if by_pieces else {}
-        for network in snapshot.run_chunks(trace_sources):
-            fed = {f.activation.name: f for f in network if f.feeds and f.activation.outputs.is_floating_point()}
-            for name, f in fed.items():
-                share = len(f.activation.inputs) / snapshot.num_samples
-                part = share * self._coefficients(f, pieces)
+        fed: dict[str, FedActivation] = {}
+        for count, network in snapshot.run_chunks(lambda model, x: (num_samples(x), trace_sources(model, x))):
+            of_chunk = {f.activation.name: f for f in network if f.feeds and f.activation.outputs.is_floating_point()}
+            fed |= of_chunk
+            for name, f in of_chunk.items():
+                part = count / snapshot.num_samples * self._coefficients(f, pieces)
                 coefficients[name] = coefficients[name] + part if name in coefficients else part
         if not coefficients:
             raise MeasureError("needs a network in which a linear layer or convolution reaches an activation function.")

@@ -14,9 +14,11 @@ from lightning_complexity.functional.features import (
     davies_bouldin_index,
     graph_variation,
     hidden_margins,
+    rounding_of,
     same_class_pairs,
     trimmed_mean,
 )
+from lightning_complexity.functional.margins import check_classes, check_classification
 from lightning_complexity.metrics.base import ComplexityMetric
 from lightning_complexity.network import Context, MeasureError, Snapshot, features, running_order
 from lightning_complexity.network.outputs import checked_predictions, class_targets, features_on, predictions_on
@@ -88,6 +90,8 @@ class MixupDaviesBouldin(ComplexityMetric):
         if not len(mixes):
             return index * torch.nan
         logits = predictions_on(snapshot, mixes)
+        check_classification(logits, classes)
+        check_classes(classes, logits.shape[1])
         return index * (logits.argmax(1) != classes).to(index.dtype).mean()
 
 
@@ -102,7 +106,8 @@ class MixupMargin(ComplexityMetric):
     variance of the layer's entries over the inputs, its mean over entries without the 5 % smallest and largest.
     Unchanged when the layer is scaled and the next one scaled back. Negative where the network is wrong; large for
     networks that should generalize well.
-    Undefined, ``nan``, for a single sample and where no class has two.
+    Undefined, ``nan``, for a single sample and where no class has two; infinite where the layer gives the same for all
+    inputs.
 
     Args:
         layer: A module's name, or a place among the linear and convolution modules in running order, whose output
@@ -168,10 +173,13 @@ class MixupMargin(ComplexityMetric):
                     f"needs outputs that depend on what {name!r} gives, with samples in its first dimension, got shape "
                     f"{tuple(h.shape)} there for {len(of_chunk)} samples. Choose another layer with layer=...."
                 )
+            check_classes(of_chunk, logits.shape[-1])
             margins.append(hidden_margins(logits, leaf, of_chunk).detach())
             hidden.append(h.flatten(1))
             done += len(h)
-        variance = trimmed_mean(torch.cat(hidden).var(0))
+        given = torch.cat(hidden)
+        variance = trimmed_mean(given.var(0))
+        variance = torch.where(variance <= rounding_of(given).square(), torch.zeros_like(variance), variance)
         every = torch.cat(margins)
         return every[~every.isinf()].mean() / variance.sqrt()
 

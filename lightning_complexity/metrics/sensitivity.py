@@ -28,8 +28,9 @@ from lightning_complexity.network import (
     jacobian_grams,
     predictions,
 )
-from lightning_complexity.network.derivatives import JacobianOf, as_rows, input_output_chunks
+from lightning_complexity.network.derivatives import JacobianOf, as_rows, input_output_chunks, nan_where_undefined
 from lightning_complexity.network.errors import missing_derivatives_named
+from lightning_complexity.network.leaves import check_leaf
 from lightning_complexity.network.outputs import class_dim, predictions_on
 
 __all__ = [
@@ -51,7 +52,7 @@ def _check_of(of: str | None) -> None:
 
 def _kind(snapshot: Snapshot, of: JacobianOf | None, name: str) -> JacobianOf:
     """What is taken of the outputs: probabilities where there are classes, unless the user says."""
-    _ = snapshot.float_inputs  # those that cannot be differentiated are named before the network is run on them
+    check_leaf(snapshot)  # those that cannot be differentiated are named before the network is run on them
     has_classes = class_dim(snapshot) is not None
     if of == "softmax" and not has_classes:
         raise MeasureError(
@@ -78,7 +79,8 @@ def _estimated_squares(snapshot: Snapshot, context: Context, of: JacobianOf, num
             rows = as_rows(outputs, of, dim)
             normals = _normals(inputs, (num_projections, rows.shape[1]), context.seed, generator)
             directions = unit_directions(normals.to(rows.dtype).movedim(1, 0))
-            parts.append(squared_jacobian_norms(rows, inputs, directions, create_graph=snapshot.differentiable))
+            squares = squared_jacobian_norms(rows, inputs, directions, create_graph=snapshot.differentiable)
+            parts.append(nan_where_undefined(squares, rows))
     return torch.cat(parts)
 
 

@@ -165,8 +165,8 @@ class TrajectoryLength(LayerMetric):
     .. math:: \int \lVert \dot z^{(l)}(t) \rVert \, dt \Big/ \int \lVert \dot x(t) \rVert \, dt
 
     Per layer: behind each nonlinearity. Smooth activations have lengths as well. A trajectory through a single sample
-    is a point, with the value ``nan``. At the usual initialization with variance 2 / fan-in, length does not
-    grow with depth; it does for larger weights.
+    or equal ones is a point, with the value ``nan``. At the usual initialization with variance 2 / fan-in, length does
+    not grow with depth; it does for larger weights.
 
     Args:
         along: ``"ellipse"`` through three samples at a time, or ``"shifts"`` of each image sideways.
@@ -216,12 +216,15 @@ class TrajectoryLength(LayerMetric):
         lengths: dict[str, Tensor] = {}
         at_input = torch.zeros((), dtype=torch.float64)
         for points in trajectories(snapshot, self.along, self.num_points, self.num_trajectories):
-            at_input = at_input + trajectory_length(points.double())
+            at_input = at_input + trajectory_length(
+                points.double().flatten(1) if points.ndim > 1 else points.double()[:, None]
+            )
             for name, length in self._lengths(snapshot, points).items():
                 lengths[name] = lengths.get(name, 0) + length
         if not lengths:
             raise MeasureError(f"{type(self).__name__} needs a network with nonlinearities; this one has none.")
-        return {name: length / at_input for name, length in lengths.items()}
+        known = torch.where(at_input > 0, 1.0, torch.nan)
+        return {name: known * length / at_input for name, length in lengths.items()}
 
     def _lengths(self, snapshot: Snapshot, points: Tensor) -> dict[str, Tensor]:
         lengths: dict[str, Tensor] = {}

@@ -14,6 +14,7 @@ from lightning_complexity.network.errors import (
     NothingMeasuredError,
     UnsupportedOperationError,
 )
+from lightning_complexity.network.losses import mean_loss
 from lightning_complexity.network.norms import (
     ConvolutionNorm,
     MatrixNorm,
@@ -31,7 +32,6 @@ from lightning_complexity.network.outputs import (
     costs,
     features,
     margins,
-    mean_loss,
     model_outputs,
     predictions,
     running_order,
@@ -43,9 +43,9 @@ from lightning_complexity.network.regions.planes import (
     rectangle_around,
 )
 from lightning_complexity.network.regions.segments import NotFiniteError, Restriction, SegmentPieces, segment_pieces
-from lightning_complexity.network.running.batches import map_tensors, num_samples, split_batch
+from lightning_complexity.network.running.batches import Batches, map_tensors, num_samples
 from lightning_complexity.network.running.guard import observe
-from lightning_complexity.network.running.task import ForwardFunction, LossFunction, Task
+from lightning_complexity.network.running.task import ForwardFunction, LossFunction, TargetFunction, Task
 from lightning_complexity.network.sharing import Shared, shared
 from lightning_complexity.network.snapshot import Snapshot, initial_state
 from lightning_complexity.network.tracing.activations import Activation, capture_activations
@@ -55,6 +55,7 @@ from lightning_complexity.network.weights import Weight, read_weights
 
 __all__ = [
     "Activation",
+    "Batches",
     "Context",
     "ConvolutionNorm",
     "FedActivation",
@@ -74,6 +75,7 @@ __all__ = [
     "SegmentPieces",
     "Shared",
     "Snapshot",
+    "TargetFunction",
     "Task",
     "UnsupportedOperationError",
     "Weight",
@@ -107,7 +109,6 @@ __all__ = [
     "segment_pieces",
     "shared",
     "spectra",
-    "split_batch",
     "trace_sources",
     "trainable",
     "weight_matrices",

@@ -11,11 +11,12 @@ from lightning_complexity.functional.linear_operators import LinearOperator
 from lightning_complexity.network.choice import LayerChoice
 from lightning_complexity.network.derivatives import (
     differentiated,
-    float_tensors,
     gradient_graph,
     output_loss,
     trainable,
 )
+from lightning_complexity.network.losses import batch_losses, check_dependent
+from lightning_complexity.network.outputs import float_tensors
 from lightning_complexity.network.snapshot import Snapshot
 from lightning_complexity.network.tracing.decompositions import Decompositions, check_derivatives
 
@@ -55,6 +56,8 @@ class HessianOperator(LinearOperator):
         if snapshot.num_samples <= snapshot.chunk_size:
             order = 3 if snapshot.differentiable else 2
             product = self._through_graph(parts, order)
+        elif snapshot.task.judges_batches:
+            product = self._by_batches(parts)
         else:
             product = self._by_chunks(parts)
         return torch.cat([p.flatten() for p in product])
@@ -70,6 +73,13 @@ class HessianOperator(LinearOperator):
             retain_graph=True,
             create_graph=self._snapshot.differentiable,
         )
+
+    def _by_batches(self, vectors: list[Tensor]) -> list[Tensor]:
+        product = [torch.zeros_like(v) for v in vectors]
+        for loss in batch_losses(self._snapshot, 2, records=True):
+            gradient = differentiated([loss], self._leaves, create_graph=True)
+            product = [p + f for p, f in zip(product, differentiated(gradient, self._leaves, vectors), strict=True)]
+        return product
 
     def _by_chunks(self, vectors: list[Tensor]) -> list[Tensor]:
         leaves, gradients = output_loss(self._snapshot)
@@ -96,4 +106,5 @@ class HessianOperator(LinearOperator):
         for x, of_chunk in snapshot.chunks(snapshot.inputs, vectors):
             with Decompositions(2):
                 outputs = float_tensors(snapshot.run(lambda model, x=x: model(x), records=True))  # type: ignore[misc]
+            check_dependent([o for o in outputs if o.requires_grad])
             yield outputs, [v.to(o.dtype) for o, v in zip(outputs, of_chunk, strict=True)]

@@ -13,22 +13,25 @@ from lightning_complexity.functional.sensitivity import jacobian_grams as grams_
 from lightning_complexity.functional.sensitivity import softmax_jacobian_grams
 from lightning_complexity.network.choice import LayerChoice, chosen
 from lightning_complexity.network.errors import MeasureError, missing_derivatives_named
+from lightning_complexity.network.leaves import check_leaf, entries_of_leaf, with_leaf
+from lightning_complexity.network.losses import batch_losses, check_dependent, loss_with_graph, loss_with_leaf, shares
 from lightning_complexity.network.outputs import (
     check_not_quantized,
     check_real,
     checked_predictions,
     class_dim,
+    float_tensors,
     graph_of_outputs,
     model_outputs,
     predictions,
     shape_of_predictions,
 )
-from lightning_complexity.network.running.batches import map_tensors, tensors_in
+from lightning_complexity.network.running.batches import chunks, map_tensors, tensors_in
 from lightning_complexity.network.running.memory import at_least_single
 from lightning_complexity.network.running.task import main_tensor, structure
 from lightning_complexity.network.sharing import shared
 from lightning_complexity.network.snapshot import Snapshot
-from lightning_complexity.network.tracing.decompositions import Decompositions, check_derivatives
+from lightning_complexity.network.tracing.decompositions import Decompositions, takes_batch_statistics
 
 _JACOBIAN_ENTRIES = 3 * 2**17  # of the Jacobians that are held at once
 MAX_ROWS = 1024
@@ -44,25 +47,40 @@ def differentiated(
     *,
     retain_graph: bool = False,
     create_graph: bool = False,
+    of: str | None = None,
 ) -> list[Tensor]:
     """Vectors times the Jacobian of outputs for inputs, dense, zero where nothing depends on an input.
 
+    Args:
+        outputs: Tensors, some of which may not depend on the inputs.
+        inputs: Leaves.
+        vectors: One for each output; ones by default.
+        retain_graph: Whether the graph is kept.
+        create_graph: Whether the result is to be differentiated.
+        of: What the inputs are called, where it is an error that nothing depends on any of them.
+
     Raises:
         MissingDerivativeError: If torch has no such derivative of an operation.
+        MeasureError: If nothing depends on the inputs, and that is an error.
     """
     given = vectors if vectors is not None else [torch.ones_like(o) for o in outputs]
     used = [(o, v) for o, v in zip(outputs, given, strict=True) if o.requires_grad]
+    if of is not None:
+        check_dependent([o for o, _ in used], of)
     if not used:
         return [torch.zeros_like(i) for i in inputs]
     with missing_derivatives_named(2 if create_graph else 1):
-        gradients = torch.autograd.grad(
+        found = torch.autograd.grad(
             [o for o, _ in used],
             list(inputs),
             [v for _, v in used],
             retain_graph=retain_graph or create_graph,
             create_graph=create_graph,
-            materialize_grads=True,
+            allow_unused=True,
         )
+    if of is not None:
+        check_dependent([g for g in found if g is not None], of)
+    gradients = [torch.zeros_like(i) if g is None else g for g, i in zip(found, inputs, strict=True)]
     return [g.to_dense() if g.layout != torch.strided else g for g in gradients]
 
 
@@ -80,22 +98,43 @@ def input_output_chunks(snapshot: Snapshot, at_most: int | None = None) -> Itera
     if snapshot.differentiable:
         graph = graph_of_outputs(snapshot, 2, inputs=True)
         assert graph.inputs is not None
-        yield graph.inputs, _predicted(graph.outputs, len(graph.inputs))
+        outputs = _predicted(graph.outputs, graph.inputs)
+        _check_apart([outputs])
+        yield graph.inputs, outputs
         return
     size = snapshot.chunk_size if at_most is None else min(at_most, snapshot.chunk_size)
-    for x in snapshot.float_inputs.split(size):
-        yield _differentiable_outputs(snapshot, x)
+    for x in chunks(snapshot.inputs, size):
+        leaf, outputs = _differentiable_outputs(snapshot, x)
+        _check_apart([outputs])
+        yield leaf, outputs
 
 
-def _predicted(outputs: Any, count: int) -> Tensor:
-    return checked_predictions(main_tensor(outputs), count)
+def _check_apart(outputs: list[Tensor]) -> None:
+    """Raise an error where a function, which no module tells of, makes outputs depend on other samples."""
+    if takes_batch_statistics(outputs):
+        raise MeasureError(
+            "needs outputs that depend on their own sample alone, but the network calls batch_norm with the statistics "
+            "of the batch. Let it use running ones in evaluation mode, or leave this measure out."
+        )
 
 
-def _differentiable_outputs(snapshot: Snapshot, x: Tensor) -> tuple[Tensor, Tensor]:
+def _predicted(outputs: Any, leaf: Tensor) -> Tensor:
+    """The outputs, one row for each of the leaf."""
+    predicted = checked_predictions(main_tensor(outputs), None)
+    if len(predicted) != len(leaf):
+        raise MeasureError(
+            f"needs an output for each row of what is differentiated for, got {len(predicted)} outputs and a tensor of "
+            f"shape {tuple(leaf.shape)}. Choose another with wrt='the name of a module', or other outputs with "
+            "forward=lambda module, batch: ...."
+        )
+    return at_least_single(predicted)
+
+
+def _differentiable_outputs(snapshot: Snapshot, x: Any) -> tuple[Tensor, Tensor]:
     def forward(model: nn.Module) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
-            leaf = x.detach().clone().requires_grad_()
-            return leaf, at_least_single(_predicted(model(leaf), len(x)))
+            leaf, outputs = with_leaf(snapshot, x, model)
+            return leaf, _predicted(outputs, leaf)
 
     return snapshot.run(forward)
 
@@ -106,6 +145,16 @@ def as_rows(outputs: Tensor, of: JacobianOf, dim: int | None) -> Tensor:
     return probabilities.flatten(1)
 
 
+def nan_where_undefined(derivatives: Tensor, outputs: Any) -> Tensor:
+    """Derivatives for each sample, ``nan`` where its outputs are: a rectifier's slope hides that."""
+    count = len(derivatives)
+    undefined = derivatives.new_zeros(count, dtype=torch.bool)
+    for t in float_tensors(outputs):
+        if t.ndim and len(t) == count:
+            undefined = undefined | t.detach().reshape(count, -1).isnan().any(1)
+    return derivatives.masked_fill(undefined.reshape(-1, *[1] * (derivatives.ndim - 1)), torch.nan)
+
+
 class _Jacobians(NamedTuple):
     grams: Tensor
     rows: Tensor
@@ -113,6 +162,7 @@ class _Jacobians(NamedTuple):
 
 @shared
 def _jacobians(snapshot: Snapshot, of: JacobianOf) -> _Jacobians:
+    check_leaf(snapshot)
     at_once = None if snapshot.differentiable else _jacobians_at_once(snapshot)
     dim = class_dim(snapshot) if of == "softmax" else None
     parts = []
@@ -120,6 +170,7 @@ def _jacobians(snapshot: Snapshot, of: JacobianOf) -> _Jacobians:
         with torch.enable_grad(), missing_derivatives_named(2):
             rows = as_rows(y, of, dim)
             grams = grams_of_outputs(rows, x, create_graph=snapshot.differentiable)
+            grams = nan_where_undefined(grams, rows)
         parts.append((grams, rows if snapshot.differentiable else rows.detach()))
     return _Jacobians(torch.cat([grams for grams, _ in parts]), torch.cat([rows for _, rows in parts]))
 
@@ -131,7 +182,7 @@ def _jacobians_at_once(snapshot: Snapshot) -> int:
             f"the exact Jacobian takes a backward pass for each of {rows} outputs, more than {MAX_ROWS}. Estimate it "
             "with num_projections=1, or give fewer outputs with forward=lambda model, inputs: ...."
         )
-    return max(_JACOBIAN_ENTRIES // (snapshot.float_inputs[0].numel() * rows), 1)
+    return max(_JACOBIAN_ENTRIES // max(entries_of_leaf(snapshot) * rows, 1), 1)
 
 
 def jacobian_grams(snapshot: Snapshot, of: JacobianOf = "logits") -> Tensor:
@@ -150,48 +201,63 @@ def jacobian_grams(snapshot: Snapshot, of: JacobianOf = "logits") -> Tensor:
 
 
 def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
-    """Number of samples times the gradient of the loss for each input, chunk by chunk. Needs targets.
+    """Number of samples times the gradient of the loss for each input, chunk by chunk.
 
-    For a loss that is a mean over samples, that is the gradient of each sample's own loss.
+    For a loss that is a mean over samples, that is the gradient of each sample's own loss. Needs targets, unless the
+    loss takes batches.
     """
     total = snapshot.num_samples
     check_not_quantized(snapshot)
     snapshot.check_samples_apart("the gradient for each input")
-    if snapshot.differentiable:
+    if snapshot.task.judges_batches:
+        yield from _gradients_of_batches(snapshot)
+    elif snapshot.differentiable:
         graph = graph_of_outputs(snapshot, 2, inputs=True)
         assert graph.inputs is not None
         with torch.enable_grad():
             loss = total * snapshot.task.loss_of(graph.outputs, snapshot.targets)
-            yield differentiated([loss], [graph.inputs], create_graph=True)[0]
-        return
-    if total <= snapshot.chunk_size:
+            _check_apart(float_tensors(graph.outputs))
+            found = differentiated([loss], [graph.inputs], create_graph=True, of="inputs")[0]
+            yield nan_where_undefined(found, graph.outputs)
+    elif total <= snapshot.chunk_size:
         yield snapshot.run(partial(_gradient_for_inputs, snapshot=snapshot)) * total
-        return
-    for x, vectors in snapshot.chunks(snapshot.float_inputs, output_gradients(snapshot)):
-        yield snapshot.run(partial(_pulled_back_to_inputs, x=x, vectors=vectors)) * total
+    else:
+        for x, vectors in snapshot.chunks(snapshot.inputs, output_gradients(snapshot)):
+            yield snapshot.run(partial(_pulled_back_to_inputs, snapshot=snapshot, x=x, vectors=vectors)) * total
 
 
 def _gradient_for_inputs(model: nn.Module, snapshot: Snapshot) -> Tensor:
     with torch.enable_grad():
-        leaf = snapshot.float_inputs.detach().clone().requires_grad_()
-        loss = snapshot.task.loss_of(map_tensors(at_least_single, model(leaf)), snapshot.targets)
-    return differentiated([loss], [leaf])[0]
+        leaf, given = with_leaf(snapshot, snapshot.inputs, model)
+        outputs = map_tensors(at_least_single, given)
+        loss = snapshot.task.loss_of(outputs, snapshot.targets)
+    _check_apart(float_tensors(outputs))
+    return nan_where_undefined(differentiated([loss], [leaf], of="inputs")[0], outputs)
 
 
-def _pulled_back_to_inputs(model: nn.Module, x: Tensor, vectors: Any) -> Tensor:
+def _pulled_back_to_inputs(model: nn.Module, snapshot: Snapshot, x: Any, vectors: Any) -> Tensor:
     with torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
-        outputs = float_tensors(model(leaf))
+        leaf, given = with_leaf(snapshot, x, model)
+    outputs = float_tensors(given)
+    _check_apart(outputs)
     weights = [v.to(o.dtype) for o, v in zip(outputs, tensors_in(vectors), strict=True)]
-    return differentiated(outputs, [leaf], weights)[0]
+    return nan_where_undefined(differentiated(outputs, [leaf], weights, of="inputs")[0], outputs)
+
+
+def _gradients_of_batches(snapshot: Snapshot) -> Iterator[Tensor]:
+    for batch, share in shares(snapshot):
+        with Decompositions(2):
+            leaf, loss = snapshot.run(partial(_judged_with_leaf, snapshot=snapshot, batch=batch))
+        gradient = differentiated([loss], [leaf], create_graph=snapshot.differentiable, of="inputs")[0]
+        yield gradient * (share * snapshot.num_samples)
+
+
+def _judged_with_leaf(_: nn.Module, snapshot: Snapshot, batch: Any) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        return loss_with_leaf(snapshot, batch)
 
 
 # For outputs -----------------------------------------------------------------------------------------
-
-
-def float_tensors(outputs: Any) -> list[Tensor]:
-    """The tensors among outputs that a loss can be differentiated for."""
-    return [t for t in tensors_in(outputs) if t.is_floating_point()]
 
 
 class OutputLoss(NamedTuple):
@@ -219,6 +285,7 @@ def output_loss(snapshot: Snapshot) -> OutputLoss:
 
     with torch.enable_grad():
         loss = snapshot.task.loss_of(map_tensors(as_leaf, model_outputs(snapshot)), snapshot.targets)
+        check_dependent([loss] if loss.requires_grad else [], "outputs")
         return OutputLoss(leaves, differentiated([loss], leaves, create_graph=True))
 
 
@@ -269,32 +336,6 @@ def _check_not_scripted(snapshot: Snapshot) -> None:
             )
 
 
-def loss_with_graph(snapshot: Snapshot, order: int) -> Tensor:
-    """Loss of the whole batch, computed at once, with the graph from the parameters to it. Needs targets.
-
-    Args:
-        snapshot: Of the network.
-        order: Of the highest derivative that will be taken.
-    """
-    given = snapshot.given_outputs is not None
-    if snapshot.differentiable or given:
-        outputs = graph_of_outputs(snapshot, order).outputs
-        if given:
-            _check_given_outputs(outputs)
-    else:
-        with Decompositions(order):
-            outputs = snapshot.run(lambda model: model(snapshot.inputs), records=True)
-    with torch.enable_grad():
-        return snapshot.task.loss_of(map_tensors(at_least_single, outputs), snapshot.targets)
-
-
-def _check_given_outputs(outputs: Any) -> None:
-    found = float_tensors(outputs)
-    if not any(t.requires_grad for t in found):
-        raise MeasureError("needs outputs with the graph from the parameters to them, or none: leave outputs out.")
-    check_derivatives(found, order=2)
-
-
 @shared
 def gradient_graph(snapshot: Snapshot, order: int) -> list[Tensor]:
     """Gradient of the loss for each trained parameter, with its graph, of the whole batch at once. Needs targets.
@@ -318,12 +359,22 @@ def gradients(snapshot: Snapshot) -> dict[str, Tensor]:
         found = gradient_graph(snapshot, max(2, snapshot.order))
     elif gradient_graph.is_known(snapshot, 2):
         found = [g.detach() for g in gradient_graph(snapshot, 2)]
+    elif snapshot.task.judges_batches:
+        found = _summed(snapshot, list(parameters.values()))
     elif snapshot.num_samples <= snapshot.chunk_size:
         kept = snapshot.given_outputs is not None  # whoever gave them still needs their graph
         found = differentiated([loss_with_graph(snapshot, 1)], list(parameters.values()), retain_graph=kept)
     else:
         found = _pulled_back_to_parameters(snapshot, output_gradients(snapshot))
     return {name: at_least_single(g) for name, g in zip(parameters, found, strict=True)}
+
+
+def _summed(snapshot: Snapshot, parameters: list[Tensor]) -> list[Tensor]:
+    """The gradient, batch by batch."""
+    total = [torch.zeros_like(p) for p in parameters]
+    for loss in batch_losses(snapshot, 1, records=True):
+        total = [t + g for t, g in zip(total, differentiated([loss], parameters), strict=True)]
+    return total
 
 
 def _pulled_back_to_parameters(snapshot: Snapshot, vectors: list[Tensor]) -> list[Tensor]:
@@ -333,6 +384,7 @@ def _pulled_back_to_parameters(snapshot: Snapshot, vectors: list[Tensor]) -> lis
     for x, of_chunk in snapshot.chunks(snapshot.inputs, vectors):
         with Decompositions(1):
             outputs = float_tensors(snapshot.run(lambda model, x=x: model(x), records=True))  # type: ignore[misc]
+        check_dependent([o for o in outputs if o.requires_grad])
         found = differentiated(outputs, parameters, [v.to(o.dtype) for o, v in zip(outputs, of_chunk, strict=True)])
         total = [t + f for t, f in zip(total, found, strict=True)]
     return total

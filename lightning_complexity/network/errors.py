@@ -66,6 +66,17 @@ class MissingDerivativeError(MeasureError):
         )
 
 
+class OverwrittenError(MeasureError):
+    """The network writes in place to what its own derivative needs, so that training would fail as well."""
+
+    def __str__(self) -> str:
+        """Say what to do."""
+        return (
+            "needs a derivative of the network, which overwrites in place what that derivative is computed from; its "
+            "own backward pass would fail as well. Use operations that are not in place, such as ReLU(inplace=False)."
+        )
+
+
 _MISSING_DERIVATIVE = re.compile(r"derivative for '?(?:aten::)?(\w+)'? is not implemented|once_differentiable")
 
 
@@ -78,12 +89,23 @@ def missing_derivatives_named(order: int) -> Iterator[None]:
 
     Raises:
         MissingDerivativeError: Where torch has no derivative of an operation; other errors pass.
+        OverwrittenError: Where the network has overwritten what the derivative needs.
     """
     try:
         yield
     except RuntimeError as error:
-        found = _MISSING_DERIVATIVE.search(str(error))
-        if found is None:
+        named = of_derivative(error, order)
+        if named is None:
             raise
-        operation = (found[1] or "a function marked as once_differentiable").removesuffix("_backward").lstrip("_")
-        raise MissingDerivativeError(operation, order) from error
+        raise named from error
+
+
+def of_derivative(error: Exception, order: int) -> MeasureError | None:
+    """What an error of torch's says of a derivative; ``None`` if it is about something else."""
+    if "modified by an inplace operation" in str(error):
+        return OverwrittenError()
+    found = _MISSING_DERIVATIVE.search(str(error))
+    if found is None:
+        return None
+    operation = (found[1] or "a function marked as once_differentiable").removesuffix("_backward").lstrip("_")
+    return MissingDerivativeError(operation, order)

@@ -83,11 +83,21 @@ def weight_matrices(snapshot: Snapshot, *, folded: bool = False, layers: LayerCh
     weights = _all_weights(snapshot, folded)
     if layers is None:
         _check_no_adapters(snapshot)
-        return weights
+        return _with_entries(weights)
     found = [w for w in weights if layers(w.name, w.module)]
     if not found:
         raise MeasureError(f"no weight matrix is chosen by {layers}; there are {', '.join(w.name for w in weights)}.")
-    return found
+    return _with_entries(found)
+
+
+def _with_entries(weights: list[Weight]) -> list[Weight]:
+    empty = next((w for w in weights if w.tensor.numel() == 0), None)
+    if empty is not None:
+        raise MeasureError(
+            f"needs weight matrices with entries, but {empty.name!r} has shape {tuple(empty.tensor.shape)}. Build the "
+            "layer with at least one unit, or choose others where the measure has .on(...)."
+        )
+    return weights
 
 
 @shared

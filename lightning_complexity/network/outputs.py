@@ -7,15 +7,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_complexity.functional.margins import check_classification, positions_as_samples, signed_margins
 from lightning_complexity.network.errors import MeasureError
-from lightning_complexity.network.running.batches import joined, map_tensors, num_samples, tensors_in
+from lightning_complexity.network.leaves import with_leaf
+from lightning_complexity.network.running.batches import Batches, map_tensors, num_samples, tensors_in
 from lightning_complexity.network.running.memory import at_least_single
 from lightning_complexity.network.running.task import main_tensor
 from lightning_complexity.network.sharing import shared
-from lightning_complexity.network.snapshot import Snapshot
+from lightning_complexity.network.snapshot import Snapshot, joined_outputs
 from lightning_complexity.network.tracing.calls import Layer, entering, find_layer
 from lightning_complexity.network.tracing.calls import running_order as read_running_order
 from lightning_complexity.network.tracing.costs import Costs, count_costs
@@ -39,15 +40,23 @@ def graph_of_outputs(snapshot: Snapshot, order: int = 1, *, inputs: bool = False
         inputs: Whether derivatives for the inputs will be taken.
     """
     if snapshot.given_outputs is not None:
+        if inputs and snapshot.task.wrt is not None:
+            raise MeasureError(
+                "outputs= cannot be used with wrt=, as they are a function of the inputs; leave one out."
+            )
         return Graph(snapshot.float_inputs if inputs else None, snapshot.given_outputs)
     return _graph(snapshot, max(order, snapshot.order), inputs or snapshot.differentiate_inputs)
 
 
 @shared
 def _graph(snapshot: Snapshot, order: int, inputs: bool) -> Graph:
-    leaf = snapshot.float_inputs.detach().clone().requires_grad_() if inputs else None
+    def forward(model: nn.Module) -> Graph:
+        if not inputs:
+            return Graph(None, model(snapshot.inputs))
+        return Graph(*with_leaf(snapshot, snapshot.inputs, model))
+
     with Decompositions(order):
-        outputs = snapshot.run(lambda model: model(snapshot.inputs if leaf is None else leaf))
+        leaf, outputs = snapshot.run(forward)
     return Graph(leaf, map_tensors(at_least_single, outputs))
 
 
@@ -63,15 +72,21 @@ def model_outputs(snapshot: Snapshot) -> Any:
 
 def outputs_on(snapshot: Snapshot, inputs: Any) -> Any:
     """All that the network gives for another batch."""
-    parts = list(snapshot.run_chunks(lambda model, x: model(x), inputs))
-    if len(parts) > 1 and not all(_counts_samples(part) for part in parts):
-        parts = [snapshot.run(lambda model: model(inputs))]
-    return map_tensors(at_least_single, joined(parts))
+    parts = list(snapshot.run_chunks(lambda model, x: (counted(x), model(x)), inputs))
+    if len(parts) > 1 and not all(_counts_samples(part, count) for count, part in parts):
+        return map_tensors(at_least_single, snapshot.run(lambda model: model(inputs)))
+    return map_tensors(at_least_single, joined_outputs([part for _, part in parts]))
 
 
-def _counts_samples(outputs: Any) -> bool:
+def float_tensors(outputs: Any) -> list[Tensor]:
+    """The tensors among outputs that a loss can be differentiated for."""
+    return [t for t in tensors_in(outputs) if t.is_floating_point()]
+
+
+def _counts_samples(outputs: Any, count: int | None) -> bool:
+    """Whether every tensor among the outputs of a chunk has a row for each sample, or any number for whole batches."""
     lengths = {t.shape[:1] for t in tensors_in(outputs)}
-    return len(lengths) == 1 and lengths.pop() != ()
+    return lengths == {(count,)} if count is not None else len(lengths) == 1 and () not in lengths
 
 
 @shared
@@ -82,15 +97,20 @@ def predictions(snapshot: Snapshot) -> Tensor:
         MeasureError: If there is no such tensor of floating-point numbers, or its first dimension does not count the
             samples.
     """
-    return checked_predictions(main_tensor(model_outputs(snapshot)), snapshot.num_samples)
+    return checked_predictions(main_tensor(model_outputs(snapshot)), counted(snapshot.inputs))
 
 
 def predictions_on(snapshot: Snapshot, inputs: Any) -> Tensor:
     """The outputs for another batch, as one tensor."""
-    return checked_predictions(main_tensor(outputs_on(snapshot, inputs)), num_samples(inputs))
+    return checked_predictions(main_tensor(outputs_on(snapshot, inputs)), counted(inputs))
 
 
-def checked_predictions(outputs: Tensor, count: int) -> Tensor:
+def counted(inputs: Any) -> int | None:
+    """How many rows of outputs there are for inputs, one a sample; ``None`` for whole batches, where any number is."""
+    return None if isinstance(inputs, Batches) else num_samples(inputs)
+
+
+def checked_predictions(outputs: Tensor, count: int | None) -> Tensor:
     """The outputs, one dimension added where each sample has a single number.
 
     Raises:
@@ -101,10 +121,16 @@ def checked_predictions(outputs: Tensor, count: int) -> Tensor:
             f"needs outputs that are floating-point numbers, got {outputs.dtype}. Say what the outputs are with "
             "forward=lambda model, inputs: ...."
         )
-    if outputs.ndim == 0 or len(outputs) != count:
+    if outputs.ndim == 0 or count not in (None, len(outputs)):
+        wanted = "the samples" if count is None else f"the {count} samples"
         raise MeasureError(
-            f"needs outputs whose first dimension counts the {count} samples, got shape {tuple(outputs.shape)}. Say "
-            "what the outputs are with forward=lambda model, inputs: ...."
+            f"needs outputs whose first dimension counts {wanted}, got shape {tuple(outputs.shape)}. Say what the "
+            "outputs are with forward=lambda model, inputs: ...."
+        )
+    if outputs.numel() == 0:
+        raise MeasureError(
+            f"needs at least one output for each sample, got shape {tuple(outputs.shape)}. Say what the outputs are "
+            "with forward=lambda model, inputs: ...."
         )
     return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs
 
@@ -137,7 +163,7 @@ def shape_of_predictions(snapshot: Snapshot) -> torch.Size:
     """Shape of the predictions, from one sample where they are not known yet. Needs inputs."""
     if snapshot.differentiable or snapshot.given_outputs is not None or model_outputs.is_known(snapshot):
         return predictions(snapshot).shape
-    sample = snapshot.run_one(lambda model, x: checked_predictions(main_tensor(model(x)), 1))
+    sample = snapshot.run_one(lambda model, x: checked_predictions(main_tensor(model(x)), counted(x)))
     return torch.Size([snapshot.num_samples, *sample.shape[1:]])
 
 
@@ -179,7 +205,7 @@ def class_targets(snapshot: Snapshot) -> tuple[Tensor, Tensor]:
             else type(targets).__name__
         )
         raise MeasureError(f"needs integer class targets of shape (n,), got {got}.")
-    if len(targets) != snapshot.num_samples:
+    if counted(snapshot.inputs) not in (None, len(targets)):
         raise MeasureError(f"needs a target for each of {snapshot.num_samples} samples, got {len(targets)}.")
     kept = targets != snapshot.task.ignore_index
     if not kept.any():
@@ -191,12 +217,6 @@ def class_targets(snapshot: Snapshot) -> tuple[Tensor, Tensor]:
 def margins(snapshot: Snapshot) -> Tensor:
     """Signed margin of every sample, or of every position, that the loss does not ignore. Needs targets."""
     return signed_margins(*classified(snapshot))
-
-
-@shared
-def mean_loss(snapshot: Snapshot) -> Tensor:
-    """Loss of the whole batch. Needs targets."""
-    return snapshot.task.loss_of(model_outputs(snapshot), snapshot.targets)
 
 
 @shared
@@ -256,7 +276,8 @@ def _by_sample(snapshot: Snapshot, name: str, parts: Iterable[dict[str, Tensor]]
     found = []
     for part, (x,) in zip(parts, snapshot.chunks(inputs), strict=True):
         given = part[name]
-        if given.ndim < 2 or len(given) != num_samples(x) or not given.is_floating_point():
+        is_odd = given.ndim < 2 or counted(x) not in (None, len(given)) or not given.numel()
+        if is_odd or not given.is_floating_point():
             raise MeasureError(
                 f"module {name!r} is given a tensor of {given.dtype} of shape {tuple(given.shape)} for "
                 f"{num_samples(x)} samples, which is no row of features for each. Choose another with layer=..., or "
@@ -270,6 +291,8 @@ def _by_sample(snapshot: Snapshot, name: str, parts: Iterable[dict[str, Tensor]]
 def costs(snapshot: Snapshot) -> Costs:
     """What one forward pass of the first sample takes, see :func:`count_costs`. Needs inputs."""
     check_not_quantized(snapshot)
+    if snapshot.is_whole:
+        raise MeasureError("needs one sample, but batches of this network cannot be cut into samples.")
     return snapshot.run_one(count_costs)
 
 

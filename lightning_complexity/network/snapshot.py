@@ -13,13 +13,21 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from lightning_complexity.network.errors import MeasureError, MissingInputError
-from lightning_complexity.network.running.batches import chunks, map_tensors, num_samples, tensors_in
+from lightning_complexity.network.running.batches import (
+    Batches,
+    chunks,
+    joined,
+    map_tensors,
+    num_samples,
+    owned,
+    tensors_in,
+)
 from lightning_complexity.network.running.execution import Execution
 from lightning_complexity.network.running.guard import hooked_weights
-from lightning_complexity.network.running.layout import time_first_modules, time_first_refused
+from lightning_complexity.network.running.layout import check_dense, time_first_modules, time_first_refused
 from lightning_complexity.network.running.memory import at_least_single, lazily_cloned, recordable
 from lightning_complexity.network.running.sharding import whole, whole_parameters
-from lightning_complexity.network.running.task import ForwardFunction, LossFunction, Task
+from lightning_complexity.network.running.task import Data, ForwardFunction, LossFunction, Task
 from lightning_complexity.network.tracing.decompositions import FrozenStatistics
 
 Result = TypeVar("Result")
@@ -57,11 +65,15 @@ class Snapshot:
     Args:
         model: Any module.
         inputs: A batch, first dimension samples; a tensor, or mappings, tuples, lists and dataclasses of tensors.
-        targets: What the loss takes beside the outputs; class indices for margins.
-        loss: Loss of a batch from outputs and targets; default cross-entropy.
-        forward: Outputs from model and inputs; default ``model(inputs)``.
+        targets: What the loss takes beside the outputs; class indices for margins. Or a function of the batch that
+            gives them.
+        task: How the batch becomes outputs and a loss. If one of its functions takes batches, ``inputs`` is the batch,
+            or the pair of ``inputs`` and ``targets`` where targets are given; also several :class:`Batches`.
+        loss: Loss of a batch, as for :class:`Task`, like the others; default cross-entropy.
+        forward: How the network is run; default ``model(inputs)``.
         class_dim: Dimension of the outputs along which classes lie; by default found from the targets' shape, or else
             1.
+        wrt: Submodule whose inputs Jacobians are taken for.
         initial: Parameters and buffers at the start of training by name, see :func:`initial_state`.
         differentiable: Whether to work on the real parameters.
         order: Of a differentiable snapshot, the highest derivative of the network that will be taken: with 3,
@@ -89,9 +101,11 @@ class Snapshot:
         inputs: Any = None,
         targets: Any = None,
         *,
+        task: Task | None = None,
         loss: LossFunction | None = None,
         forward: ForwardFunction | None = None,
         class_dim: int | None = None,
+        wrt: str | None = None,
         initial: Mapping[str, Tensor] | None = None,
         differentiable: bool = False,
         order: int = 1,
@@ -102,16 +116,26 @@ class Snapshot:
         for name, parameter in model.named_parameters():
             if isinstance(parameter, UninitializedParameter):
                 raise MeasureError(f"parameter {name!r} has no shape yet; call the model once before measuring it.")
+        self.model = model
+        self.task = (task or Task()).updated(forward=forward, loss=loss, class_dim=class_dim, wrt=wrt)
+        if callable(targets):
+            self.task, targets = self.task.updated(targets=targets), None
+        inputs, targets, self.batches = self._read(inputs, targets)
         if inputs is not None and num_samples(inputs) == 0:
             raise MeasureError("inputs are empty; a measure needs at least one sample.")
-        self.model, self.task = model, Task(forward, loss, class_dim)
         self.differentiable, self.order, self.differentiate_inputs = differentiable, order, differentiate_inputs
         self._inputs, self._targets = map_tensors(recordable, inputs), map_tensors(recordable, targets)
         self._initial, self._outputs, self._chunk_size = initial, outputs, chunk_size
         self._replaced: Mapping[str, Tensor] = {}
         self._execution = Execution(model)
         self._memo: dict[Hashable, Any] = {}
-        self.on_asked: Callable[[Hashable, Callable[[], Any]], Callable[[], Any]] | None = None
+
+    def _read(self, inputs: Any, targets: Any) -> Data:
+        if isinstance(inputs, Batches):
+            return self.task.read(inputs)
+        if inputs is None or not self.task.reads_batches:
+            return Data(inputs, targets, None)
+        return self.task.read(Batches.of(inputs if targets is None else (inputs, targets)))
 
     # What was given ------------------------------------------------------------------------------
 
@@ -123,6 +147,7 @@ class Snapshot:
     def inputs(self) -> Any:
         """The batch, in at least single precision unless the network mixes precisions."""
         given = self._given("inputs", self._inputs)
+        check_dense(given)
         return given if self.is_mixed else map_tensors(at_least_single, given)
 
     @property
@@ -156,11 +181,17 @@ class Snapshot:
         inputs = self.inputs
         if isinstance(inputs, Tensor) and inputs.is_floating_point():
             return inputs
-        got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        name = "whole batches" if self.is_whole else type(inputs).__name__
+        got = inputs.dtype if isinstance(inputs, Tensor) else name
         raise MissingInputError(
             f"needs inputs that are one floating-point tensor, got {got}. Measure the part of the "
             "network behind the embedding, on its inputs."
         )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the network runs on whole batches, which cannot be cut into samples."""
+        return isinstance(self._inputs, Batches)
 
     @staticmethod
     def _given(name: str, value: Any) -> Any:
@@ -176,8 +207,6 @@ class Snapshot:
 
     def remember(self, key: Hashable, compute: Callable[[], Result]) -> Result:
         """What ``compute`` gives, called once for each key."""
-        if self.on_asked is not None:
-            compute = self.on_asked(key, compute)
         if key not in self._memo:
             self._memo[key] = compute()
         result: Result = self._memo[key]
@@ -217,11 +246,12 @@ class Snapshot:
     def _runs_in_single_precision(self) -> bool:
         if self._inputs is None:
             return True
+        check_dense(self._inputs)
         sample = map_tensors(at_least_single, next(chunks(self._inputs, 1)))
         with self.opened(), torch.no_grad(), FrozenStatistics():
             tensors = self._stand_ins(records=False, dtype=None, is_mixed=False)
             try:
-                self._execution.run(lambda model: self.task.run(model, sample), tensors)
+                self._execution.run(lambda model: called(model, self.task)(sample), tensors)
             except MeasureError:
                 return False
         return True
@@ -317,8 +347,8 @@ class Snapshot:
     ) -> Result:
         with self.opened(), torch.set_grad_enabled(records):
             tensors = self._stand_ins(records=records, dtype=dtype, is_mixed=is_mixed)
-            called = _Called(self.model, self.task, self._time_first)
-            return self._execution.run(lambda _: function(as_module(called)), tensors)
+            model = called(self.model, self.task, self._time_first)
+            return self._execution.run(lambda _: function(model), tensors)
 
     def run_one(self, function: Callable[[nn.Module, Any], Result]) -> Result:
         """Call ``function(model, inputs)`` with one sample, where numbers do not matter.
@@ -335,13 +365,16 @@ class Snapshot:
             yield self.run(partial(_called_with, function, x))
 
     def chunks(self, *data: Any) -> Iterator[Any]:
-        """Data that have samples in the first dimension, some samples at a time."""
-        yield from chunks(data, self.chunk_size)
+        """Data that have samples in the first dimension, some samples at a time; or whole batches, one at a time."""
+        if isinstance(data[0], Batches):
+            yield from ((batch,) for batch in chunks(data[0], 1))
+        else:
+            yield from chunks(data, self.chunk_size)
 
     @property
     def chunk_size(self) -> int:
         """How many samples are computed at once: all where they are not apart."""
-        whole_batch = self.differentiable or self._outputs is not None or self._coupling is not None
+        whole_batch = self.differentiable or self.is_whole or self._outputs is not None or self._coupling is not None
         return max(self.num_samples, 1) if whole_batch else self._chunk_size
 
     @cached_property
@@ -378,29 +411,16 @@ class Snapshot:
             MeasureError: If the initial state does not fit the network.
         """
         self.check_initial(dict(self.model.named_parameters()))
-        start = self._with(self._inputs, self._targets)
-        start._replaced = self.initial
-        return start
-
-    def first(self, count: int) -> Snapshot:
-        """The same network at the same moment on the first ``count`` samples; nothing computed is shared with it."""
-        inputs, targets = next(chunks((self._inputs, self._targets), count))
-        piece = self._with(inputs, targets)
-        piece._initial, piece._replaced = self._initial, self._replaced
-        return piece
-
-    def _with(self, inputs: Any, targets: Any) -> Snapshot:
-        snapshot = Snapshot(
+        start = Snapshot(
             self.model,
-            inputs,
-            targets,
-            loss=self.task.loss,
-            forward=self.task.forward,
-            class_dim=self.task.class_dim,
+            self._inputs if self.batches is None else self.batches,
+            None if self.batches is not None else self._targets,
+            task=self.task,
             chunk_size=self._chunk_size,
         )
-        snapshot._execution = self._execution
-        return snapshot
+        start._replaced = self.initial
+        start._execution = self._execution
+        return start
 
     def check_initial(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise an error unless the initial state has tensors of these names and shapes.
@@ -426,7 +446,9 @@ class _Called:
         self._model, self._task, self._time_first = model, task, time_first
 
     def __call__(self, inputs: Any) -> Any:
-        own = map_tensors(lazily_cloned, inputs)
+        if isinstance(inputs, Batches):
+            return joined_outputs([self(batch) for batch in inputs.batches])
+        own = owned(inputs)
         with time_first_refused(self._time_first, own):
             return self._task.run(self._model, own)
 
@@ -434,9 +456,30 @@ class _Called:
         return getattr(self._model, name)
 
 
-def as_module(called: _Called) -> nn.Module:
-    """What functions of a model are given; it has all that they read off one."""
-    module: Any = called
+def joined_outputs(parts: list[Any]) -> Any:
+    """What the network gave for parts of the batch, as one.
+
+    Raises:
+        MeasureError: If the parts do not fit.
+    """
+    try:
+        return joined(parts)
+    except ValueError as error:
+        raise MeasureError(
+            f"needs outputs of all batches that can be put together, but {error} Give outputs of one shape with "
+            "forward=lambda module, batch: ...."
+        ) from error
+
+
+def called(model: nn.Module, task: Task, time_first: Mapping[str, nn.Module] | None = None) -> nn.Module:
+    """A module that is called as a task says.
+
+    Args:
+        model: It has all that functions of a model read off one.
+        task: How it is called.
+        time_first: Its modules that take time in the first dimension, by name, to be refused where samples are there.
+    """
+    module: Any = _Called(model, task, time_first or {})
     return module
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 
 from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -68,7 +69,7 @@ def _split(name: str, tensor: Tensor, module: nn.Module) -> Iterator[tuple[str, 
 
 def _blocks(tensor: Tensor, module: nn.Module) -> Tensor:
     groups = module.groups if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)) else 1
-    return tensor.reshape(groups, tensor.shape[0] // groups, -1)
+    return tensor.reshape(groups, tensor.shape[0] // groups, prod(tensor.shape[1:]))
 
 
 def _current_weight(module: nn.Module, name: str) -> Tensor | None:

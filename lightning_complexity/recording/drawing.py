@@ -11,7 +11,7 @@ import signal
 import stat
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 from torch.utils.data._utils import worker
+
+from lightning_complexity.network.running.batches import Batches, batch_size, can_be_cut, num_samples
 
 _PATIENCE = 120.0  # seconds without a sample, after which a process counts as stuck
 _LARGE = 2**20  # bytes
@@ -29,7 +31,7 @@ class DrawingError(RuntimeError):
     """Samples could not be drawn from a dataset; the message says why in one line."""
 
 
-def draw_samples(loader: DataLoader[Any], indices: list[int] | None) -> Any:
+def draw_samples(loader: Any, indices: list[int] | None, count: int | None = None) -> Batches:
     """Take samples from a loader's dataset, without iterating the loader and without a trace in the dataset.
 
     The samples are drawn
@@ -47,28 +49,31 @@ def draw_samples(loader: DataLoader[Any], indices: list[int] | None) -> Any:
     states of Python, NumPy and torch start from a fixed seed, and the caller must put them back.
 
     Args:
-        loader: Whose ``dataset`` and ``collate_fn`` are used.
-        indices: Of the samples; ``None`` takes the first batch that the loader would give.
+        loader: Whose ``dataset`` and ``collate_fn`` are used; without indices anything that gives batches.
+        indices: Of the samples; ``None`` takes the first batches that the loader would give.
+        count: How many samples to take batches for, where there are no indices; ``None`` for all.
 
     Returns:
-        What ``collate_fn`` makes of the samples.
+        What ``collate_fn`` makes of the samples: of all at once where that can be cut into samples again, else in
+        batches of the loader's size.
 
     Raises:
         DrawingError: If the dataset raises an error, or cannot be isolated.
 
     Example:
         >>> dataset = TensorDataset(torch.arange(6))
-        >>> draw_samples(DataLoader(dataset), [0, 5])
-        [tensor([0, 5])]
+        >>> draw_samples(DataLoader(dataset), [0, 5]).batches
+        ([tensor([0, 5])],)
     """
     if indices is not None and loader.collate_fn is default_collate and _only_reads(loader.dataset):
-        return _taken(loader, indices)
+        return _taken(loader, indices, count)
     if sys.platform != "linux":
-        return _from_copy(loader, indices)
+        return _from_copy(loader, indices, count)
+    in_worker = isinstance(loader, DataLoader) and loader.num_workers > 0
     try:
-        return _in_forked_process(lambda tick: _taken(loader, indices, in_worker=loader.num_workers > 0, tick=tick))
+        return _in_forked_process(lambda tick: _taken(loader, indices, count, in_worker=in_worker, tick=tick))
     except _CannotIsolateError:
-        return _from_copy(loader, indices)
+        return _from_copy(loader, indices, count)
 
 
 class _CannotIsolateError(DrawingError):
@@ -84,14 +89,15 @@ def _only_reads(dataset: Any) -> bool:
 
 
 def _taken(
-    loader: DataLoader[Any],
+    loader: Any,
     indices: list[int] | None,
+    count: int | None,
     *,
     in_worker: bool = False,
     tick: Callable[[], None] = lambda: None,
-) -> Any:
+) -> Batches:
     """Samples as a loader without workers takes them; ``tick`` is called after each."""
-    dataset: Any = loader.dataset
+    dataset: Any = getattr(loader, "dataset", None)
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (the state users' augmentations draw from)
     torch.default_generator.manual_seed(0)
@@ -100,18 +106,54 @@ def _taken(
         if loader.worker_init_fn is not None:
             loader.worker_init_fn(0)
     if indices is None:
-        return next(iter(_without_workers(loader)))
+        return _first_batches(loader, count, tick)
     if getattr(dataset, "__getitems__", None):
-        return loader.collate_fn(dataset.__getitems__(indices))
+        return _collated(loader, dataset.__getitems__(indices))
     samples = []
     for index in indices:
         samples.append(dataset[index])
-        if tick is not None:
-            tick()
-    return loader.collate_fn(samples)
+        tick()
+    return _collated(loader, samples)
 
 
-def _without_workers(loader: DataLoader[Any]) -> DataLoader[Any]:
+def _first_batches(loader: Any, count: int | None, tick: Callable[[], None]) -> Batches:
+    batches: list[Any] = []
+    sizes: list[int] = []
+    for batch in _without_workers(loader):
+        batches.append(batch)
+        sizes.append(batch_size(batch))
+        tick()
+        if count is not None and sum(sizes) >= count:
+            break
+    return Batches(tuple(batches), tuple(sizes))
+
+
+def _collated(loader: DataLoader[Any], samples: list[Any]) -> Batches:
+    size = loader.batch_size or len(samples)
+    first = loader.collate_fn(samples[:size])
+    if len(samples) <= size:
+        return Batches((first,), (len(samples),), size)
+    if can_be_cut(first):
+        whole = _all_at_once(loader, samples)
+        if whole is not None:
+            return Batches((whole,), (len(samples),), size)
+    parts = [samples[start : start + size] for start in range(0, len(samples), size)]
+    batches = (first, *(loader.collate_fn(part) for part in parts[1:]))
+    return Batches(batches, tuple(map(len, parts)), size)
+
+
+def _all_at_once(loader: DataLoader[Any], samples: list[Any]) -> Any | None:
+    """One batch of all samples, where they fit into one."""
+    try:
+        whole = loader.collate_fn(samples)
+    except Exception:  # of batches of other sizes only
+        return None
+    return whole if can_be_cut(whole) and num_samples(whole) == len(samples) else None
+
+
+def _without_workers(loader: Any) -> Iterable[Any]:
+    if not isinstance(loader, DataLoader):
+        return loader  # anything else that gives batches
     options: dict[str, Any]
     if isinstance(loader.dataset, IterableDataset):
         options = {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
@@ -227,19 +269,27 @@ def _received(descriptor: int) -> bytes:
 # From a copy --------------------------------------------------------------------------------------
 
 
-def _from_copy(loader: DataLoader[Any], indices: list[int] | None) -> Any:
-    parts = {name: getattr(loader, name) for name in ("dataset", "collate_fn", "sampler", "batch_sampler", "generator")}
+def _from_copy(loader: Any, indices: list[int] | None, count: int | None) -> Batches:
     try:
-        parts = copy.deepcopy(parts, _large_arrays(parts))
+        twin = _twin(loader)
     except Exception as error:
         raise DrawingError(f"the dataset cannot be copied. {_one_line(error)}") from error
+    try:
+        return _taken(twin, indices, count)
+    except Exception as error:
+        raise DrawingError(_one_line(error)) from error
+
+
+def _twin(loader: Any) -> Any:
+    """A loader of a copy of the dataset."""
+    if not isinstance(loader, DataLoader):
+        return copy.deepcopy(loader, _large_arrays(loader))
+    parts = {name: getattr(loader, name) for name in ("dataset", "collate_fn", "sampler", "batch_sampler", "generator")}
+    parts = copy.deepcopy(parts, _large_arrays(parts))
     twin = copy.copy(loader)
     for name, part in parts.items():
         object.__setattr__(twin, name, part)
-    try:
-        return _taken(twin, indices)
-    except Exception as error:
-        raise DrawingError(_one_line(error)) from error
+    return twin
 
 
 def _large_arrays(root: Any) -> dict[int, Any]:

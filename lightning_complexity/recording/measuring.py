@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -14,10 +14,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_complexity.metrics import ComplexityMetric
-from lightning_complexity.metrics.base import ProbedMetric
 from lightning_complexity.network import MeasureError, Snapshot, UnsupportedOperationError, accuracy, mean_loss
 from lightning_complexity.network.outputs import class_dim
-from lightning_complexity.recording.durations import Durations, Watch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,52 +114,10 @@ def _alone() -> bool:
     return False
 
 
-@dataclass
-class Plan:
-    """What to measure, and how well.
-
-    Attributes:
-        parts: By name the part of an estimate's random probes, 1 for all and where there are none; ``None`` to
-            measure everything. The losses on the probes are ``"probe/train"`` and ``"probe/val"``.
-        watch: Where times go.
-    """
-
-    parts: Mapping[str, float] | None = None
-    watch: Watch = field(default_factory=lambda: Watch(Durations()))
-
-    def __contains__(self, name: str) -> bool:
-        return self.parts is None or name in self.parts
-
-    @contextmanager
-    def measuring(self, metric: ComplexityMetric) -> Iterator[None]:
-        """Time a metric, with fewer probes than it has if so planned."""
-        part = 1.0 if self.parts is None else self.parts[metric.name]
-        if not isinstance(metric, ProbedMetric) or part == 1:
-            with self.watch.timed(metric.name):
-                yield
-            return
-        num_probes = metric.num_probes
-        metric.num_probes = max(1, round(part * num_probes))
-        try:
-            with self.watch.timed(metric.name, scale=num_probes / metric.num_probes):
-                yield
-        finally:
-            metric.num_probes = num_probes
-
-
 def measure_metrics(
-    metrics: list[ComplexityMetric],
-    snapshot: Snapshot,
-    failures: FailureReport,
-    *,
-    figures: bool = False,
-    plan: Plan | None = None,
+    metrics: list[ComplexityMetric], snapshot: Snapshot, failures: FailureReport, *, figures: bool = False
 ) -> Measured:
-    """Measure each metric on a snapshot that they share, and draw its figures if wanted.
-
-    The seconds of a metric are those that it added: what several share is in those of the first.
-    """
-    plan = plan or Plan()
+    """Measure each metric on a snapshot that they share, and draw its figures if wanted."""
     measured = Measured()
 
     def quantity(metric: ComplexityMetric) -> dict[str, Tensor]:
@@ -176,39 +132,31 @@ def measure_metrics(
             measured.figures |= {_log_key(key): figure for key, figure in metric.figures(snapshot).items()}
         return {}
 
-    with snapshot.opened(), plan.watch.on(snapshot):
+    with snapshot.opened():
         for metric in metrics:
-            if metric.name not in plan:
-                continue
             started = time.perf_counter()
             name = metric.name
-            with plan.measuring(metric):
-                measured.values |= failures.attempt(name, lambda metric=metric: quantity(metric))  # type: ignore[misc]
-                if figures and name not in failures.left_out:
-                    failures.attempt(f"the figures of {name}", lambda metric=metric: drawn(metric))  # type: ignore[misc]
+            measured.values |= failures.attempt(name, lambda metric=metric: quantity(metric))  # type: ignore[misc]
+            if figures and name not in failures.left_out:
+                failures.attempt(f"the figures of {name}", lambda metric=metric: drawn(metric))  # type: ignore[misc]
             measured.seconds[name] = time.perf_counter() - started
     return measured
 
 
-def measure_fit(
-    snapshot: Snapshot, part: Literal["train", "val"], failures: FailureReport, plan: Plan | None = None
-) -> dict[str, Tensor]:
+def measure_fit(snapshot: Snapshot, part: Literal["train", "val"], failures: FailureReport) -> dict[str, Tensor]:
     """Loss on a probe, and accuracy where targets are classes, as ``probe/<part>_loss`` and so on."""
-    plan = plan or Plan()
-    name = f"probe/{part}"
-    if name not in plan or not (snapshot.has("inputs") and snapshot.has("targets")):
+    if not snapshot.has("inputs") or not (snapshot.has("targets") or snapshot.task.judges_batches):
         return {}
     of_loss, of_accuracy = f"probe/{part}_loss", f"probe/{part}_accuracy"
-    # Both probes ask for quantities of the same names.
-    with snapshot.opened(), plan.watch.on(snapshot, "" if part == "train" else "val "), plan.watch.timed(name):
+    with snapshot.opened():
         values = failures.attempt(of_loss, lambda: {of_loss: mean_loss(snapshot)})
-        if values and _has_classes(snapshot):
+        if _has_classes(snapshot):
             values |= failures.attempt(of_accuracy, lambda: {of_accuracy: accuracy(snapshot)})
     return values
 
 
 def _has_classes(snapshot: Snapshot) -> bool:
-    targets = snapshot.targets
+    targets = snapshot.targets if snapshot.has("targets") else None
     if not isinstance(targets, Tensor) or targets.is_floating_point():
         return False
     try:
@@ -217,11 +165,17 @@ def _has_classes(snapshot: Snapshot) -> bool:
         return False
 
 
-def gaps(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """How much better the network is on the training probe than on the validation probe."""
+def gaps(values: dict[str, Tensor], train_loss: Tensor | None = None) -> dict[str, Tensor]:
+    """How much better the network is on the training probe than on the validation probe.
+
+    Args:
+        values: Losses and accuracies by log key.
+        train_loss: The loss of validation on the training probe, where that is another than ``probe/train_loss``.
+    """
     found = {}
     if {"probe/train_loss", "probe/val_loss"} <= values.keys():
-        found["probe/generalization_gap"] = values["probe/val_loss"] - values["probe/train_loss"]
+        train_loss = values["probe/train_loss"] if train_loss is None else train_loss
+        found["probe/generalization_gap"] = values["probe/val_loss"] - train_loss
     if {"probe/train_accuracy", "probe/val_accuracy"} <= values.keys():
         found["probe/accuracy_gap"] = values["probe/train_accuracy"] - values["probe/val_accuracy"]
     return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,21 +53,98 @@ def _decoded(row: dict[str, Any]) -> Measurement:
 def append(path: Path, measurement: Measurement) -> None:
     """Add one line to a record, in a single write.
 
-    A line that an earlier run left unfinished is closed first, so that only that one is lost.
+    A line that an earlier run left unfinished is taken out, and so is what is written before the disk is full.
 
     Args:
         path: The file; its folder is created.
         measurement: What to add. Numbers keep all their digits; ``nan`` and infinities become strings, since
             JSON has none.
+
+    Raises:
+        OSError: If the file cannot be written; it then holds what it held before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = False
-    if path.exists() and path.stat().st_size > 0:
-        with path.open("rb") as file:
-            file.seek(-1, 2)
-            unfinished = file.read() != b"\n"
+    _repair(path)
+    data = _encoded(measurement).encode() + b"\n"
     with path.open("ab", buffering=0) as file:
-        file.write((b"\n" if unfinished else b"") + _encoded(measurement).encode() + b"\n")
+        end = file.tell()
+        try:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, "no space left for a whole line", str(path))
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def _repair(path: Path) -> None:
+    """Close the last line if it is whole, and take it out if it is not."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() == b"\n":
+            return
+    data = path.read_bytes()
+    whole, _, last = data.rpartition(b"\n")
+    if _parsed(last.decode(errors="replace")) is None:
+        os.truncate(path, len(whole) + 1 if whole else 0)
+    else:
+        with path.open("ab", buffering=0) as file:
+            file.write(b"\n")
+
+
+def continue_record(
+    path: Path, history: list[Measurement], replaced: Measurement | None = None, *, shared: bool = False
+) -> None:
+    """Bring a record to the state of a run that begins, or goes on from a checkpoint.
+
+    What the run measured after the checkpoint, before it was interrupted, is taken out, since it will be measured
+    again; so are lines that are no measurements. What the checkpoint has and the file lacks is put in. The file is
+    replaced in one step. A file of another run is set aside under a name such as ``complexity.before-1.jsonl``.
+
+    Args:
+        path: The file; need not exist.
+        history: All that the run measured, with its first measurement since it begins or goes on.
+        replaced: A measurement that is no longer part of it.
+        shared: Whether another monitor of the same run has already brought it to this state.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    lines = _measurements(path) if path.exists() else []
+    own = {(m.step, m.time) for m in [*history, *([] if replaced is None else [replaced])]}
+    if not (shared or any((m.step, m.time) in own for m in lines)):
+        if path.exists() and path.stat().st_size:
+            _set_aside(path)
+        lines = []
+    # A monitor that shares the file puts its own lines back.
+    last = math.inf if shared else (history[-2].step if len(history) > 1 else -1)
+    others = [m for m in lines if m.step <= last and (m.step, m.time) not in own]
+    rows = sorted([*others, *history], key=lambda m: m.step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text("".join(f"{_encoded(row)}\n" for row in rows))
+    os.replace(unfinished, path)
+
+
+def _set_aside(path: Path) -> None:
+    number = 1
+    while (other := path.with_name(f"{path.stem}.before-{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(other)
+
+
+def _parsed(line: str) -> Measurement | None:
+    try:
+        return _decoded(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _measurements(path: Path) -> list[Measurement]:
+    """All that are whole, in the order of lines."""
+    parsed = map(_parsed, path.read_text(errors="replace").splitlines())
+    return [measurement for measurement in parsed if measurement is not None]
 
 
 def read_record(path: str | Path) -> list[Measurement]:
@@ -87,11 +166,7 @@ def read_record(path: str | Path) -> list[Measurement]:
     path = Path(path)
     path = path / RECORD_NAME if path.is_dir() else path
     by_step: dict[int, Measurement] = {}
-    for line in path.read_text().splitlines():
-        try:
-            new = _decoded(json.loads(line))
-        except (ValueError, KeyError, TypeError):
-            continue
+    for new in _measurements(path):
         old = by_step.get(new.step)
         values, seconds = (
             ({**old.values, **new.values}, {**old.seconds, **new.seconds}) if old else (new.values, new.seconds)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lightning_complexity.metrics import ComplexityMetric
-from lightning_complexity.network import ForwardFunction, LayerChoice, LossFunction, Snapshot, initial_state
+from lightning_complexity.network import ForwardFunction, LayerChoice, LossFunction, Snapshot, Task, initial_state
 from lightning_complexity.network.choice import owners
 from lightning_complexity.network.running.sharding import is_sharded
 from lightning_complexity.regularizers.measure import TrainedMeasure, snapshot_for
@@ -128,9 +128,11 @@ class Regularizer(nn.Module):
         targets: Any = None,
         *,
         outputs: Any = None,
+        task: Task | None = None,
         loss: LossFunction | None = None,
         forward: ForwardFunction | None = None,
         class_dim: int | None = None,
+        wrt: str | None = None,
     ) -> Tensor:
         """The penalty.
 
@@ -138,13 +140,15 @@ class Regularizer(nn.Module):
             model: The network that is trained; or a differentiable snapshot of it that several penalties share, which
                 brings the rest with it, see :func:`lightning_complexity.regularizers.snapshot_for`.
             inputs: The batch, where the metric needs it.
-            targets: Its targets, where the metric needs them.
+            targets: Its targets, where the metric needs them, or a function of the batch that gives them.
             outputs: What ``model`` gave for ``inputs``, to save the second forward pass; for a Jacobian ``inputs`` must
                 have required grad then, and attention must have run under ``torch.nn.attention.sdpa_kernel`` with
                 ``SDPBackend.MATH``. The penalty is then that of the network as it ran, dropout included.
-            loss: Loss of the batch from outputs and targets, where the metric needs it; default cross-entropy.
-            forward: Outputs from model and inputs; default ``model(inputs)``.
+            task: How the batch becomes outputs and a loss, see :class:`lightning_complexity.network.Task`.
+            loss: Loss of the batch from outputs and targets, or from module and batch; default cross-entropy.
+            forward: Outputs from model and inputs, or from module and batch; default ``model(inputs)``.
             class_dim: Dimension of the outputs along which classes lie, where shapes do not tell.
+            wrt: Name of a submodule: Jacobians are those for what enters it.
 
         Returns:
             0-d.
@@ -166,8 +170,9 @@ class Regularizer(nn.Module):
             return self._penalty(model)
         if "initial" in self.metric.needs and self.initial is None:
             self.initial = initial_state(model)
-        options: dict[str, Any] = {"loss": loss, "forward": forward, "class_dim": class_dim, "outputs": outputs}
-        return self._penalty(snapshot_for([self.measure], model, inputs, targets, initial=self.initial, **options))
+        task = (task or Task()).updated(loss=loss, forward=forward, class_dim=class_dim, wrt=wrt)
+        options: dict[str, Any] = {"task": task, "initial": self.initial, "outputs": outputs}
+        return self._penalty(snapshot_for([self.measure], model, inputs, targets, **options))
 
     def _penalty(self, snapshot: Snapshot) -> Tensor:
         value = (self.strength * self.measure(snapshot)).to(_dtype(snapshot.model))

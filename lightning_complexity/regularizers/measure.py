@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_complexity.metrics import ComplexityMetric
-from lightning_complexity.network import Context, ForwardFunction, LossFunction, Snapshot
+from lightning_complexity.network import Context, Snapshot, Task
 from lightning_complexity.network.choice import chosen
 
 _NEEDS_BATCH = {"inputs", "targets", "loss"}
@@ -30,6 +30,10 @@ class TrainedMeasure:
     def __init__(self, metric: ComplexityMetric) -> None:
         self.metric = metric
         self.initial: Mapping[str, Tensor] | None = None
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Forget the values that were taken, for the training of another network."""
         self.calls = 0
         self.warm_start: dict[str, Tensor] = {}
 
@@ -91,9 +95,7 @@ def snapshot_for(
     inputs: Any = None,
     targets: Any = None,
     *,
-    loss: LossFunction | None = None,
-    forward: ForwardFunction | None = None,
-    class_dim: int | None = None,
+    task: Task | None = None,
     initial: Mapping[str, Tensor] | None = None,
     outputs: Any = None,
 ) -> Snapshot:
@@ -104,9 +106,7 @@ def snapshot_for(
         model: The network that is trained.
         inputs: A batch, where a measure needs it.
         targets: Its targets, where a measure needs them.
-        loss: As for :class:`lightning_complexity.network.Snapshot`, like the others.
-        forward: How the model is run.
-        class_dim: Dimension of the outputs along which classes lie.
+        task: How the batch becomes outputs and a loss.
         initial: State at the start.
         outputs: What the model gave for the inputs.
     """
@@ -115,9 +115,7 @@ def snapshot_for(
         model,
         inputs,
         targets,
-        loss=loss,
-        forward=forward,
-        class_dim=class_dim,
+        task=task,
         initial=initial,
         outputs=outputs,
         differentiable=True,

@@ -22,8 +22,10 @@ from lightning_complexity.network import (
     MissingInputError,
     NothingMeasuredError,
     Snapshot,
+    Task,
     UnsupportedOperationError,
 )
+from lightning_complexity.network.errors import of_derivative
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -191,20 +193,25 @@ class ComplexityMetric(Metric, ABC):
         inputs: Any = None,
         targets: Any = None,
         *,
+        task: Task | None = None,
         loss: LossFunction | None = None,
         forward: ForwardFunction | None = None,
         class_dim: int | None = None,
+        wrt: str | None = None,
         initial: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Measure a network.
 
         Args:
             model: The network, or a snapshot that other metrics share; the snapshot brings the rest with it.
-            inputs: A batch of inputs, where the metric ``needs`` them.
-            targets: Their targets.
-            loss: Loss of a batch from outputs and targets; default cross-entropy.
-            forward: Outputs from model and inputs; default ``model(inputs)``.
+            inputs: A batch of inputs, where the metric ``needs`` them; a batch as a loader gives it, where ``forward``
+                or ``loss`` takes one.
+            targets: Their targets, or a function of the batch that gives them.
+            task: How the batch becomes outputs and a loss, see :class:`lightning_complexity.network.Task`.
+            loss: Loss of a batch from outputs and targets, or from module and batch; default cross-entropy.
+            forward: Outputs from model and inputs, or from module and batch; default ``model(inputs)``.
             class_dim: Dimension of the outputs along which classes lie, where shapes do not tell.
+            wrt: Name of a submodule: Jacobians are those for what enters it.
             initial: State at the start, see :func:`lightning_complexity.network.initial_state`.
 
         Raises:
@@ -217,8 +224,12 @@ class ComplexityMetric(Metric, ABC):
                 f"{type(self).__name__} takes one snapshot, since {self.single_update_reason}. "
                 "Give it all samples at once, or call reset() before the next."
             )
-        options: dict[str, Any] = {"loss": loss, "forward": forward, "class_dim": class_dim, "initial": initial}
-        snapshot = model if isinstance(model, Snapshot) else Snapshot(model, inputs, targets, **options)
+        options: dict[str, Any] = {"loss": loss, "forward": forward, "class_dim": class_dim, "wrt": wrt}
+        snapshot = (
+            model
+            if isinstance(model, Snapshot)
+            else Snapshot(model, inputs, targets, task=task, initial=initial, **options)
+        )
         self.check(snapshot)
         with snapshot.opened(), self.explained():
             self.accumulate(snapshot, Context(layers=self.layers_chosen))
@@ -226,11 +237,16 @@ class ComplexityMetric(Metric, ABC):
 
     def check(self, snapshot: Snapshot) -> None:
         """Raise an error if the snapshot lacks what this metric needs."""
-        missing = sorted(need for need in self.needs if not snapshot.has(need))
+        needs = self.needs - {"targets"} if self.needs_loss_alone(snapshot) else self.needs
+        missing = sorted(need for need in needs if not snapshot.has(need))
         if missing:
             raise MissingInputError(
                 f"{type(self).__name__} needs {' and '.join(missing)}; pass {', '.join(f'{m}=...' for m in missing)}."
             )
+
+    def needs_loss_alone(self, snapshot: Snapshot) -> bool:
+        """Whether targets are needed for the loss alone, which takes whole batches itself."""
+        return "loss" in self.needs and snapshot.task.judges_batches
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -243,6 +259,9 @@ class ComplexityMetric(Metric, ABC):
         except (ValueError, ArithmeticError, ImportError, Warning):
             raise
         except Exception as error:
+            of_torch = of_derivative(error, max(self.order, 1))
+            if of_torch is not None:
+                raise of_torch from error
             text = " ".join(str(error).split())
             raise MeasureError(
                 f"{type(self).__name__} met something on this network that it does not know: "

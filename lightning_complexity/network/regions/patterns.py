@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -47,26 +47,63 @@ def has_nan(activations: list[Activation]) -> bool:
 
 
 def activations_on(snapshot: Snapshot, inputs: Any) -> Iterator[list[Activation]]:
-    """The nonlinearities that inputs go through, chunk by chunk; see :func:`capture_activations`."""
+    """The nonlinearities that inputs go through, chunk by chunk; see :func:`capture_activations`.
+
+    Raises:
+        MeasureError: If they are others for some chunks than for the first.
+    """
+    first: list[Activation] = []
     for chunk in chunks(inputs, snapshot.chunk_size):
-        yield snapshot.run(partial(activations_by_sample, inputs=chunk))
+        found = snapshot.run(partial(activations_by_sample, inputs=chunk))
+        first = first or found
+        check_same_units(first, found)
+        yield found
+
+
+def check_same_units(first: list[Activation], second: list[Activation]) -> None:
+    """Raise an error unless two chunks of samples went through the same units.
+
+    Raises:
+        MeasureError: Naming a nonlinearity that only one of them has.
+    """
+    one, other = ({(a.name, a.inputs.shape[1:]) for a in found} for found in (first, second))
+    if one != other:
+        name = min(name for name, _ in one ^ other)
+        raise MeasureError(
+            f"needs a network in which all samples go through the same units, but what goes into {name!r} depends on "
+            "the data. Measure a part of the network without it."
+        )
 
 
 def activations_by_sample(model: nn.Module, inputs: Any) -> list[Activation]:
-    """The nonlinearities that inputs go through; see :func:`capture_activations`.
+    """The nonlinearities that inputs go through, see :func:`capture_activations` and :func:`with_rows`."""
+    return with_rows(capture_activations(model, inputs, between_layers=True), num_samples(inputs))
+
+
+def with_rows(activations: list[Activation], count: int) -> list[Activation]:
+    """Those activations that have units, each with a row of them for every sample.
+
+    One that is given a single number for each sample has one unit.
 
     Raises:
         MeasureError: If what goes into one has no sample in each row, or is not made of floating-point numbers.
     """
-    found, count = capture_activations(model, inputs, between_layers=True), num_samples(inputs)
-    for a in found:
-        if len(a.inputs) != count or not (a.inputs.is_floating_point() and a.outputs.is_floating_point()):
+    for a in activations:
+        has_rows = a.inputs.shape[:1] == a.outputs.shape[:1] == (count,)
+        if not (has_rows and a.inputs.is_floating_point() and a.outputs.is_floating_point()):
             raise MeasureError(
                 f"needs floating-point numbers with samples in the first dimension at every activation, but "
                 f"{a.name!r} is given {a.inputs.dtype} of shape {tuple(a.inputs.shape)} for {count} samples. Measure "
                 "a part of the network without it."
             )
-    return found
+    return [_with_units(a) for a in activations if a.inputs.numel() and a.outputs.numel()]
+
+
+def _with_units(activation: Activation) -> Activation:
+    if activation.inputs.ndim > 1 and activation.outputs.ndim > 1:
+        return activation
+    inputs, outputs = (t.reshape(len(t), -1) for t in (activation.inputs, activation.outputs))
+    return replace(activation, inputs=inputs, outputs=outputs, unit_dim=-1)
 
 
 @dataclass

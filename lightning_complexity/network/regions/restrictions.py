@@ -38,9 +38,12 @@ def in_double_precision(snapshot: Snapshot, measure: str, function: Callable[[nn
         return snapshot.run(function, dtype=torch.float64)
     except NetworkError as error:
         predictions(snapshot)  # whose error is the network's own
+        next(snapshot.run_chunks(lambda model, x: model(x), snapshot.float_inputs[:1]))  # also on a sample alone
+        kinds = sorted({str(p.dtype).removeprefix("torch.") for p in snapshot.model.parameters()})
         raise MeasureError(
-            f"{measure} runs the network in double precision, which this one does not take, as it converts numbers to "
-            "a precision of its own. Let it keep the precision of its inputs, or leave this measure out."
+            f"{measure} runs the network in double precision, which this one does not take: somewhere it converts "
+            f"numbers to a precision that is written down in it. Its parameters are {' and '.join(kinds)}. Let it "
+            "convert to that of its weights or inputs, as in x.to(layer.weight.dtype), or leave this measure out."
         ) from error
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
-from lightning_complexity.network.errors import UnsupportedOperationError
+from lightning_complexity.network.errors import MeasureError, UnsupportedOperationError
 from lightning_complexity.network.outputs import checked_predictions
 from lightning_complexity.network.running.task import main_tensor
 from lightning_complexity.network.tracing.activations import Activation, run_capturing
@@ -20,6 +20,7 @@ RESOLUTION = 1e-10
 # Slopes that differ by less than this share of the largest one are equal.
 SAME_SLOPE = 1e-9
 _NO_SLOPE = 1e-12
+_BENDS = "that bends the function between the kinks known here, or rounds it to a lower precision"
 
 
 class NotFiniteError(ArithmeticError):
@@ -108,8 +109,12 @@ class Restriction:
         return AffineParts(values[::dim], slopes.unflatten(0, (-1, dim)).transpose(1, 2))
 
     def _check(self, outputs: Tensor, found: list[Activation], num_rows: int) -> None:
-        if outputs.dtype != torch.float64:
-            raise ValueError(f"{self.measure} needs a network that computes in the precision of its inputs.")
+        lower = next((t.dtype for t in (outputs, *(a.inputs for a in found)) if t.dtype != torch.float64), None)
+        if lower is not None:
+            raise MeasureError(
+                f"{self.measure} runs the network in double precision, but a part of it computes in {lower}, where "
+                "rounding makes steps. Let it keep the precision of its inputs, or leave this measure out."
+            )
         kinks = [a.kinks for a in found]
         if self.kinks and kinks != self.kinks:
             raise ValueError(f"{self.measure} needs a network whose operations do not depend on the inputs.")
@@ -123,7 +128,7 @@ class Restriction:
         change = ((others - coordinates).to(parts.slopes).unsqueeze(1) * parts.slopes).sum(-1)
         scale = parts.values.abs().amax() + change.abs().amax()
         if not torch.allclose(actual, parts.values + change, rtol=0, atol=float(1e-9 * scale)):
-            raise UnsupportedOperationError("that bends the function between the kinks known here", "", self.measure)
+            raise UnsupportedOperationError(_BENDS, "", self.measure)
 
 
 def _above_kinks(activation: Activation) -> Tensor:

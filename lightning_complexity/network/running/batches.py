@@ -4,13 +4,61 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_complexity.network.running.memory import lazily_cloned
+
 TARGET_KEYS = ("targets", "target", "labels", "label", "y")
+_PLAIN = (str, bytes, int, float, bool, type(None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Batches as a loader gives them, each of which a network runs on as it is.
+
+    Attributes:
+        batches: Anything: tensors, containers, graphs, objects.
+        sizes: Number of samples in each.
+        at_once: How many samples of a batch that can be cut a loss is given at once; ``None`` for all.
+
+    Example:
+        >>> import torch
+        >>> batches = Batches((torch.zeros(5, 2),), (5,), at_once=2)
+        >>> [len(batch) for batch, _ in batches.pieces()]
+        [2, 2, 1]
+    """
+
+    batches: tuple[Any, ...]
+    sizes: tuple[int, ...]
+    at_once: int | None = None
+
+    @classmethod
+    def of(cls, batch: Any) -> Batches:
+        """One batch."""
+        return cls((batch,), (batch_size(batch),))
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples in all of them."""
+        return sum(self.sizes)
+
+    def pieces(self) -> Iterator[tuple[Any, int]]:
+        """What a loss is given at once, and how many samples that is."""
+        for batch, size in zip(self.batches, self.sizes, strict=True):
+            if self.at_once is None or size <= self.at_once or not can_be_cut(batch):
+                yield batch, size
+                continue
+            for piece in chunks(batch, self.at_once):
+                yield piece, num_samples(piece)
+
+    def single(self) -> Iterator[Batches]:
+        """Each of them alone."""
+        for batch, size in zip(self.batches, self.sizes, strict=True):
+            yield Batches((batch,), (size,), self.at_once)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], data: Any) -> Any:
@@ -28,21 +76,25 @@ def map_tensors(function: Callable[[Tensor], Tensor], data: Any) -> Any:
         >>> map_tensors(lambda t: t + 1, {"x": torch.tensor([1, 2]), "name": "a"})
         {'x': tensor([2, 3]), 'name': 'a'}
     """
+    return _map_leaves(function, lambda other: other, data)
+
+
+def _map_leaves(of_tensor: Callable[[Tensor], Tensor], of_other: Callable[[Any], Any], data: Any) -> Any:
     if isinstance(data, Tensor):
-        return function(data)
+        return of_tensor(data)
     if isinstance(data, Mapping):
-        return _same_mapping(data, {key: map_tensors(function, value) for key, value in data.items()})
+        return _same_mapping(data, {key: _map_leaves(of_tensor, of_other, value) for key, value in data.items()})
     if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*(map_tensors(function, value) for value in data))
+        return type(data)(*(_map_leaves(of_tensor, of_other, value) for value in data))
     if isinstance(data, (tuple, list)):
-        return type(data)(map_tensors(function, value) for value in data)
+        return type(data)(_map_leaves(of_tensor, of_other, value) for value in data)
     if dataclasses.is_dataclass(data) and not isinstance(data, type):
         new = copy.copy(data)
         for field in dataclasses.fields(data):
             # Also where the class is frozen.
-            object.__setattr__(new, field.name, map_tensors(function, getattr(data, field.name)))
+            object.__setattr__(new, field.name, _map_leaves(of_tensor, of_other, getattr(data, field.name)))
         return new
-    return data
+    return of_other(data)
 
 
 def _same_mapping(data: Mapping[Any, Any], entries: dict[Any, Any]) -> Any:
@@ -69,12 +121,89 @@ def tensors_in(data: Any) -> list[Tensor]:
     return found
 
 
+def can_be_cut(data: Any) -> bool:
+    """Whether a batch can be cut into samples: all that it holds are tensors of one length, and single values.
+
+    Example:
+        >>> import torch
+        >>> can_be_cut({"x": torch.zeros(2, 3), "y": torch.zeros(2)}), can_be_cut({"x": torch.zeros(2), "text": ["a"]})
+        (True, False)
+    """
+    lengths: set[int] = set()
+    return _only_tensors(data, lengths) and len(lengths) == 1
+
+
+def _only_tensors(data: Any, lengths: set[int]) -> bool:
+    if isinstance(data, Tensor):
+        lengths.update(data.shape[:1])
+        return data.layout == torch.strided and not data.is_nested
+    if isinstance(data, _PLAIN):
+        return True
+    if isinstance(data, Mapping):
+        entries = list(data.values())
+    elif isinstance(data, (tuple, list)):
+        if data and not any(tensors_in(entry) for entry in data):
+            return False  # one entry for each sample, perhaps
+        entries = list(data)
+    elif dataclasses.is_dataclass(data) and not isinstance(data, type):
+        entries = [getattr(data, field.name) for field in dataclasses.fields(data)]
+    else:
+        return False
+    return all(_only_tensors(entry, lengths) for entry in entries)
+
+
+def batch_size(batch: Any) -> int:
+    """Number of samples in a batch of any kind, as nearly as can be told.
+
+    That is the length of its tensors if they have one; else what it says of itself (``num_graphs``, ``batch_size``),
+    the length of its targets, the length that most of its tensors have, or 1.
+    """
+    lengths = [t.shape[0] for t in tensors_in(batch) if t.ndim > 0]
+    if len(set(lengths)) == 1:
+        return lengths[0]
+    for entry in (batch, *(batch if isinstance(batch, (tuple, list)) else ())):
+        for name in ("num_graphs", "batch_size"):
+            said = getattr(entry, name, None)
+            if isinstance(said, int) and not isinstance(said, bool):
+                return said
+    target = entry_of(batch, TARGET_KEYS)
+    if isinstance(target, Tensor) and target.ndim > 0:
+        return len(target)
+    return max(lengths, key=lengths.count) if lengths else 1
+
+
+def entry_of(batch: Any, names: Sequence[str]) -> Any:
+    """The first entry of a mapping, or attribute of an object, that has one of some names, in any case; or ``None``."""
+    if isinstance(batch, Mapping):
+        entries = {key.lower(): value for key, value in batch.items() if isinstance(key, str)}
+    elif isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        entries = {name.lower(): getattr(batch, name) for name in batch._fields}
+    elif isinstance(batch, (Tensor, tuple, list, *_PLAIN)):
+        return None
+    else:
+        return next((v for v in (getattr(batch, name, None) for name in names) if v is not None), None)
+    return next((entries[name] for name in names if entries.get(name) is not None), None)
+
+
+def owned(data: Any) -> Any:
+    """A batch that may be written to: tensors share memory until they are, objects of other kinds are copied."""
+    if isinstance(data, _PLAIN):
+        return data
+    if isinstance(data, (Tensor, Mapping, tuple, list)) or (
+        dataclasses.is_dataclass(data) and not isinstance(data, type)
+    ):
+        return _map_leaves(lazily_cloned, copy.deepcopy, data)
+    return copy.deepcopy(data)
+
+
 def num_samples(data: Any) -> int:
     """Number of samples: the length of the first dimension of the tensors in ``data``.
 
     Raises:
         ValueError: If there is no tensor with a first dimension, or the lengths differ.
     """
+    if isinstance(data, Batches):
+        return data.num_samples
     lengths = {t.shape[0] for t in tensors_in(data) if t.ndim > 0}
     if len(lengths) != 1:
         raise ValueError(
@@ -85,52 +214,37 @@ def num_samples(data: Any) -> int:
 
 
 def chunks(data: Any, chunk_size: int) -> Iterator[Any]:
-    """Cut ``data`` along the first dimension into parts of at most ``chunk_size`` samples."""
+    """Cut ``data`` along the first dimension into parts of at most ``chunk_size`` samples; batches are not cut."""
+    if isinstance(data, Batches):
+        yield from data.single()
+        return
     for start in range(0, num_samples(data), chunk_size):
         part = slice(start, start + chunk_size)
         yield map_tensors(lambda t, part=part: t[part] if t.ndim else t, data)  # type: ignore[misc]
 
 
-def joined(parts: list[Any]) -> Any:
-    """Join what the parts of a batch gave, tensor by tensor along the first dimension."""
+def joined(parts: Sequence[Any]) -> Any:
+    """Join what the parts of a batch gave, tensor by tensor along the first dimension.
+
+    Raises:
+        ValueError: If the tensors of different parts do not fit.
+    """
     if len(parts) == 1:
         return parts[0]
-    columns = zip(*(tensors_in(part) for part in parts), strict=True)
-    whole = iter([torch.cat(column) for column in columns])
+    columns = list(zip(*(tensors_in(part) for part in parts), strict=True))
+    for column in columns:
+        shapes = {tuple(t.shape[1:]) for t in column}
+        if len(shapes) > 1:
+            raise ValueError(f"tensors of the shapes {sorted(shapes)} a sample cannot be joined.")
+    whole = iter([torch.cat(column) if column[0].ndim else torch.stack(column) for column in columns])
     return map_tensors(lambda _: next(whole), parts[0])
 
 
-def split_batch(batch: Any) -> tuple[Any, Any]:
-    """Split a batch, as a ``DataLoader`` gives it, into inputs and targets.
-
-    A pair is ``(inputs, targets)``. A mapping is the input as a whole, since a ``forward`` that takes
-    mappings takes them so; its targets are found under the first of ``TARGET_KEYS`` that it has.
-    A tensor, or a list of one, has no targets.
-
-    Args:
-        batch: What the loader yields.
-
-    Returns:
-        Inputs and targets; targets are ``None`` where there are none.
-
-    Raises:
-        TypeError: If the batch has another form.
-
-    Example:
-        >>> import torch
-        >>> split_batch([torch.zeros(2, 3), torch.tensor([0, 1])])[1]
-        tensor([0, 1])
-    """
-    if isinstance(batch, Tensor):
-        return batch, None
-    if isinstance(batch, Mapping):
-        return batch, next((batch[key] for key in TARGET_KEYS if key in batch), None)
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return batch[0], batch[1]
-    if isinstance(batch, (tuple, list)) and len(batch) == 1:
-        return batch[0], None
-    size = f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else ""
-    raise TypeError(
-        "a batch must be a pair (inputs, targets), a mapping or a tensor, "
-        f"got {type(batch).__name__}{size}. Pass inputs and targets yourself: probe=(inputs, targets)."
-    )
+def joined_if_possible(parts: Sequence[Any]) -> Any | None:
+    """Batches as one, where all can be cut and their shapes fit; ``None`` elsewhere."""
+    if len(parts) > 1 and not all(map(can_be_cut, parts)):
+        return None
+    try:
+        return joined(parts)
+    except ValueError:
+        return None

@@ -1,4 +1,4 @@
-"""Which dimension of the inputs counts the samples."""
+"""How samples lie in the inputs: in dense tensors, and in which dimension."""
 
 from __future__ import annotations
 
@@ -6,10 +6,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_complexity.network.errors import MeasureError
 from lightning_complexity.network.running.batches import tensors_in
+
+
+def check_dense(inputs: Any) -> None:
+    """Raise an error where inputs are sparse, so that no samples can be cut out of them.
+
+    Raises:
+        MeasureError: Naming the layout.
+    """
+    sparse = next((t for t in tensors_in(inputs) if t.layout != torch.strided), None)
+    if sparse is not None:
+        raise MeasureError(
+            f"needs dense inputs, got a tensor of layout {sparse.layout}. Give inputs.to_dense(), and where the "
+            "network needs them sparse, forward=lambda model, inputs: model(inputs.to_sparse())."
+        )
 
 
 def time_first_modules(model: nn.Module) -> dict[str, nn.Module]:

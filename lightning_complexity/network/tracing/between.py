@@ -73,6 +73,8 @@ class BetweenLayers:
             return False, self._if_from_layer(plain, data, result) if keeps_shape else None
         if self._is_layer(operation, args, kwargs):
             return True, None
+        if not data:  # integers alone, such as tokens, which are given
+            return False, None
         from_layer = any(memory_of(t) in self._from_layer for t in data)
         if operation.effect in _ACTIVATIONS:
             return from_layer, None

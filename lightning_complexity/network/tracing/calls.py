@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_complexity.network.tracing.interpreter import (
     ModuleCall,
+    TorchFunctionInterpreter,
     hooks_on_all_modules,
     hooks_on_modules,
     tensor_arguments,
@@ -145,7 +146,8 @@ def with_output_of(model: nn.Module, inputs: Any, name: str) -> tuple[Tensor, Te
         noted.append((result.detach().clone(), torch.zeros_like(result, requires_grad=True)))
         return result + noted[0][1]
 
-    with torch.enable_grad(), hooks_on_all_modules(lambda *_: None, add_zeros):
+    # Inside the interpreter no checkpointed part is computed again, which would be without the zeros.
+    with torch.enable_grad(), TorchFunctionInterpreter(), hooks_on_all_modules(lambda *_: None, add_zeros):
         outputs = model(inputs)
     if not noted:
         raise ValueError(f"module {name!r} does not give a tensor, so that it has no features.")

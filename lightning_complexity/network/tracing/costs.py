@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.module_tracker import ModuleTracker
 
 from lightning_complexity.network.errors import UnsupportedOperationError
 from lightning_complexity.network.running.batches import map_tensors, tensors_in
@@ -228,6 +229,17 @@ class _Counter:
         return flops
 
 
+class _NoModules(ModuleTracker):
+    """Takes the place of the counter's own tracker of modules, whose hooks fail where a network differentiates."""
+
+    def __enter__(self) -> _NoModules:
+        """Track nothing."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing was tracked."""
+
+
 def count_costs(model: nn.Module, sample: Any) -> Costs:
     """Run a network on one sample and count.
 
@@ -259,6 +271,7 @@ def count_costs(model: nn.Module, sample: Any) -> Costs:
     memory = _Memory(model, sample, path)
     counter = _Counter(path, memory)
     flop_counter = FlopCounterMode(display=False, custom_mapping=counter.formulas())
+    flop_counter.mod_tracker = _NoModules()
     linearity = PiecewiseLinearity(model, path, sample)
     with torch.no_grad(), _written_out(), path.followed(), memory, flop_counter, linearity:
         model(sample)

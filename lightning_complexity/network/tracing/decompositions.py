@@ -64,6 +64,12 @@ def check_derivatives(tensors: Iterable[Tensor], order: int) -> None:
             )
 
 
+def takes_batch_statistics(tensors: Iterable[Tensor]) -> bool:
+    """Whether a BatchNorm in the tensors' graph took its statistics from the batch, as a functional one may."""
+    nodes = (node for node in _operations(tensors) if node.name().endswith("BatchNormBackward0"))
+    return any(getattr(node, "_saved_training", False) for node in nodes)
+
+
 def _operations(tensors: Iterable[Tensor]) -> Iterator[Any]:
     """The nodes of the tensors' graph."""
     waiting: list[Any] = [tensor.grad_fn for tensor in tensors]

@@ -108,6 +108,6 @@ def fold_batch_norm(model: nn.Module, inputs: Any, weights: list[Weight]) -> lis
     folded = []
     for weight in weights:
         factors = trace.factors.get(id(weight.tensor), [])
-        foldable = len(factors) == 1 and factors[0] is not None
+        foldable = len(factors) == 1 and factors[0] is not None and weight.tensor.numel() > 0
         folded.append(_fold(weight, factors[0]) if foldable else weight)  # type: ignore[arg-type]
     return folded

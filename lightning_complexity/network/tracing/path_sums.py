@@ -302,7 +302,7 @@ class PathInterpreter(TorchFunctionInterpreter):
         paths = self._node(x).paths
         return self._keep(Scaled(paths.value.clone(), paths.log_scale))
 
-    @_HANDLERS.handles(*(f"{name}_" for name in _IDENTITIES))
+    @_HANDLERS.handles("requires_grad_", "detach_", *(f"{name}_" for name in _IDENTITIES))
     def _leave(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         self._node(x)
         return x

@@ -163,6 +163,8 @@ def trace_sources(model: nn.Module, inputs: Any) -> list[FedActivation]:
 
 def _confirmed(feeds: list[Feed], activation: Activation, uses: dict[int, int]) -> tuple[Feed, ...]:
     """The feeds if their units fit those of the activation, and whether each is alone."""
+    if activation.inputs.ndim < 2:  # no dimension for units
+        return ()
     units = activation.inputs.shape[activation.unit_dim]
     if any(len(feed.weight) != units for feed in feeds):
         return ()
