@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_complexity import ComplexityMonitor
-from lightning_complexity.callbacks.budgeting import expected_length
+from lightning_complexity.callbacks.training_length import expected_length
 from lightning_complexity.metrics import ComplexityMetric, HessianTrace
 from lightning_complexity.network import Context, Snapshot
 from lightning_complexity.recording import budget as budgets
@@ -146,6 +146,7 @@ def test_dear_ones_are_thinned_and_told_once(clock: Clock, caplog: pytest.LogCap
     assert 4 <= len(steps(monitor, "dear")) <= 12
     assert steps(monitor, "dear")[-1] == 720
     ours = [record for record in caplog.records if record.name.startswith("lightning_complexity")]
+    ours = [record for record in ours if record.name.endswith("budgeting")]
     assert "dear" in ours[0].message
     assert [r.levelname for r in ours[-2:]] == ["INFO", "WARNING"]
     assert f"dear {len(steps(monitor, 'dear'))} times of" in ours[-2].message
@@ -157,7 +158,7 @@ def test_a_piece_decides_before_a_dear_one_starts(clock: Clock) -> None:
     monitor = ComplexityMonitor([dear], every_n_steps=5, every_n_epochs=None, budget=0.2)
     trainer(callbacks=[monitor], max_epochs=40).fit(Module(clock), data())
     assert dear.calls
-    assert set(dear.calls) <= {2, 8}  # all 24 would have taken 480 seconds of 960
+    assert set(dear.calls) <= {1, 4}  # all 24 would have taken 480 seconds of 960
     assert monitor.overhead <= 1.1 * 0.2
 
 
@@ -251,13 +252,13 @@ class Stream(IterableDataset[tuple[Tensor, Tensor]]):
 @pytest.mark.parametrize(
     ("options", "loader", "expected"),
     [
-        ({"max_epochs": 5}, data(), Length(24, 120, 7)),
-        ({"max_epochs": 5, "min_epochs": 2}, data(), Length(48, 120, 7)),
-        ({"max_epochs": 5, "accumulate_grad_batches": 5}, data(), Length(5, 25, 7)),
-        ({"max_epochs": -1, "max_steps": 60}, data(), Length(24, 60, 2 + 60 / 24)),
-        ({"max_epochs": 1, "max_steps": 10}, data(), Length(10, 10, 2 + 10 / 24)),
-        ({"max_epochs": 1}, DataLoader(Stream()), Length(32, float("inf"), 3)),
-        ({"max_epochs": 100, "max_time": {"seconds": 50}}, data(), Length(24, 50, 102)),
+        ({"max_epochs": 5}, data(), Length(48, 120)),
+        ({"max_epochs": 5, "min_epochs": 3}, data(), Length(72, 120)),
+        ({"max_epochs": 5, "accumulate_grad_batches": 5}, data(), Length(10, 25)),
+        ({"max_epochs": -1, "max_steps": 60}, data(), Length(24, 60)),
+        ({"max_epochs": 1, "max_steps": 10}, data(), Length(10, 10)),
+        ({"max_epochs": 1}, DataLoader(Stream()), Length(32, float("inf"))),
+        ({"max_epochs": 100, "max_time": {"seconds": 50}}, data(), Length(50, 50)),
     ],
     ids=str,
 )
@@ -266,7 +267,7 @@ def test_length_of_a_training(clock: Clock, options: dict[str, Any], loader: Dat
 
     class Asking(pl.Callback):
         def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            found.append(expected_length(trainer, 1.0, every_n_epochs=1))
+            found.append(expected_length(trainer, 1.0))
             trainer.should_stop = True
 
     fit = trainer(**options, callbacks=[Asking()])

@@ -1,317 +1,162 @@
-"""Which quantities to measure now, so that measuring keeps to a share of the time; knows numbers only."""
+"""Whether a quantity may be measured now, so that measuring keeps to a share of the time; knows numbers only."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
-
-SAFETY = 0.95
-"""Part of the budget that is planned with; forecasts are never exact."""
-
-GRACE = 2.0
-"""Seconds that a run may spend on what is cheap, however short it is, where no budget was given."""
-
-_CHEAP = 0.25  # seconds
-_MARGIN = 1.25  # of the credit over the forecast where no later time can make up for it
+from dataclasses import dataclass, field
+from typing import Literal
 
 AUTO = 0.02
 """The share where no budget was given."""
 
-_BORROWED_OF_CERTAIN, _BORROWED_OF_EXPECTED = 0.25, 0.02
+GRACE = 2.0
+"""Seconds that a run may spend on what is cheap, however short it is, where no budget was given."""
+
+_SAFETY = 0.97  # part of the budget that is planned with; forecasts are never exact
+_CHEAP = 0.25  # seconds, of the grace
+_MARGIN = 1.25  # of last values over the forecast, as no later time makes up for them
+_NEARLY = 0.9  # of the time that a quantity waits; moments do not come at exact times
+_AS_PLANNED = 1.5  # times the planned price; more means that what is shared is not there
+_BURST = 1.5  # times the share, at most, are spent where much was saved
 
 
 class Stopwatch:
     """Time spent measuring, and the rest of it.
 
     Times of nested blocks count once. Before :meth:`start` and after :meth:`stop` only what is spent measuring goes on.
-
-    Attributes:
-        measuring_before: Seconds of all blocks that have ended.
     """
 
     def __init__(self) -> None:
-        self.measuring_before = 0.0
-        self._before = 0.0
-        self._started: float | None = None
-        self._entered: float | None = None
+        self._spent = self._rest = 0.0
+        self._since: float | None = None  # the latest change of what the time counts as
+        self._running = False
+        self._depth = 0
+
+    def _count(self) -> None:
+        now = time.perf_counter()
+        if self._since is not None:
+            if self._depth:
+                self._spent += now - self._since
+            elif self._running:
+                self._rest += now - self._since
+        self._since = now
 
     def start(self) -> None:
-        """Let the time run; nothing if it does."""
-        if self._started is None:
-            self._started = time.perf_counter()
+        """Let the time run."""
+        self._count()
+        self._running = True
 
     def stop(self) -> None:
         """Let the time stand still."""
-        self._before, self._started = self.total, None
+        self._count()
+        self._running = False
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Count the block as measuring."""
-        if self._entered is not None:
-            yield
-            return
-        self._entered = time.perf_counter()
-        ran = self._started is not None
+        self._count()
+        self._depth += 1
         try:
             yield
         finally:
-            seconds, self._entered = time.perf_counter() - self._entered, None
-            self.measuring_before += seconds
-            if not ran and self._started is None:
-                self._before += seconds
-            elif not ran and self._started is not None:  # started inside
-                self._before += seconds - (time.perf_counter() - self._started)
+            self._count()
+            self._depth -= 1
 
     @property
     def spent(self) -> float:
         """Seconds spent measuring so far, a block that is still open included."""
-        return self.measuring_before + (0.0 if self._entered is None else time.perf_counter() - self._entered)
-
-    @property
-    def total(self) -> float:
-        """Seconds since the start, over all parts of a continued run."""
-        return self._before + (0.0 if self._started is None else time.perf_counter() - self._started)
+        self._count()
+        return self._spent
 
     @property
     def rest(self) -> float:
-        """Seconds not spent measuring."""
-        return max(self.total - self.spent, 0.0)
+        """Seconds of training, not spent measuring, over all parts of a continued run."""
+        self._count()
+        return self._rest
 
     @property
     def overhead(self) -> float:
         """Time spent measuring divided by the rest; 0 before there is any."""
-        return self.spent / self.rest if self.rest > 0 else 0.0
+        spent, rest = self.spent, self.rest
+        return spent / rest if rest > 0 else 0.0
 
-    def restore(self, measuring: float, total: float) -> None:
+    def restore(self, spent: float, total: float) -> None:
         """Continue from the times of a checkpoint."""
-        self.measuring_before, self._before = measuring, total
+        self._spent, self._rest = spent, max(total - spent, 0.0)
 
 
 @dataclass(frozen=True)
 class Length:
-    """How long a training is expected to be, in seconds without measuring.
+    """How long a training will be, in seconds without measuring.
 
     Attributes:
-        certain: It will not be shorter, as far as one can know.
+        sure: As good as certain to come; what is earned in it may be spent before.
         expected: If nothing stops it; infinite where that is not known.
-        moments: How many measurements its schedule has; infinite where that is not known.
     """
 
-    certain: float = 0.0
+    sure: float = 0.0
     expected: float = math.inf
-    moments: float = math.inf
-
-
-def earned(share: float, rest: float, length: Length) -> float:
-    """Seconds that may have been spent measuring by now.
-
-    That is the share of the training time so far. The beginning borrows from what follows, so that there are first
-    values: a quarter of what is certain to come, or a fiftieth of what is expected; half of what comes in then goes
-    into paying it back.
-
-    Example:
-        >>> earned(0.1, rest=0.0, length=Length(certain=100.0)), earned(0.1, rest=100.0, length=Length(certain=100.0))
-        (2.5, 10.0)
-    """
-    expected = length.expected if math.isfinite(length.expected) else 0.0
-    borrowed = max(_BORROWED_OF_CERTAIN * length.certain, _BORROWED_OF_EXPECTED * expected)
-    return share * max(rest, borrowed + rest / 2 if rest < 2 * borrowed else rest)
-
-
-def poured(amount: float, room: Mapping[Any, float], weights: Mapping[Any, float] | None = None) -> dict[Any, float]:
-    """Divide an amount evenly, or in proportion to weights, none getting more than it has room for.
-
-    Example:
-        >>> poured(10.0, {"a": 1.0, "b": 6.0, "c": 20.0})
-        {'a': 1.0, 'b': 4.5, 'c': 4.5}
-    """
-    weight = {key: 1.0 if weights is None else weights[key] for key in room}
-    given = {}
-    left, waiting = max(amount, 0.0), sum(weight.values())
-    for key in sorted(room, key=lambda key: room[key] / weight[key]):
-        given[key] = min(max(room[key], 0.0), left * min(weight[key] / waiting, 1.0))
-        left, waiting = left - given[key], max(waiting - weight[key], 1e-9)
-    return {key: given[key] for key in room}
-
-
-def _allotted(amount: float, room: Mapping[Any, float], weights: Mapping[Any, float]) -> dict[Any, float]:
-    """Divide an amount: half of it fills the smallest rooms, so that what is cheap waits for nothing else."""
-    given = {}
-    left = amount / 2
-    for key in sorted(room, key=lambda key: room[key]):
-        given[key] = min(max(room[key], 0.0), left)
-        left -= given[key]
-    more = poured(amount - sum(given.values()), {key: room[key] - given[key] for key in room}, weights)
-    return {key: given[key] + more[key] for key in room}
 
 
 @dataclass(frozen=True)
-class Offer:
-    """What one quantity would take.
+class Price:
+    """What one quantity takes now.
 
     Attributes:
-        name: Of the quantity.
         own: Seconds for itself.
-        shared: Seconds for each thing that it has in common with others.
+        shared: Seconds for what it has in common with others, unless that is there already.
         least: The smallest part of ``own`` that it can be measured with, at a larger standard error.
-        hoped: Seconds in the best case, where the others are on the safe side; ``None`` for as many.
     """
 
-    name: str
     own: float
-    shared: Mapping[str, float]
+    shared: float = 0.0
     least: float = 1.0
-    hoped: float | None = None
 
     @property
-    def alone(self) -> float:
-        """Seconds if nothing else is measured."""
-        return self.least * self.own + sum(self.shared.values())
+    def full(self) -> float:
+        """Seconds."""
+        return self.own + self.shared
 
 
-_BOOKS = ("saved", "reserved", "measured")
-
-
-class Accounts:
-    """Saves for each quantity until it can be measured, and for its last value.
-
-    Half of what is earned goes to the cheapest ones, which can be measured every time; the other half is divided evenly
-    over all, none getting more than it costs: dear ones, which save, are measured regularly, and the more rarely the
-    more they cost. Of what several share the
-    cheapest of them pays all, and the others are measured together with it.
+@dataclass
+class Plan:
+    """What holds at one moment.
 
     Attributes:
-        saved: Seconds by quantity for its next value.
-        reserved: Seconds by quantity for its last value.
-        measured: By quantity, seconds of training before its latest value.
-        seen: Seconds of training at the latest choice.
-        advance: Seconds that were divided although there were debts.
+        prices: By name from the cheapest to the dearest, what each takes after those before it.
+        reserves: By name, what the last values of all up to it will take.
+        rates: By name, seconds that it may take in each second of training.
+        always: Those that may be measured every time.
     """
 
-    def __init__(self) -> None:
-        self.saved: dict[str, float] = {}
-        self.reserved: dict[str, float] = {}
-        self.measured: dict[str, float] = {}
-        self.seen = self.advance = 0.0
-
-    def choose(
-        self, offers: Sequence[Offer], credit: float, rest: float, length: Length, share: float
-    ) -> dict[str, float]:
-        """What to measure now.
-
-        Args:
-            offers: What each quantity would take.
-            credit: Seconds that may be spent by now and were not.
-            rest: Seconds of training so far.
-            length: Of the training. What could never be measured in all of it does not save.
-            share: Of the training that may be spent.
-
-        Returns:
-            For each quantity chosen the part of its own seconds that it may take, 1 for all.
-        """
-        order = _possible(sorted(offers, key=_cheapest_first), share * max(length.expected, rest), length.moments)
-        terms = _terms(order)
-        self._collect(credit, order, terms, self._income(rest, share), _remaining(rest, length))
-        chosen: dict[str, float] = {}
-        for offer in order:
-            price, leaders, _ = terms[offer.name]
-            saved = self.saved[offer.name]
-            secured = self.reserved[offer.name] >= _MARGIN * price * _passed(rest, length) * (1 - 1e-9)
-            is_affordable = saved >= price * (1 - 1e-9) and secured
-            if not is_affordable or not leaders <= chosen.keys() or self._waits(offer.name, rest, length):
-                continue
-            chosen[offer.name] = _part(offer, saved - (price - offer.least * offer.own))
-            self.saved[offer.name] = 0.0
-            self.measured[offer.name] = rest
-        return chosen
-
-    def _waits(self, name: str, rest: float, length: Length) -> bool:
-        """Whether the last value comes so soon that another one just before it would say little."""
-        return name in self.measured and 0 <= length.expected - rest < (rest - self.measured[name]) / 2
-
-    def _income(self, rest: float, share: float) -> tuple[float, float]:
-        """Seconds of training since the last time, and what they have earned."""
-        since, self.seen = max(rest - self.seen, 0.0), rest
-        return since, share * since
-
-    def _collect(
-        self,
-        credit: float,
-        order: Sequence[Offer],
-        terms: Mapping[str, Terms],
-        income: tuple[float, float],
-        remaining: float,
-    ) -> None:
-        # The last value of an estimate is put by at the least price; more is a matter of what is left at the end.
-        limits = {("saved", o.name): terms[o.name].price + (1 - o.least) * o.own for o in order}
-        limits |= {("reserved", o.name): _MARGIN * terms[o.name].price for o in order}
-        books = {"saved": self.saved, "reserved": self.reserved}
-        held = {(book, name): min(books[book].get(name, 0.0), limit) for (book, name), limit in limits.items()}
-        since, earned_since = income
-        # Where something took longer than forecast, half of the income pays debts and the cheap ones go on.
-        new = max(credit - sum(held.values()), earned_since / 2)
-        if credit - sum(held.values()) < earned_since / 2:
-            kept = max(min(self.advance, sum(held.values())), credit - new, 0.0)
-            held, self.advance = poured(kept, held), kept + new
-        else:
-            self.advance = 0.0
-        weights = {key: terms[key[1]].weight for key in limits}
-        room = {key: limit - held[key] for key, limit in limits.items()}
-        more = _allotted(new, room, weights)
-        again = [key for key in limits if key[0] == "saved" and key[1] in self.measured]
-        # What was borrowed or is left over does not bring a second value right after the first.
-        at_most = earned_since + max(new - earned_since, 0.0) * min(since / remaining, 1.0)
-        if sum(more[key] for key in again) > at_most:
-            others = {key: room[key] for key in limits if key not in again}
-            more = _allotted(at_most, {key: room[key] for key in again}, weights)
-            more |= _allotted(new - at_most, others, weights)
-        self.saved = {o.name: held["saved", o.name] + more["saved", o.name] for o in order}
-        self.reserved = {o.name: held["reserved", o.name] + more["reserved", o.name] for o in order}
-
-    @staticmethod
-    def last(offers: Sequence[Offer], credit: float) -> dict[str, float]:
-        """What to measure at the end: as much as there is credit for, the cheapest first, then estimates better."""
-        chosen: dict[str, float] = {}
-        paid: set[str] = set()
-        order = sorted(offers, key=_cheapest_first)
-        for offer in order:
-            price = offer.least * offer.own + sum(s for item, s in offer.shared.items() if item not in paid)
-            if _MARGIN * price <= credit:
-                chosen[offer.name] = offer.least
-                paid |= offer.shared.keys()
-                credit -= price
-        for offer in order:
-            if offer.name in chosen:
-                part = _part(offer, credit + offer.least * offer.own)
-                credit -= (part - offer.least) * offer.own
-                chosen[offer.name] = part
-        return chosen
-
-    def state(self) -> dict[str, Any]:
-        """Plain numbers, for a checkpoint."""
-        return {**{name: dict(getattr(self, name)) for name in _BOOKS}, "seen": self.seen, "advance": self.advance}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from :meth:`state`."""
-        self.saved, self.reserved, self.measured = (dict(state[name]) for name in _BOOKS)
-        self.seen, self.advance = state["seen"], state["advance"]
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    reserves: dict[str, float] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    always: set[str] = field(default_factory=set)
 
 
 class Budget:
     """Decides what is measured now.
 
+    A quantity is measured when what was earned pays for it and for the last values of all that are not dearer. So
+    cheap ones come first. Of what is left for the rest of the training each second goes to all evenly, but that none
+    gets more than it can use, which is to be measured every time; dear ones wait until their part pays for them. So
+    they come at even distances, and the more rarely the more they cost.
+
     Args:
         share: Time spent measuring may be so much of the rest of the time; ``None`` for no limit.
         grace: Seconds that may be spent in any case, on quantities that take less than a quarter of one.
+
+    Attributes:
+        latest: By quantity, seconds of training before its latest value.
     """
 
     def __init__(self, share: float | None, grace: float = 0.0) -> None:
         self.share, self.grace = share, grace
-        self.accounts = Accounts()
+        self.latest: dict[str, float] = {}
 
     @classmethod
     def of(cls, given: float | Literal["auto"] | None) -> Budget:
@@ -329,116 +174,115 @@ class Budget:
             )
         return cls(given)
 
-    def credit(self, spent: float, rest: float, length: Length | None = None) -> float:
-        """Seconds that may be spent now; infinite without a limit.
+    def earned(self, rest: float, length: Length | None) -> float:
+        """Seconds that may have been spent by now.
+
+        That is the share of the training so far. The beginning borrows half of what is sure to come, and half of what
+        then comes in pays it back.
 
         Args:
-            spent: Seconds spent measuring so far.
-            rest: Seconds not spent measuring so far.
+            rest: Seconds of training so far.
             length: Of the training; ``None`` at its end.
+
+        Example:
+            >>> budget, length = Budget(0.1), Length(sure=100.0)
+            >>> [round(budget.earned(rest, length), 2) for rest in (0.0, 50.0, 100.0)]
+            [4.85, 7.28, 9.7]
         """
-        return self.earned(rest, length) - spent
+        if self.share is None:
+            return math.inf
+        if length is None:
+            return self.share * rest
+        return _SAFETY * self.share * max(rest, (length.sure + rest) / 2 if rest < length.sure else rest)
 
-    def earned(self, rest: float, length: Length | None = None) -> float:
-        """Seconds that may have been spent by now, see :meth:`credit`."""
-        return math.inf if self.share is None else SAFETY * earned(self.share, rest, length or Length())
-
-    def choose(
-        self,
-        offers: Sequence[Offer],
-        *,
-        spent: float,
-        rest: float,
-        length: Length | None,
-    ) -> dict[str, float]:
-        """What to measure now, and for each the part of its own seconds that it may take, 1 for all.
+    def plan(self, prices: Mapping[str, Price], spent: float, rest: float, moments: int, length: Length) -> Plan:
+        """What each quantity may take.
 
         Args:
-            offers: What each quantity would take.
+            prices: From the cheapest to the dearest, each without what those before it have in common with it.
             spent: Seconds spent measuring so far.
-            rest: Seconds not spent measuring so far.
+            rest: Seconds of training so far.
+            moments: How many there were, at even distances.
+            length: Of the training.
+        """
+        plan = Plan(prices)
+        if self.share is None:
+            return plan
+        reserve = 0.0
+        for name, price in prices.items():
+            reserve += _MARGIN * (price.shared + price.least * price.own)
+            plan.reserves[name] = reserve
+        half = _SAFETY * self.share * length.expected / 2
+        possible = [name for name, reserve in plan.reserves.items() if reserve <= half]
+        rate = self._rate(spent + (plan.reserves[possible[-1]] if possible else 0.0), rest, length)
+        plan.rates = dict.fromkeys(prices, rate)
+        possible.sort(key=lambda name: prices[name].full)
+        for i, name in enumerate(possible):  # the cheapest take what they can use, the others what they leave
+            wanted = prices[name].full * moments / rest if rest > 0 else 0.0
+            part = rate / (len(possible) - i)
+            if wanted <= part:
+                plan.always.add(name)
+            plan.rates[name] = min(wanted, part)
+            rate -= plan.rates[name]
+        return plan
+
+    def _rate(self, gone: float, rest: float, length: Length) -> float:
+        """Seconds that may be spent in each second of what is sure to come, and of all, after what is spoken for."""
+        assert self.share is not None
+        rate = _BURST * self.share if math.isfinite(length.expected) else self.share
+        for end in (length.sure, length.expected):
+            if rest < end < math.inf:
+                rate = min(rate, max(_SAFETY * self.share * end - gone, 0.0) / (end - rest))
+        return rate
+
+    def room(self, name: str, plan: Plan, spent: float, rest: float, length: Length | None) -> float:
+        """Seconds that a quantity may take now, however long it has waited.
+
+        Args:
+            name: Of the quantity.
+            plan: For this moment.
+            spent: Seconds spent measuring so far.
+            rest: Seconds of training so far.
             length: Of the training; ``None`` at its end.
         """
         if self.share is None:
-            return {offer.name: 1.0 for offer in offers}
-        credit = self.credit(spent, rest, length)
+            return math.inf
+        room = self.earned(rest, length) - spent
         if length is None:
-            chosen = Accounts.last(offers, credit)
+            room /= _MARGIN
         else:
-            chosen = self.accounts.choose(offers, credit, rest, length, SAFETY * self.share)
-        return chosen | self._in_short_runs([o for o in offers if o.name not in chosen], spent)
+            room = min(room, _SAFETY * self.share * max(rest, length.sure) - spent - plan.reserves[name])
+        return max(room, min(self.grace - spent, _CHEAP))
 
-    def _in_short_runs(self, offers: Sequence[Offer], spent: float) -> dict[str, float]:
-        cheap = [o for o in offers if spent < self.grace and (o.alone if o.hoped is None else o.hoped) <= _CHEAP]
-        return {offer.name: 1.0 for offer in cheap}
+    def part(self, name: str, price: Price, plan: Plan, spent: float, rest: float, length: Length | None) -> float:
+        """How much of its own time a quantity may take now: 1 for all, 0 if it is not to be measured.
 
+        Args:
+            name: Of the quantity.
+            price: Now, where some of what it shares may be there already.
+            plan: For this moment.
+            spent: Seconds spent measuring so far.
+            rest: Seconds of training so far.
+            length: Of the training; ``None`` at its end.
+        """
+        if self.share is None or price.full <= min(self.grace - spent, _CHEAP):
+            return 1.0
+        room = self.room(name, plan, spent, rest, length)
+        return _part(price, room if length is None else min(room, self._saved(name, price, plan, rest, length)))
 
-def _cheapest_first(offer: Offer) -> tuple[float, str]:
-    return offer.alone, offer.name
-
-
-def _part(offer: Offer, seconds: float) -> float:
-    """The part of an estimate that can be had for so many seconds: 1, 1/2, 1/4, ..., at least the least."""
-    part = 1.0
-    while part > offer.least and part * offer.own > seconds:
-        part /= 2
-    return max(part, offer.least)
-
-
-def _remaining(rest: float, length: Length) -> float:
-    """Seconds of training to come; as many again as there were, where that is not known."""
-    return max(length.expected - rest if math.isfinite(length.expected) else rest, 1e-9)
-
-
-def _passed(rest: float, length: Length) -> float:
-    """The part of the training that is over: so much of the last value must be put by before another one."""
-    if rest == 0:
-        return 0.0
-    return min(rest / length.expected, 1.0) if math.isfinite(length.expected) and length.expected > 0 else 1.0
+    def _saved(self, name: str, price: Price, plan: Plan, rest: float, length: Length) -> float:
+        """What a quantity has waited for since its latest value."""
+        is_as_planned = price.full <= _AS_PLANNED * plan.prices[name].full
+        if name not in self.latest or (name in plan.always and is_as_planned):
+            return math.inf
+        waited = rest - self.latest[name]
+        if length.expected - rest < waited / 2:  # the last value comes so soon that another one would say little
+            return 0.0
+        return plan.rates[name] * waited / _NEARLY
 
 
-class Terms(NamedTuple):
-    """On what terms a quantity is measured.
-
-    Attributes:
-        price: Seconds that it pays: at the least its own, and those of what no cheaper one needs as well.
-        leaders: Those that pay for the rest of what it needs, so that it is measured only with them.
-        weight: How many it pays for.
-    """
-
-    price: float
-    leaders: frozenset[str]
-    weight: float
-
-
-def _terms(order: Sequence[Offer]) -> dict[str, Terms]:
-    payer: dict[str, str] = {}
-    prices: dict[str, float] = {}
-    leaders: dict[str, frozenset[str]] = {}
-    weights = {offer.name: 1.0 for offer in order}
-    for offer in order:
-        new = {item: seconds for item, seconds in offer.shared.items() if item not in payer}
-        leaders[offer.name] = frozenset(payer[item] for item, s in offer.shared.items() if item in payer and s > 0)
-        prices[offer.name] = offer.least * offer.own + sum(new.values())
-        payer |= dict.fromkeys(new, offer.name)
-        for leader in leaders[offer.name]:
-            weights[leader] += 1
-    return {name: Terms(prices[name], leaders[name], weights[name]) for name in prices}
-
-
-def _possible(order: Sequence[Offer], whole_run: float, moments: float) -> list[Offer]:
-    """Quantities that can be measured at least once in the whole run, if none gets more than its share."""
-    if not math.isfinite(whole_run):
-        return list(order)
-    possible = [offer for offer in order if offer.alone <= whole_run]
-    while possible:
-        terms = _terms(possible)
-        weights = {name: term.weight for name, term in terms.items()}
-        shares = poured(whole_run, {name: term.price * max(moments, 1.0) for name, term in terms.items()}, weights)
-        too_dear = [offer for offer in possible if shares[offer.name] < terms[offer.name].price * (1 - 1e-9)]
-        if not too_dear:
-            break
-        too_dear.sort(key=lambda offer: terms[offer.name].price)
-        gone = {offer.name for offer in too_dear[len(too_dear) // 2 :]}  # half at a time: what is left has more then
-        possible = [offer for offer in possible if offer.name not in gone]
-    return possible
+def _part(price: Price, seconds: float) -> float:
+    if seconds >= price.full:
+        return 1.0
+    part = (seconds - price.shared) / price.own if price.own > 0 else 0.0
+    return part if price.least <= part < 1 else 0.0
