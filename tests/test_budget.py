@@ -105,8 +105,8 @@ def test_dear_ones_are_thinned_evenly_and_cheap_ones_go_on() -> None:
         gaps = [b - a for a, b in zip(measured[name], measured[name][1:], strict=False)]
         assert len(measured[name]) >= at_least
         assert (measured[name][0], measured[name][-1]) == (0, 2000)
-        # The last gap ends with the training.
-        assert max(gaps[:-1]) <= 2 * min(gaps[:-1]), gaps
+        # What was borrowed is paid back at first; the last gap ends with the training.
+        assert max(gaps[:-1]) <= 2.5 * min(gaps[:-1]), gaps
 
 
 def test_none_starves_and_the_last_value_is_there() -> None:
@@ -131,8 +131,8 @@ def test_what_is_shared_is_paid_once() -> None:
 
 def test_an_estimate_takes_fewer_probes_before_it_is_left_out() -> None:
     budget, price = Budget(0.1), Price(8.0, least=0.25)
-    parts = [budget.part("trace", price, Plan(), 0.0, seconds / 0.1, None) for seconds in (9.0, 4.4, 2.3, 2.1)]
-    assert parts == pytest.approx([1.0, 0.5, 2.3 / 1.1 / 8, 0.0])
+    parts = [budget.part("trace", price, Plan(), 0.0, seconds / 0.1, None) for seconds in (10.1, 5.0, 2.6, 2.4)]
+    assert parts == pytest.approx([1.0, 0.5, 2.6 / 1.25 / 8, 0.0])
 
 
 def test_no_limit_measures_everything() -> None:

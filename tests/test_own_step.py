@@ -180,6 +180,27 @@ def test_which_number_that_is_logged_is_the_loss(logged: dict[str, float], name:
     assert logged_loss(logged) == name
 
 
+def test_a_loss_that_is_there_in_training_mode_alone() -> None:
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3))
+
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
+            return {"a": F.cross_entropy(self.net(x), y), "b": self.net(x).square().mean()} if self.training else []
+
+    class Detecting(Classifier):
+        def training_step(self, batch: Any) -> Tensor:
+            return sum(self.net(*batch).values())
+
+    module = Detecting(Detector())
+    values = last(module)
+    logits = module.eval().net.net(X)
+    expected = F.cross_entropy(logits, Y) + logits.square().mean()
+    assert values["probe/train_loss"] == pytest.approx(expected.item())
+    assert "complexity/hessian_trace" in values
+
+
 # Manual optimization ----------------------------------------------------------------------------
 
 
@@ -379,3 +400,58 @@ def test_a_batch_on_which_a_penalty_cannot_be_computed_is_left_out_later_in_the_
     first = ComplexityPenalty(regularizers.SmoothMarginLoss(0.1))
     with pytest.raises(ValueError, match="needs at least one target"):
         trainer(callbacks=[first]).fit(Ignoring(mlp(4, 6, 3)), DataLoader([(X[:4], Y[:4] * 0 - 100)], batch_size=None))
+
+
+def test_there_is_no_gap_where_the_two_losses_are_of_different_kinds() -> None:
+    class Combined(Classifier):
+        def training_step(self, batch: Any) -> Tensor:
+            (x, y), (unlabelled,) = batch["labelled"], batch["unlabelled"]
+            return F.cross_entropy(self(x), y) + self(unlabelled).square().mean()
+
+    monitor = ComplexityMonitor(["ParameterNorm"])
+    fit = trainer(callbacks=[monitor], max_epochs=1)
+    with pytest.warns(UserWarning, match="leaves out probe/generalization_gap"):
+        fit.fit(Combined(mlp(4, 6, 3)), {"labelled": loader(), "unlabelled": loader(X)}, loader())
+    values = monitor.history[-1].values
+    assert {"probe/train_loss", "probe/val_loss", "probe/val_accuracy"} <= values.keys()
+    assert "probe/generalization_gap" not in values
+
+
+def test_a_single_output_tells_two_classes_apart() -> None:
+    class Binary(Classifier):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x).squeeze(1)
+
+        def training_step(self, batch: Any) -> Tensor:
+            return F.binary_cross_entropy_with_logits(self(batch[0]), batch[1])
+
+    class Probability(Classifier):
+        def training_step(self, batch: Any) -> Tensor:
+            return F.binary_cross_entropy(self(batch[0]).sigmoid(), batch[1].unsqueeze(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    targets = (Y % 2).double()
+    module = Binary(mlp(4, 6, 1))
+    assert last(module, loader(X, targets))["probe/train_accuracy"] == pytest.approx(
+        ((module(X) > 0) == targets.bool()).double().mean().item()
+    )
+    probable = Probability(mlp(4, 6, 1))
+    assert last(probable, loader(X, targets))["probe/train_accuracy"] == pytest.approx(
+        ((probable(X)[:, 0] > 0) == targets.bool()).double().mean().item()
+    )
+
+
+def test_a_step_that_looks_for_gradients_after_its_backward_pass() -> None:
+    class Clipping(Manual):
+        def training_step(self, batch: Any) -> None:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(F.cross_entropy(self(batch[0]), batch[1]))
+            for parameter in self.parameters():
+                parameter.grad.clamp_(-1, 1)
+            optimizer.step()
+
+    module = Clipping(mlp(4, 6, 3))
+    assert last(module)["probe/train_loss"] == pytest.approx(F.cross_entropy(module(X), Y).item())

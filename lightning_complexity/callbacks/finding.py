@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from lightning_complexity.callbacks.base import LightningModule
 from lightning_complexity.callbacks.step import (
     OutputsInStep,
-    Step,
     StepLoss,
     first_tensor,
     logged_loss,
@@ -24,7 +23,7 @@ from lightning_complexity.callbacks.step import (
 )
 from lightning_complexity.network import Batches, MeasureError, Snapshot, Task
 from lightning_complexity.network.derivatives import gradients, input_output_chunks
-from lightning_complexity.network.leaves import check_leaf, entered_by_floats
+from lightning_complexity.network.leaves import entered_by_floats
 from lightning_complexity.network.losses import mean_loss
 from lightning_complexity.network.outputs import classified, predictions
 from lightning_complexity.network.running.batches import can_be_cut, chunks, map_tensors, owned
@@ -49,7 +48,7 @@ def find_task(module: LightningModule, batch: Any, task: Task) -> Task:
     """
     few = _few(batch)
     if task.loss is None and _has_step(module, "training_step"):
-        task = dataclasses.replace(task, loss=StepLoss())
+        task = _with_loss(module, few, task)
     if task.forward is None:
         task = _with_outputs(module, few, task)
     if task.targets is None and isinstance(task.loss, StepLoss):
@@ -57,30 +56,42 @@ def find_task(module: LightningModule, batch: Any, task: Task) -> Task:
     return task if task.wrt is not None else _with_leaf(module, few, task)
 
 
-def find_validation_task(module: LightningModule, batch: Any, training_batch: Any, task: Task) -> Task:
-    """The task for validation: by ``validation_step``, where that returns or logs a loss, else the same.
+def find_validation_task(module: LightningModule, batch: Any, training_task: Task, task: Task) -> Task:
+    """The task for validation: by ``validation_step``, where that returns or logs a loss, else as in training.
 
     Args:
         module: What is trained.
-        batch: Of the validation.
-        training_batch: Of the training, on which the same loss must be there as well.
-        task: For training.
+        batch: Of the validation, which may have another form than those of the training.
+        training_task: As found for training.
+        task: What the user says.
     """
-    if not isinstance(task.loss, StepLoss) or not _has_step(module, "validation_step"):
-        return task
+    loss = training_task.loss
+    if isinstance(loss, StepLoss) and _has_step(module, "validation_step"):
+        loss = _validation_loss(module, batch) or loss
+    if _runs(module, _few(batch), training_task):
+        return dataclasses.replace(training_task, loss=loss)
+    return find_task(module, batch, dataclasses.replace(task, loss=loss))
 
-    def run(batch: Any) -> Step:
-        return Snapshot(module).run(lambda _: run_step(module, "validation_step", owned(batch)))
 
+def _validation_loss(module: LightningModule, batch: Any) -> StepLoss | None:
+    """That of ``validation_step``, where it returns or logs one."""
     try:
-        steps = [run(_few(batch)), run(_few(training_batch))]
+        step = Snapshot(module).run(lambda _: run_step(module, "validation_step", owned(_few(batch))))
     except Exception:  # it needs what there is during a validation only
-        return task
-    if all(returned_loss(step.returned) is not None for step in steps):
-        return dataclasses.replace(task, loss=StepLoss("validation_step"))
-    names = {logged_loss(step.logged) for step in steps}
-    name = names.pop() if len(names) == 1 else None
-    return task if name is None else dataclasses.replace(task, loss=StepLoss("validation_step", name))
+        return None
+    if returned_loss(step.returned) is not None:
+        return StepLoss("validation_step")
+    name = logged_loss(step.logged)
+    return None if name is None else StepLoss("validation_step", name)
+
+
+def _runs(module: LightningModule, batch: Any, task: Task) -> bool:
+    """Whether a task gives outputs for a batch."""
+    try:
+        Snapshot(module, Batches.of(batch), task=task).run_one(lambda model, x: main_tensor(model(x)))
+    except Exception:  # whatever a forward that is not meant for this batch raises
+        return False
+    return True
 
 
 def explained(module: LightningModule, batch: Any, task: Task) -> str:
@@ -164,14 +175,19 @@ def _spread(batch: Any, count: int) -> Any:
     return map_tensors(lambda t: t[:: max(len(t) // count, 1)], batch) if can_be_cut(batch) else batch
 
 
+def _with_loss(module: LightningModule, batch: Any, task: Task) -> Task:
+    """Judge by ``training_step``; in training mode, where a module has a loss in that alone, as detectors do."""
+    in_evaluation_mode, in_training_mode = (
+        dataclasses.replace(task, loss=StepLoss(in_training_mode=mode)) for mode in (False, True)
+    )
+    if _loss(module, batch, in_evaluation_mode) is None and _loss(module, batch, in_training_mode) is not None:
+        return in_training_mode
+    return in_evaluation_mode
+
+
 def _with_outputs(module: LightningModule, batch: Any, task: Task) -> Task:
-    for candidate in _candidates(module, batch, task):
-        try:
-            Snapshot(module, Batches.of(batch), task=candidate).run_one(lambda model, x: main_tensor(model(x)))
-        except Exception:  # whatever a forward that is not meant for this batch raises
-            continue
-        return candidate
-    return task
+    fitting = (candidate for candidate in _candidates(module, batch, task) if _runs(module, batch, candidate))
+    return next(fitting, task)
 
 
 def _candidates(module: LightningModule, batch: Any, task: Task) -> Iterator[Task]:
@@ -210,14 +226,8 @@ def _with_leaf(module: LightningModule, batch: Any, task: Task) -> Task:
 
     For the first that has a row for each of the outputs, which depend on it.
     """
-    snapshot = Snapshot(module, Batches.of(batch), task=task)
-    try:
-        check_leaf(snapshot)
-        return task
-    except MeasureError:
-        names = entered_by_floats(snapshot)
-    for name in names:
-        candidate = dataclasses.replace(task, wrt=name)
+    names = entered_by_floats(Snapshot(module, Batches.of(batch), task=task))
+    for candidate in (task, *(dataclasses.replace(task, wrt=name) for name in names)):
         try:
             leaf, outputs = next(input_output_chunks(Snapshot(module, Batches.of(batch), task=candidate)))
         except Exception:  # another may do
@@ -241,13 +251,19 @@ def _with_targets(module: LightningModule, batch: Any, task: Task) -> Task:
         targets = task.split(batch)[1]
     except MeasureError:
         return task
-    if not isinstance(targets, Tensor) or targets.is_floating_point() or (targets == targets.flatten()[0]).all():
+    if not isinstance(targets, Tensor) or targets.numel() == 0 or (targets == targets.flatten()[0]).all():
         return task
     loss = _loss(module, batch, task)
+    if targets.is_floating_point():
+        threshold = None if loss is None else _threshold(module, batch, task, loss)
+        return task if threshold is None else dataclasses.replace(task, threshold=threshold)
     turned = targets.flatten().roll(1).view_as(targets)
     other = copy.deepcopy(batch, {id(targets): turned})  # with others in their place, wherever they are
     if loss is None or (_loss(module, other, task) == loss and _have_equal_gradients(module, batch, other, task)):
         return dataclasses.replace(task, targets=no_targets)
+    threshold = _threshold(module, batch, task, loss)
+    if threshold is not None:
+        return dataclasses.replace(task, threshold=threshold)
     if task.reading is not None and _is_for_the_next_token(module, batch, task, loss):
         return dataclasses.replace(task, reading=dataclasses.replace(task.reading, next_token=True))
     return task
@@ -270,6 +286,23 @@ def _have_equal_gradients(module: LightningModule, batch: Any, other: Any, task:
     return all(torch.equal(gradient, others[name]) for name, gradient in found.items())
 
 
+def _threshold(module: LightningModule, batch: Any, task: Task, loss: float) -> float | None:
+    """Where a single output tells two classes apart: 0 for a logit, 0.5 for a probability, as the loss shows."""
+    try:
+        outputs = predictions(Snapshot(module, Batches.of(batch), task=task)).double().squeeze(1)
+        targets = task.split(batch)[1].double().reshape(outputs.shape)
+    except Exception:  # of outputs that are no single numbers for these targets
+        return None
+    if outputs.ndim != 1 or not ((targets == 0) | (targets == 1)).all():
+        return None
+    if math.isclose(float(F.binary_cross_entropy_with_logits(outputs, targets)), loss, rel_tol=1e-3):
+        return 0.0
+    is_probability = bool(((outputs >= 0) & (outputs <= 1)).all())
+    if is_probability and math.isclose(float(F.binary_cross_entropy(outputs, targets)), loss, rel_tol=1e-3):
+        return 0.5
+    return None
+
+
 def _is_for_the_next_token(module: LightningModule, batch: Any, task: Task, loss: float) -> bool:
     try:
         logits = predictions(Snapshot(module, Batches.of(batch), task=task))
@@ -286,7 +319,7 @@ def _with_target_among(module: LightningModule, batch: Any, task: Task) -> Task:
     reading = task.reading
     if reading is None or not reading.positions or reading.split(batch)[1] is not None:
         return task
-    for position in range(reading.positions, len(batch)):
+    for position in range(1, len(batch)):
         if isinstance(batch[position], Tensor) and not batch[position].is_floating_point():
             candidate = dataclasses.replace(task, reading=dataclasses.replace(reading, target=position))
             snapshot = Snapshot(module, Batches.of(batch), task=candidate)

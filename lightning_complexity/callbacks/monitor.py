@@ -441,7 +441,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
                 return {}
             with moment.timed("probe/val"):
                 found = {**fit, **measure_fit(snapshot, "val", self._failures, moment)}
-                return {**found, **gaps(found, self._train_loss_as_validated(pl_module, fit))}
+                return {**found, **gaps(found, self._train_loss_as_validated(pl_module, found))}
 
         fit = self._failures.attempt("the training probe", measure_training_probe)
         if self._probes.validation is not None:
@@ -450,10 +450,10 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         return measured
 
     def _train_loss_as_validated(self, pl_module: LightningModule, fit: dict[str, Tensor]) -> Tensor | None:
-        """The loss of validation on the training probe, where it is another than that of training."""
+        """The loss of validation on the training probe, which may be another than that of training."""
         probe = self._probes.train_as_validated
-        if probe is None or not fit:
-            return None
+        if probe is None or "probe/val_loss" not in fit:
+            return fit.get("probe/train_loss")
         snapshot = self._snapshot(pl_module, probe)
         found = self._failures.attempt("probe/generalization_gap", lambda: {"loss": mean_loss(snapshot)})
         return found.get("loss")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -77,8 +78,7 @@ class Probes:
         else:
             return {}
         drawn = copied(drawn, module.device)
-        training_batch = self.train.batches.batches[0]
-        task = find_validation_task(module, drawn.batches[0], training_batch, self.train.task)
+        task = find_validation_task(module, drawn.batches[0], self.train.task, self._task)
         self.validation = Probe(drawn, task)
         return {}
 
@@ -87,7 +87,7 @@ class Probes:
         """The training probe, to be judged as in validation, where that is another loss than in training."""
         if self.train is None or self.validation is None or self.validation.task.loss == self.train.task.loss:
             return None
-        return Probe(self.train.batches, self.validation.task)
+        return Probe(self.train.batches, replace(self.train.task, loss=self.validation.task.loss))
 
     def to(self, device: torch.device) -> None:
         """Move the probes to a device."""

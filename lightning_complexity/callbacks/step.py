@@ -21,6 +21,10 @@ from lightning_complexity.recording.measuring import unsynchronized
 
 StepName = Literal["training_step", "validation_step"]
 _PLAIN = (str, bytes, int, float, bool, type(None), os.PathLike)
+_DIFFER_IN_TRAINING = (
+    *(nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RNNBase, nn.MultiheadAttention),
+    *(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, nn.RReLU),
+)
 _NAMES_OF_LOSSES = ("val_loss", "valid_loss", "validation_loss", "val/loss", "valid/loss", "validation/loss", "loss")
 
 
@@ -39,7 +43,7 @@ class Step:
     backwards: list[Tensor] = field(default_factory=list)
 
 
-def run_step(module: LightningModule, name: StepName, batch: Any) -> Step:
+def run_step(module: LightningModule, name: StepName, batch: Any, *, in_training_mode: bool = False) -> Step:
     """Call a module's own step, inside a run of a snapshot, which puts back what the module is.
 
     Penalties of callbacks are not added. Nothing is logged, by whatever way the ``Trainer`` knows; optimizers,
@@ -50,6 +54,7 @@ def run_step(module: LightningModule, name: StepName, batch: Any) -> Step:
         module: In evaluation mode.
         name: Which step.
         batch: It may be written to.
+        in_training_mode: Whether modules are in training mode, other than those of dropout and normalization.
 
     Raises:
         MeasureError: If the step fetches batches itself, or steps an optimizer that the ``Trainer`` does not know.
@@ -61,7 +66,16 @@ def run_step(module: LightningModule, name: StepName, batch: Any) -> Step:
         stack.enter_context(_noted(module, step))
         stack.enter_context(_no_optimizer_steps(module, name))
         stack.enter_context(torch.set_grad_enabled(name == "training_step"))
-        step.returned = function(batch, *_further_arguments(function, name))
+        if in_training_mode:
+            stack.enter_context(_in_training_mode(module))
+        try:
+            step.returned = function(batch, *_further_arguments(function, name))
+        except MeasureError:
+            raise
+        except Exception:
+            # After its one backward pass a step may look for gradients, which are not there.
+            if len(step.backwards) != 1 or len(_optimizers(module)) != 1:
+                raise
     return step
 
 
@@ -99,6 +113,19 @@ def _trainer_kept(module: LightningModule, name: StepName) -> Iterator[None]:
         trainer.state.stage = stage
         attributes.clear()
         attributes.update(before)
+
+
+@contextmanager
+def _in_training_mode(module: nn.Module) -> Iterator[None]:
+    parts = [part for part in module.modules() if not isinstance(part, _DIFFER_IN_TRAINING)]
+    before = [part.training for part in parts]
+    try:
+        for part in parts:
+            part.training = True
+        yield
+    finally:
+        for part, training in zip(parts, before, strict=True):
+            part.training = training
 
 
 class _Nothing:
@@ -211,9 +238,7 @@ def _no_optimizer_steps(module: LightningModule, name: str) -> Iterator[None]:
         )
 
     # The optimizers have the real parameters, not those that stand in for them during a run.
-    trainer = module.__dict__.get("_trainer")
-    optimizers = [] if trainer is None else trainer.optimizers
-    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for optimizer in _optimizers(module) for group in optimizer.param_groups for p in group["params"]]
     gradients = [p.grad for p in parameters]
     handle = register_optimizer_step_pre_hook(stop)
     try:
@@ -222,6 +247,11 @@ def _no_optimizer_steps(module: LightningModule, name: str) -> Iterator[None]:
         handle.remove()
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+
+
+def _optimizers(module: LightningModule) -> list[Any]:
+    trainer = module.__dict__.get("_trainer")
+    return [] if trainer is None else list(trainer.optimizers)
 
 
 @dataclass(frozen=True)
@@ -233,14 +263,17 @@ class StepLoss:
     Args:
         step: ``"training_step"`` or ``"validation_step"``.
         logged: Name under which the step logs its loss, where it does not return it.
+        in_training_mode: Whether modules are in training mode, as some have a loss in that alone; dropout and
+            normalization never are.
     """
 
     step: StepName = "training_step"
     logged: str | None = None
+    in_training_mode: bool = False
 
     def __call__(self, module: LightningModule, batch: Any) -> Tensor:
         """The loss, with its graph."""
-        done = run_step(module, self.step, batch)
+        done = run_step(module, self.step, batch, in_training_mode=self.in_training_mode)
         if self.logged is not None:
             return torch.as_tensor(done.logged[self.logged])
         if self.step == "training_step" and not module.automatic_optimization:
@@ -263,7 +296,8 @@ class StepLoss:
 
     def __str__(self) -> str:
         """In words."""
-        return self.step if self.logged is None else f"{self.logged!r} of {self.step}"
+        name = self.step if self.logged is None else f"{self.logged!r} of {self.step}"
+        return f"{name} in training mode, but for dropout and normalization" if self.in_training_mode else name
 
 
 def returned_loss(returned: Any) -> Tensor | None:

@@ -221,7 +221,13 @@ def margins(snapshot: Snapshot) -> Tensor:
 
 @shared
 def accuracy(snapshot: Snapshot) -> Tensor:
-    """Share of samples, or positions, whose largest output is that of the target. Needs targets."""
+    """Share of samples, or positions, whose largest output is that of the target. Needs targets.
+
+    Where a single output tells two classes apart, those that are on the target's side of the threshold.
+    """
+    if snapshot.task.threshold is not None:
+        outputs = predictions(snapshot).squeeze(1)
+        return ((outputs > snapshot.task.threshold) == snapshot.targets.reshape(outputs.shape)).double().mean()
     logits, targets = classified(snapshot)
     return (logits.argmax(1) == targets).double().mean()
 

@@ -208,6 +208,8 @@ def measure_fit(
 
 def _has_classes(snapshot: Snapshot) -> bool:
     targets = snapshot.targets if snapshot.has("targets") else None
+    if snapshot.task.threshold is not None:
+        return True
     if not isinstance(targets, Tensor) or targets.is_floating_point():
         return False
     try:
@@ -216,16 +218,15 @@ def _has_classes(snapshot: Snapshot) -> bool:
         return False
 
 
-def gaps(values: dict[str, Tensor], train_loss: Tensor | None = None) -> dict[str, Tensor]:
+def gaps(values: dict[str, Tensor], train_loss: Tensor | None) -> dict[str, Tensor]:
     """How much better the network is on the training probe than on the validation probe.
 
     Args:
         values: Losses and accuracies by log key.
-        train_loss: The loss of validation on the training probe, where that is another than ``probe/train_loss``.
+        train_loss: The loss on the training probe, of the kind of ``probe/val_loss``, if it is known.
     """
     found = {}
-    if {"probe/train_loss", "probe/val_loss"} <= values.keys():
-        train_loss = values["probe/train_loss"] if train_loss is None else train_loss
+    if train_loss is not None and "probe/val_loss" in values:
         found["probe/generalization_gap"] = values["probe/val_loss"] - train_loss
     if {"probe/train_accuracy", "probe/val_accuracy"} <= values.keys():
         found["probe/accuracy_gap"] = values["probe/train_accuracy"] - values["probe/val_accuracy"]

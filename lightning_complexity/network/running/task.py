@@ -56,6 +56,7 @@ class Task:
         class_dim: Dimension of the outputs along which classes lie, where shapes do not tell.
         wrt: Name of a submodule: Jacobians are those for the first tensor that enters it, not for the inputs.
         reading: Which part of a batch goes in and which are targets, where ``forward`` does not say.
+        threshold: Above which a single output says that the target is 1, where it tells two classes apart.
 
     Example:
         >>> task = Task(forward=lambda module, batch: module(batch["x"]), targets=lambda batch: batch["y"])
@@ -69,6 +70,7 @@ class Task:
     class_dim: int | None = None
     wrt: str | None = None
     reading: Reading | None = None
+    threshold: float | None = None
 
     def updated(self, **options: Any) -> Task:
         """The same task with those of some options that are not ``None``."""
