@@ -116,9 +116,14 @@ def test_two_monitors_have_keys_and_records_of_their_own(tmp_path: Path) -> None
     assert not plain.history[-1].values.keys() & shifted.history[-1].values.keys()
 
 
-def test_monitors_without_names_must_have_other_metrics(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"two monitors would log complexity/stable_rank: give one of them a name"):
-        fitted(*(ComplexityMonitor(["StableRank"], probe=(x, Y)) for x in (X, X + 1)))
+def test_a_monitor_without_a_name_gets_one_where_it_would_log_the_keys_of_another(tmp_path: Path) -> None:
+    monitors = [ComplexityMonitor(["JacobianNorm"], probe=(x, Y)) for x in (X, X + 1)]
+    with pytest.warns(UserWarning, match="this one logs it as complexity/monitor_2/jacobian_norm. Choose a name"):
+        fitted(*monitors)
+    assert "complexity/jacobian_norm" in monitors[0].history[-1].values
+    assert "complexity/monitor_2/jacobian_norm" in monitors[1].history[-1].values
+    with pytest.raises(ValueError, match="two monitors would log complexity/same/stable_rank: give one of them a name"):
+        fitted(*(ComplexityMonitor(["StableRank"], probe=(x, Y), name="same") for x in (X, X + 1)))
     monitors = [ComplexityMonitor(["StableRank"]), ComplexityMonitor(["PathNorm"])]
     fitted(*monitors, logger=CSVLogger(tmp_path), log_every_n_steps=1)
     merged = read_record(monitors[0].record_path)

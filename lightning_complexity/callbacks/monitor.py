@@ -95,7 +95,8 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
     ``WeightAveraging`` the curves are those of the weights that are trained, and the last value that of the average;
     ranking checkpoints, which hold the average, is warned of.
 
-    Several monitors in one ``Trainer``, such as one on shifted data, need a ``name`` each, or other metrics. With
+    Several monitors in one ``Trainer``, such as one on shifted data, have a ``name`` each, or other metrics; one
+    without a name that would log the keys of another gets one, ``"monitor_2"``, and a warning says so. With
     ``name="shifted"`` keys are ``complexity/shifted/<name>`` and ``probe/shifted/<...>``, and the record is
     ``complexity.shifted.jsonl``.
 
@@ -208,18 +209,38 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         """Start afresh, unless this continues a fit; come after callbacks that change the network.
 
         Raises:
-            ValueError: If another monitor would log the same keys.
+            ValueError: If another monitor of the same name would log the same keys.
         """
+        self._tell_apart(trainer)
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        for other in self.siblings(trainer):
+        for other in self._before(trainer):
             check_that_keys_differ(self.identity()["metrics"], other.identity()["metrics"], self.name)
         put_in_order(trainer)
         if trainer.global_step == 0:
             self._forget()
         self._probes_are_ready = False
         self.share_results()
+
+    def _before(self, trainer: Trainer) -> list[ComplexityMonitor]:
+        """Monitors of the same name that are listed before this one."""
+        siblings, callbacks = self.siblings(trainer), trainer.callbacks
+        return [c for c in siblings if callbacks.index(c) < callbacks.index(self)]
+
+    def _tell_apart(self, trainer: Trainer) -> None:
+        """Take a name, where an earlier monitor without one logs the same keys."""
+        names = set(self.identity()["metrics"])
+        if self.name is not None or not any(names & set(c.identity()["metrics"]) for c in self._before(trainer)):
+            return
+        monitors = [c for c in trainer.callbacks if isinstance(c, ComplexityMonitor)]
+        self.name = f"monitor_{monitors.index(self) + 1}"
+        if trainer.is_global_zero:
+            warnings.warn(
+                f"Several monitors measure {min(names)}: this one logs it as complexity/{self.name}/{min(names)}. "
+                "Choose a name with ComplexityMonitor(..., name='shifted').",
+                stacklevel=2,
+            )
 
     @timed
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
