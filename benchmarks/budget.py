@@ -44,8 +44,10 @@ HOOKS = [
     "on_train_start",
     "on_train_batch_start",
     "on_train_batch_end",
+    "on_validation_start",
     "on_train_epoch_end",
     "on_train_end",
+    "on_fit_end",
     "state_dict",
 ]
 
@@ -123,12 +125,23 @@ def _trainer(max_steps: int, **options: Any) -> pl.Trainer:
     return pl.Trainer(max_steps=max_steps, accelerator="cpu", **silent, **options)
 
 
-def seconds_of_a_step(run: Run, steps: int = 3) -> float:
-    """Train for a few steps without measuring."""
-    trainer = _trainer(steps, logger=False)
-    started = time.perf_counter()
+class Times(pl.Callback):
+    """Notes when batches end."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Note the time."""
+        self.ends.append(time.perf_counter())
+
+
+def seconds_of_a_step(run: Run, seconds: float = 3.0) -> float:
+    """Train for a few seconds without measuring."""
+    times = Times()
+    trainer = _trainer(-1, logger=False, max_time={"seconds": seconds}, callbacks=[times])
     trainer.fit(Classifier(run.network), DataLoader(run.data, run.batch_size))
-    return (time.perf_counter() - started) / steps
+    return (times.ends[-1] - times.ends[0]) / (len(times.ends) - 1)
 
 
 def row(run: Run, steps: int, **options: Any) -> list[str]:
@@ -143,8 +156,8 @@ def row(run: Run, steps: int, **options: Any) -> list[str]:
     overhead = clock.seconds / (seconds - clock.seconds)
     spending = monitor.spending
     names = [name for name in spending.due if name not in monitor._failures.left_out]
-    always = sum(spending.measured[name] == spending.due[name] for name in names)
-    ever = sum(spending.measured[name] > 0 for name in names)
+    always = sum(spending.measured.get(name) == spending.due[name] for name in names)
+    ever = sum(spending.measured.get(name, 0) > 0 for name in names)
     return [
         f"{run.name}, {options.get('metrics', 'default settings')}",
         str(options.get("budget", "auto")),

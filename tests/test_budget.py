@@ -106,7 +106,7 @@ def test_dear_ones_are_thinned_evenly_and_cheap_ones_go_on() -> None:
         assert len(measured[name]) >= at_least
         assert (measured[name][0], measured[name][-1]) == (0, 2000)
         # What was borrowed is paid back at first; the last gap ends with the training.
-        assert max(gaps[:-1]) <= 2.5 * min(gaps[:-1]), gaps
+        assert max(gaps[:-1]) <= 3.5 * min(gaps[:-1]), gaps
 
 
 def test_none_starves_and_the_last_value_is_there() -> None:
@@ -183,15 +183,20 @@ class Clock:
 
 def test_stopwatch_counts_nested_blocks_once(clock: Clock) -> None:
     watch = Stopwatch()
-    with watch.measuring():
-        clock.pass_by(1)
-        watch.start()
-        clock.pass_by(1)
+    watch.enter()
+    clock.pass_by(1)
+    watch.start()
+    clock.pass_by(1)
+    watch.leave()
     clock.pass_by(8)
-    with watch.measuring(), watch.measuring():
-        clock.pass_by(2)
-        assert (watch.spent, watch.rest) == (4, 8)
-        watch.stop()
+    watch.enter()
+    watch.enter()
+    clock.pass_by(1)
+    watch.leave()
+    clock.pass_by(1)
+    assert (watch.spent, watch.rest) == (4, 8)
+    watch.stop()
+    watch.leave()
     clock.pass_by(50)
     assert (watch.spent, watch.rest, watch.overhead) == (4, 8, 0.5)
     again = Stopwatch()

@@ -27,8 +27,8 @@ _LOSSES = ("probe/train", "probe/val")
 _PLANNING = "planning"
 _WORTH_PLANNING = 10  # times what it takes to plan must have been earned
 _FIRST_MOMENT = 0.25  # of it comes again: loggers open their files
-_ENDS = 0.2  # of all that will be earned, or so many seconds, a cheap quantity may take at the start and at the end
-_ENDS_SECONDS = 0.05
+_ENDS = 0.2  # of all that will be earned, or so many seconds, cheap ones may take at the start and at the end
+_ENDS_SECONDS = 0.1
 _OF_FREE_MEMORY = 0.8
 _LITTLE_MEMORY = 100e6  # bytes
 
@@ -46,8 +46,12 @@ def timed(hook: Callable[Concatenate[S, P], Result]) -> Callable[Concatenate[S, 
     """Count the time in a hook as spent measuring."""
 
     def wrapped(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Result:
-        with self.spending.stopwatch.measuring():
+        stopwatch = self.spending.stopwatch
+        stopwatch.enter()
+        try:
             return hook(self, *args, **kwargs)
+        finally:
+            stopwatch.leave()
 
     update_wrapper(wrapped, hook)
     return wrapped
@@ -212,6 +216,7 @@ class Moment(Plan):
         self._watch = Watch(spending.forecasts.costs)
         self._prices: Prices | None = None
         self._length = Length()
+        self._began = spending.stopwatch.spent
         self.chosen: set[str] = set()
 
     @contextmanager
@@ -283,7 +288,8 @@ class Moment(Plan):
             return False
         rest = self._spending.stopwatch.rest
         expected = rest if self._last or self._length.expected == float("inf") else self._length.expected
-        return price.full <= max(_ENDS_SECONDS, _ENDS * (self._spending.budget.share or 0.0) * expected)
+        at_most = max(_ENDS_SECONDS, _ENDS * (self._spending.budget.share or 0.0) * expected)
+        return self._spending.stopwatch.spent - self._began + price.full <= at_most
 
     def _fits(self, name: str, snapshot: Snapshot) -> bool:
         """Whether there is enough memory."""

@@ -265,11 +265,11 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             self._steps += 1
         self._global_step = trainer.global_step
         self._leave_out_what_has_no_start(trainer)
-        self.watchers(trainer).check(trainer, self.every_n_steps)
+        self._watchers = self.watchers(trainer)
+        self._watchers.check(trainer, self.every_n_steps)
         self.publish(trainer)
         self.open_record(trainer)
 
-    @timed
     def on_train_batch_start(
         self,
         trainer: Trainer,
@@ -278,12 +278,17 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         batch_idx: int,
     ) -> None:
         """Measure at initialization."""
+        if not (self._knows_steps and self._probes_are_ready and self._history):  # each step comes here
+            self._start(trainer, pl_module, batch)
+
+    @timed
+    def _start(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         if not self._knows_steps:  # Lightning's count is right from here on, where a run goes on
             self._steps, self._knows_steps = completed_batches(trainer), True
         if not self._probes_are_ready:
             self._probes_are_ready = True
             self._probes.draw(trainer, pl_module, batch, self._failures)
-        if not self.history:
+        if not self._history:
             self._measure(trainer, pl_module)
 
     @timed
@@ -296,12 +301,13 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         batch_idx: int,
     ) -> None:
         """Measure every so many steps."""
-        if trainer.global_step == self._global_step:  # gradients are still accumulating
+        global_step = trainer.global_step
+        if global_step == self._global_step:  # gradients are still accumulating
             return
-        self._global_step = trainer.global_step
+        self._global_step = global_step
         self._steps += 1
         is_scheduled = bool(self.every_n_steps and self._steps % self.every_n_steps == 0)
-        if is_scheduled or self.watchers(trainer).look_after(trainer, batch_idx):
+        if is_scheduled or self._watchers.look_after(trainer, batch_idx):
             self._measure(trainer, pl_module)
 
     @timed

@@ -6,6 +6,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -172,8 +173,10 @@ class Forecasts:
     def _look(self, snapshot: Snapshot) -> None:
         one = snapshot.first(1)
         try:
-            self.bytes_per_sample = activation_bytes(lambda: _forward(one)) / one.num_samples  # which warms up as well
             some = snapshot.first(4)
+            of_one, of_some = (activation_bytes(partial(_forward, piece)) for piece in (one, some))  # and warm up
+            more = some.num_samples - one.num_samples
+            self.bytes_per_sample = (of_some - of_one) / more if more else of_one / one.num_samples
             seconds = {piece.num_samples: _forward(piece) for piece in (one, some)}
         except Exception:  # whoever measures says why
             return
