@@ -266,6 +266,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         self._global_step = trainer.global_step
         self._leave_out_what_has_no_start(trainer)
         self._watchers = self.watchers(trainer)
+        self._is_watched = bool(self._watchers)
         self._watchers.check(trainer, self.every_n_steps)
         self.publish(trainer)
         self.open_record(trainer)
@@ -307,7 +308,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         self._global_step = global_step
         self._steps += 1
         is_scheduled = bool(self.every_n_steps and self._steps % self.every_n_steps == 0)
-        if is_scheduled or self._watchers.look_after(trainer, batch_idx):
+        if is_scheduled or (self._is_watched and self._watchers.look_after(trainer, batch_idx)):
             self._measure(trainer, pl_module)
 
     @timed
