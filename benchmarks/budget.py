@@ -32,8 +32,8 @@ INTRODUCTION = """\
 
 Written by `python -m benchmarks.budget`: trainings with a `ComplexityMonitor(budget=...)`, and the time in all of its
 hooks by a clock outside of it, divided by the rest of the training time. It is to stay within 1.1 times the budget. The
-batches and the probe are small (32 and 256 samples for the demonstration's network, 4 and 16 for ResNet-18, 4 and 32 for
-the transformer), as so short a run sees few samples. A measurement is due every so many steps, 20 times in the run;
+batches and the probe are small (32 and 256 samples for the demonstration's network, 4 and 16 for ResNet-18, 4 and 32
+for the transformer), as so short a run sees few samples. A measurement is due every so many steps, 20 times in the run;
 TensorBoard logs are written. Other programs ran on the machine meanwhile, five to ten at a time on two cores.
 
 `measured` says how many quantities were measured at all and at every moment, of those that the network has; losses on

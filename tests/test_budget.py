@@ -141,7 +141,7 @@ def test_no_limit_measures_everything() -> None:
 
 def test_a_short_run_measures_what_is_cheap_where_no_budget_was_given() -> None:
     def parts(budget: Budget, spent: float) -> list[float]:
-        prices = {"cheap": Price(0.01), "dear": Price(1.0)}
+        prices = {"cheap": Price(0.01), "dear": Price(1.5)}
         plan = budget.plan(prices, spent, 0.0, 0, Length())
         return [budget.part(name, price, plan, spent, 0.0, Length()) for name, price in prices.items()]
 

@@ -28,7 +28,7 @@ _PLANNING = "planning"
 _WORTH_PLANNING = 10  # times what it takes to plan must have been earned
 _FIRST_MOMENT = 0.25  # of it comes again: loggers open their files
 _ENDS = 0.2  # of all that will be earned, or so many seconds, cheap ones may take at the start and at the end
-_ENDS_SECONDS = 0.1
+_ENDS_SECONDS = 0.04
 _OF_FREE_MEMORY = 0.8
 _LITTLE_MEMORY = 100e6  # bytes
 
@@ -84,7 +84,6 @@ class Spending:
         self.step: int | None = None
         self.measured: dict[str, int] = {}
         self.due: dict[str, int] = {}
-        self.too_large: set[str] = set()
         self.moments = 0
         self._cheapest = self._sure = 0.0
         self._told: set[str] = set()
@@ -216,7 +215,7 @@ class Moment(Plan):
         self._watch = Watch(spending.forecasts.costs)
         self._prices: Prices | None = None
         self._length = Length()
-        self._began = spending.stopwatch.spent
+        self._began = 0.0
         self.chosen: set[str] = set()
 
     @contextmanager
@@ -238,6 +237,7 @@ class Moment(Plan):
                     self._spending.forecasts.see(snapshot)
                 self._length = self._spending.length(self._trainer)
                 self._prices = self._spending.prices(self._names, self._length)
+                self._began = self._spending.stopwatch.spent
         return self._prices
 
     def ordered(self, metrics: list[ComplexityMetric]) -> list[ComplexityMetric]:
@@ -294,10 +294,7 @@ class Moment(Plan):
     def _fits(self, name: str, snapshot: Snapshot) -> bool:
         """Whether there is enough memory."""
         needed = self._spending.forecasts.memory(name)
-        if needed < _LITTLE_MEMORY or needed < _OF_FREE_MEMORY * free_bytes(snapshot.device):
-            return True
-        self._spending.too_large.add(name)
-        return False
+        return needed < _LITTLE_MEMORY or needed < _OF_FREE_MEMORY * free_bytes(snapshot.device)
 
     def watching(self, snapshot: Snapshot, of: str = "") -> AbstractContextManager[None]:
         """See what shared quantities take."""

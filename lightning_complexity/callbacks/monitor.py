@@ -135,7 +135,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             The losses and what is cheap of the weights are there at the start and at the end in any case, the rest as
             far as it is affordable. How long dear ones take is forecast from small pieces of the probe; what would take
             most of the free memory is left out. ``"auto"`` is 0.02, and in runs of seconds, where nobody waits,
-            whatever is cheap is measured, up to two seconds in all. ``None`` measures everything every time.
+            whatever is cheap is measured, up to ten seconds in all. ``None`` measures everything every time.
             What ``EarlyStopping``, ``ModelCheckpoint`` or a scheduler monitors is measured every time as well.
             At info level the log says what is thinned, and a warning of the log at the end what was never measured.
         per_layer: Whether metrics given by name also report their layers.

@@ -11,11 +11,11 @@ from typing import Literal
 AUTO = 0.02
 """The share where no budget was given."""
 
-GRACE = 2.0
+GRACE = 10.0
 """Seconds that a run may spend on what is cheap, however short it is, where no budget was given."""
 
 _SAFETY = 0.97  # part of the budget that is planned with; forecasts are never exact
-_CHEAP = 0.25  # seconds, of the grace
+_CHEAP = 1.0  # seconds, of the grace
 _MARGIN = 1.25  # of last values over the forecast, as no later time makes up for them
 _NEARLY = 0.9  # of the time that a quantity waits; moments do not come at exact times
 _AS_PLANNED = 1.5  # times the planned price; more means that what is shared is not there
@@ -146,7 +146,7 @@ class Budget:
 
     Args:
         share: Time spent measuring may be so much of the rest of the time; ``None`` for no limit.
-        grace: Seconds that may be spent in any case, on quantities that take less than a quarter of one.
+        grace: Seconds that may be spent in any case, on quantities that take less than one.
 
     Attributes:
         latest: By quantity, seconds of training before its latest value.
