@@ -26,7 +26,7 @@ from lightning_complexity.network.derivatives import gradients, input_output_chu
 from lightning_complexity.network.leaves import entered_by_floats
 from lightning_complexity.network.losses import mean_loss
 from lightning_complexity.network.outputs import classified, predictions
-from lightning_complexity.network.running.batches import can_be_cut, chunks, owned
+from lightning_complexity.network.running.batches import can_be_cut, chunks, map_tensors, owned
 from lightning_complexity.network.running.reading import readings
 from lightning_complexity.network.running.task import main_tensor, structure
 from lightning_complexity.network.tracing.interpreter import hooks_on_all_modules
@@ -48,11 +48,11 @@ def find_task(module: LightningModule, batch: Any, task: Task) -> Task:
     """
     few = _few(batch)
     if task.loss is None and _has_step(module, "training_step"):
-        task = _with_loss(module, batch, task)
+        task = _with_loss(module, few, task)
     if task.forward is None:
         task = _with_outputs(module, few, task)
     if task.targets is None and isinstance(task.loss, StepLoss):
-        task = _with_targets(module, batch, task)
+        task = _with_targets(module, _spread(batch, 16), task)
     return task if task.wrt is not None else _with_leaf(module, few, task)
 
 
@@ -76,7 +76,7 @@ def find_validation_task(module: LightningModule, batch: Any, training_task: Tas
 def _validation_loss(module: LightningModule, batch: Any) -> StepLoss | None:
     """That of ``validation_step``, where it returns or logs one."""
     try:
-        step = Snapshot(module).run(lambda _: run_step(module, "validation_step", owned(batch)))
+        step = Snapshot(module).run(lambda _: run_step(module, "validation_step", owned(_few(batch))))
     except Exception:  # it needs what there is during a validation only
         return None
     if returned_loss(step.returned) is not None:
@@ -168,6 +168,11 @@ def _has_step(module: LightningModule, name: str) -> bool:
 
 def _few(batch: Any) -> Any:
     return next(chunks(batch, 2)) if can_be_cut(batch) else batch
+
+
+def _spread(batch: Any, count: int) -> Any:
+    """About so many samples from all over a batch, where it can be cut: several of its classes, if it is sorted."""
+    return map_tensors(lambda t: t[:: max(len(t) // count, 1)], batch) if can_be_cut(batch) else batch
 
 
 def _with_loss(module: LightningModule, batch: Any, task: Task) -> Task:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -121,9 +122,11 @@ def _one_line(error: Exception) -> str:
 
 def _writers(trainer: Trainer) -> list[SummaryWriter]:
     """TensorBoard writers; of a logger without an ``experiment``, or whose experiment does not open, none."""
+    experiments = [_experiment(trainer, logger) for logger in trainer.loggers]
+    if "torch.utils.tensorboard" not in sys.modules:  # no writer can exist, and to import it takes half a second
+        return []
     from torch.utils.tensorboard import SummaryWriter
 
-    experiments = [_experiment(trainer, logger) for logger in trainer.loggers]
     return [experiment for experiment in experiments if isinstance(experiment, SummaryWriter)]
 
 

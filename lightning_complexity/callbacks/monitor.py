@@ -18,9 +18,10 @@ from lightning_complexity.callbacks.base import (
     completed_batches,
     double_precision,
 )
+from lightning_complexity.callbacks.budgeting import BudgetGiven, Moment, Spending, timed, watched_names
 from lightning_complexity.callbacks.changes import Fingerprint, fingerprint
 from lightning_complexity.callbacks.finding import explained, find_task
-from lightning_complexity.callbacks.keys import KeyedCallback, check_name, check_that_keys_differ, named_key
+from lightning_complexity.callbacks.keys import KeyedCallback, check_name, check_that_keys_differ, named_key, plain_key
 from lightning_complexity.callbacks.loggers import (
     log_figures,
     log_histograms,
@@ -133,7 +134,15 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             for the inputs, where these are one tensor of floating-point numbers, else for what enters the first
             submodule that has a row for each output; what was found is logged at level ``INFO``, and :meth:`explain`
             says it.
-        budget: The share of training time that measuring may take. Measured and logged; not enforced yet.
+        budget: The time that measuring takes may be so much of the rest of the training time: drawing the probe,
+            measuring, logging and writing. Cheap quantities are measured at every moment of the schedule, dear ones
+            more rarely, at even distances; an estimate takes fewer random probes before it is left out, down to two.
+            The losses and what is cheap of the weights are there at the start and at the end in any case, the rest as
+            far as it is affordable. How long dear ones take is forecast from small pieces of the probe; what would take
+            most of the free memory is left out. ``"auto"`` is 0.02, and in runs of seconds, where nobody waits,
+            whatever is cheap is measured, up to ten seconds in all. ``None`` measures everything every time.
+            What ``EarlyStopping``, ``ModelCheckpoint`` or a scheduler monitors is measured every time as well.
+            At info level the log says what is thinned, and a warning of the log at the end what was never measured.
         per_layer: Whether metrics given by name also report their layers.
         on_error: ``"warn"`` or ``"raise"``.
         name: Tells several monitors apart.
@@ -165,7 +174,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         targets: TargetFunction | None = None,
         class_dim: int | None = None,
         wrt: str | None = None,
-        budget: float = 0.05,
+        budget: BudgetGiven = "auto",
         per_layer: bool = False,
         on_error: OnError = "warn",
         name: str | None = None,
@@ -174,8 +183,6 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         _check_interval("every_n_steps", every_n_steps)
         _check_interval("every_n_epochs", every_n_epochs)
         check_probe(probe)
-        if not budget > 0:
-            raise ValueError(f"budget must be a positive share of the training time, such as 0.05, got {budget!r}.")
         if on_error not in get_args(OnError):
             raise ValueError(f'on_error must be "warn" or "raise", got {on_error!r}.')
         self.metrics = resolve(metrics, per_layer=per_layer)
@@ -195,9 +202,8 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         self._whole_only: set[str] = set()
         self._probes_are_ready, self._epochs_end_together = False, True
         self._steps, self._global_step, self._knows_steps = 0, 0, False
-        self._seconds_measuring = 0.0
-        self._seconds_before = 0.0
-        self._started: float | None = None
+        self._chosen: set[str] | None = None  # of the latest measurement, where it was made here
+        self.spending = Spending(self.budget, self.metrics)
 
     def identity(self) -> dict[str, Any]:
         """What tells monitors without names apart."""
@@ -242,6 +248,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
                 stacklevel=2,
             )
 
+    @timed
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the initial parameters, where a metric needs them."""
         needs_initial = any("initial" in metric.needs for metric in self.metrics)
@@ -253,9 +260,10 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             metric.to(pl_module.device)
         self.publish(trainer)
 
+    @timed
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; find the place of the record; let others have the last values of a run that goes on."""
-        self._started = time.perf_counter()
+        self.spending.stopwatch.start()
         self._probes_are_ready = False
         if not self._knows_steps:
             self._steps = completed_batches(trainer)
@@ -264,7 +272,9 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         self._global_step = trainer.global_step
         self._epochs_end_together = epochs_end_together(trainer)
         self._leave_out_what_has_no_start(trainer)
-        self.watchers(trainer).check(trainer, self.every_n_steps)
+        self._watchers = self.watchers(trainer)
+        self._is_watched = bool(self._watchers)
+        self._watchers.check(trainer, self.every_n_steps)
         self.publish(trainer)
         self.open_record(trainer)
 
@@ -276,17 +286,21 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         batch_idx: int,
     ) -> None:
         """Measure at initialization."""
+        if not (self._knows_steps and self._probes_are_ready and self._history):  # each step comes here
+            self._start(trainer, pl_module, batch)
+
+    @timed
+    def _start(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         if not self._knows_steps:  # Lightning's count is right from here on, where a run goes on
             self._steps, self._knows_steps = completed_batches(trainer), True
         if not self._probes_are_ready:
             self._probes_are_ready = True
-            started = time.perf_counter()
             self._failures.is_shared = ranks_of(trainer).count > 1
             self._probes.draw(trainer, pl_module, batch, self._failures, ranks_of(trainer))
-            self._seconds_measuring += time.perf_counter() - started
-        if not self.history:
+        if not self._history:
             self._measure(trainer, pl_module)
 
+    @timed
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -296,24 +310,27 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         batch_idx: int,
     ) -> None:
         """Measure every so many steps."""
-        if trainer.global_step == self._global_step:  # gradients are still accumulating
+        global_step = trainer.global_step
+        if global_step == self._global_step:  # gradients are still accumulating
             return
-        self._global_step = trainer.global_step
+        self._global_step = global_step
         self._steps += 1
         is_scheduled = bool(self.every_n_steps and self._steps % self.every_n_steps == 0)
-        is_due = is_scheduled or self.watchers(trainer).look_after(trainer, batch_idx)
+        is_due = is_scheduled or (self._is_watched and self._watchers.look_after(trainer, batch_idx))
         if not self._epochs_end_together:
             ends = trainer.is_last_batch and self._is_due_after_epoch(trainer)
             is_due = trainer.strategy.broadcast(is_due or ends)
         if is_due:
             self._measure(trainer, pl_module)
 
+    @timed
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure for callbacks that look at the values after the validation."""
         is_ready = self._probes_are_ready and not trainer.sanity_checking and self._epochs_end_together
         if is_ready and self.watchers(trainer):
             self._measure(trainer, pl_module)
 
+    @timed
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure every so many epochs."""
         if self._epochs_end_together and self._is_due_after_epoch(trainer):
@@ -323,27 +340,30 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         is_scheduled = bool(self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0)
         return is_scheduled or bool(self.watchers(trainer))
 
+    @timed
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the final network."""
         if self.history:
-            self._measure(trainer, pl_module)
-        self._stop_clock()
+            self._measure(trainer, pl_module, last=True)
+            if trainer.is_global_zero:
+                self.spending.tell_thinned(self._failures.left_out)
+        self.spending.stopwatch.stop()
 
+    @timed
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the final network again, if it was changed after training had ended."""
         if not self._probes_are_ready or not self.history or self._is_measured(trainer, pl_module):
             return
-        self._started = time.perf_counter()
         self._probes.to(pl_module.device)
         for metric in self.metrics:
             metric.to(pl_module.device)
-        self._measure(trainer, pl_module)
-        self._stop_clock()
+        self._measure(trainer, pl_module, last=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stop the clock."""
-        self._stop_clock()
+        self.spending.stopwatch.stop()
 
+    @timed
     def state_dict(self) -> dict[str, Any]:
         """What a continued run needs: the history, the probe, and the initial parameters where a metric needs them."""
         return {
@@ -353,8 +373,9 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             "initial": self._initial,
             "steps": self._steps,
             "global_step": self._global_step,
-            "seconds_measuring": self._seconds_measuring,
-            "seconds": self._seconds(),
+            "spending": self.spending.state(),
+            "seconds_measuring": self.spending.stopwatch.spent,
+            "seconds": self.spending.stopwatch.spent + self.spending.stopwatch.rest,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -364,7 +385,9 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         self._initial = state_dict["initial"]
         self._steps, self._global_step = state_dict["steps"], state_dict["global_step"]
         self._knows_steps = True
-        self._seconds_measuring, self._seconds_before = state_dict["seconds_measuring"], state_dict["seconds"]
+        self.spending.stopwatch.restore(state_dict["seconds_measuring"], state_dict["seconds"])
+        if "spending" in state_dict:
+            self.spending.restore(state_dict["spending"])
 
     def _leave_out_what_has_no_start(self, trainer: Trainer) -> None:
         names = [metric.name for metric in self.metrics if "initial" in metric.needs]
@@ -392,52 +415,89 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         same = self._fingerprint is None or self._fingerprint == fingerprint(pl_module)
         return bool(trainer.strategy.broadcast(same))
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._is_measured(trainer, pl_module):
-            return
-        started = time.perf_counter()
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, *, last: bool = False) -> None:
+        names, is_again = self._names(), self._is_measured(trainer, pl_module)
+        watched = watched_names(self._watched_keys(trainer), names)
+        if is_again:  # what was left out of it may be wanted now
+            missing = set() if self._chosen is None or self.spending.budget.share is None else set(names) - self._chosen
+            names, watched = [name for name in names if name in missing], watched & missing
+            if not (watched or (last and names)):
+                return
+        moment = self.spending.moment(trainer, names, watched, step=self._steps, last=last)
+        if moment is not None:
+            with moment.open():
+                self._measure_at(moment, trainer, pl_module, is_again=is_again, is_end=last or not self._history)
+            moment.tell()
+
+    def _measure_at(
+        self, moment: Moment, trainer: Trainer, pl_module: LightningModule, *, is_again: bool, is_end: bool
+    ) -> None:
         with double_precision(trainer):
-            measured = self._measured(trainer, pl_module, figures=trainer.is_global_zero and shows_figures(trainer))
+            measured = self._measured(
+                moment, trainer, pl_module, figures=trainer.is_global_zero and shows_figures(trainer)
+            )
         values = measured.floats()
         self._failures.share(ranks_of(trainer))
         self._failures.announce(silent=not trainer.is_global_zero)
+        if not moment.chosen and (is_again or not is_end):
+            return
         if trainer.is_global_zero:
             log_histograms(trainer, self._named(measured.histograms), self._steps)
             log_figures(trainer, self._named(measured.figures), self._steps)
         self._fingerprint = fingerprint(pl_module)
-        self._seconds_measuring += time.perf_counter() - started
+        self._chosen = moment.chosen | (self._chosen or set() if is_again else set())
         if self._history:
             monitors = [c for c in trainer.callbacks if isinstance(c, ComplexityMonitor)]
             values["complexity/overhead"] = sum(monitor.overhead for monitor in monitors)
         of_all = trainer.current_epoch, self._named(values), self._failures.left_out
         epoch, values, self._failures.left_out = trainer.strategy.broadcast(of_all)
-        self.keep(trainer, Measurement(self._steps, epoch, time.time(), values, measured.seconds))
         log_scalars(trainer, values, self._steps)
+        seconds = measured.seconds
+        if is_again:
+            values, seconds = {**self._history[-1].values, **values}, {**self._history[-1].seconds, **seconds}
+        self.keep(trainer, Measurement(self._steps, epoch, time.time(), values, seconds))
+
+    def _names(self) -> list[str]:
+        """What there is to measure."""
+        names = ["probe/train"] if self._probes.train is not None else []
+        names += ["probe/val"] if self._probes.validation is not None else []
+        return [*names, *(metric.name for metric in self.metrics if metric.name not in self._failures.left_out)]
+
+    def _watched_keys(self, trainer: Trainer) -> set[str]:
+        return {plain_key(key, self.name) or key for key in self.watchers(trainer).keys}
 
     def _named(self, values: dict[str, Any]) -> dict[str, Any]:
         return {named_key(key, self.name): value for key, value in values.items()}
 
-    def _measured(self, trainer: Trainer, pl_module: LightningModule, *, figures: bool) -> Measured:
+    def _measured(self, moment: Moment, trainer: Trainer, pl_module: LightningModule, *, figures: bool) -> Measured:
         ranks = ranks_of(trainer)
         if ranks.count > 1:
             network = snapshot_of_all(pl_module, self._initial, ranks)
             together = Together(ranks, self._failures, self._whole_only)
-            return measured_together(self.metrics, network, self._probes, together, figures=figures)
+            return measured_together(self.metrics, network, self._probes, together, moment, figures=figures)
         measured = Measured()
 
         def measure_training_probe() -> dict[str, Tensor]:
             nonlocal measured
-            snapshot = self._snapshot(pl_module, self._probes.train)
-            measured = measure_metrics(self.metrics, snapshot, self._failures, figures=figures)
-            return measure_fit(snapshot, "train", self._failures)
+            snapshot, fit = self._snapshot(pl_module, self._probes.train), {}
+            if moment.part("probe/train", snapshot):
+                with moment.timed("probe/train"):
+                    fit = measure_fit(snapshot, "train", self._failures, moment)
+            measured = measure_metrics(self.metrics, snapshot, self._failures, figures=figures, plan=moment)
+            return fit
 
         def measure_validation_probe() -> dict[str, Tensor]:
-            return measure_fit(self._snapshot(pl_module, self._probes.validation), "val", self._failures)
+            snapshot = self._snapshot(pl_module, self._probes.validation)
+            if not moment.part("probe/val", snapshot):
+                return {}
+            with moment.timed("probe/val"):
+                found = {**fit, **measure_fit(snapshot, "val", self._failures, moment)}
+                return {**found, **gaps(found, self._train_loss_as_validated(pl_module, found))}
 
         fit = self._failures.attempt("the training probe", measure_training_probe)
         if self._probes.validation is not None:
             fit |= self._failures.attempt("the validation probe", measure_validation_probe)
-        measured.values |= {**fit, **gaps(fit, self._train_loss_as_validated(pl_module, fit))}
+        measured.values |= fit
         return measured
 
     def _train_loss_as_validated(self, pl_module: LightningModule, fit: dict[str, Tensor]) -> Tensor | None:
@@ -456,14 +516,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
     @property
     def overhead(self) -> float:
         """Time that this monitor spent measuring, divided by the rest of the time since training started."""
-        return self._seconds_measuring / (self._seconds() - self._seconds_measuring)
-
-    def _stop_clock(self) -> None:
-        self._seconds_before, self._started = self._seconds(), None
-
-    def _seconds(self) -> float:
-        """Time since training started, over all parts of a continued run."""
-        return self._seconds_before + (0.0 if self._started is None else time.perf_counter() - self._started)
+        return self.spending.stopwatch.overhead
 
     def explain(self, module: LightningModule, batch: Any) -> str:
         """How this monitor runs a module on a batch and judges it on it, in a few lines.

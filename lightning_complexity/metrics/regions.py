@@ -112,6 +112,10 @@ class LinearRegions(ComplexityMetric):
             count = torch.nan
         return torch.tensor(count, dtype=torch.float64)
 
+    def samples_used(self, available: int) -> int:
+        """The ends of the segments, or the three corners of the plane."""
+        return min(available, 3 if self.along == "plane" else self.num_segments + 1)
+
     def _in_plane(self, snapshot: Snapshot) -> float:
         return regions_around_samples(snapshot, self.margin).num_linear_regions
 
@@ -167,7 +171,7 @@ class RegionBoundaryDistance(SampleMeanMetric):
     no_penalty_reason = "SmoothLocalComplexity is what one trains with"
     needs = frozenset({"inputs"})
     increases_with_complexity = False
-    cost = "backward"
+    cost = "sampling"
     formula = r"\frac{1}{n} \sum_i \min_j |z_j(x_i) - b_j| \,/\, \lVert \nabla z_j(x_i) \rVert"
     reference = "Hanin and Rolnick, ICML 2019"
 

@@ -50,6 +50,10 @@ def _check_trajectory(along: Trajectory, num_points: int, num_trajectories: int)
         raise ValueError(f"num_trajectories must be at least 1, got {num_trajectories!r}.")
 
 
+def _samples_used(along: Trajectory, num_trajectories: int, available: int) -> int:
+    return min(available, num_trajectories * (3 if along == "ellipse" else 1))
+
+
 class Transitions(SampleMeanMetric):
     r"""Mean number of changes of the units' activation codes along closed trajectories through the samples.
 
@@ -107,6 +111,10 @@ class Transitions(SampleMeanMetric):
     def _prepare_state(self) -> None:
         super()._prepare_state()
         self.add_state("sum_of_half", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def samples_used(self, available: int) -> int:
+        """Those that the trajectories run through."""
+        return _samples_used(self.along, self.num_trajectories, available)
 
     def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Transitions of each trajectory."""
@@ -198,6 +206,10 @@ class TrajectoryLength(LayerMetric):
         _check_trajectory(along, num_points, num_trajectories)
         super().__init__(per_layer=per_layer, **kwargs)
         self.along, self.num_points, self.num_trajectories = along, num_points, num_trajectories
+
+    def samples_used(self, available: int) -> int:
+        """Those that the trajectories run through."""
+        return _samples_used(self.along, self.num_trajectories, available)
 
     def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Relative length behind each nonlinearity."""

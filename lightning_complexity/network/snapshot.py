@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from lightning_complexity.network.errors import MeasureError, MissingInputError
 from lightning_complexity.network.running.batches import (
     Batches,
+    can_be_cut,
     chunks,
     joined,
     map_tensors,
@@ -131,6 +132,7 @@ class Snapshot:
         self._replaced: Mapping[str, Tensor] = {plain_name(name): t for name, t in (buffers or {}).items()}
         self._execution = Execution(model)
         self._memo: dict[Hashable, Any] = {}
+        self.on_asked: Callable[[Hashable, Callable[[], Any]], Callable[[], Any]] | None = None
 
     def _read(self, inputs: Any, targets: Any) -> Data:
         if isinstance(inputs, Batches):
@@ -209,6 +211,8 @@ class Snapshot:
 
     def remember(self, key: Hashable, compute: Callable[[], Result]) -> Result:
         """What ``compute`` gives, called once for each key."""
+        if self.on_asked is not None:
+            compute = self.on_asked(key, compute)
         if key not in self._memo:
             self._memo[key] = compute()
         result: Result = self._memo[key]
@@ -449,17 +453,32 @@ class Snapshot:
             MeasureError: If the initial state does not fit the network.
         """
         self.check_initial(dict(self.model.named_parameters()))
-        start = Snapshot(
-            self.model,
-            self._inputs if self.batches is None else self.batches,
-            None if self.batches is not None else self._targets,
-            task=self.task,
-            chunk_size=self._chunk_size,
-        )
+        start = self._on(self._inputs if self.batches is None else self.batches, self._targets)
         start._replaced = {**self._replaced, **self.initial}
-        start._execution = self._execution
-        start.__dict__.update(_gathered=self._gathered, _gathered_buffers=self._gathered_buffers)
         return start
+
+    def first(self, count: int) -> Snapshot:
+        """The same network at the same moment on its first samples; nothing computed is shared with it.
+
+        Args:
+            count: How many samples; where batches are whole, the first one is taken.
+        """
+        if self.batches is not None and (self.is_whole or not can_be_cut(self.batches.batches[0])):
+            piece = self._on(next(self.batches.single()), None)
+        elif self.batches is not None:
+            cut = next(chunks(self.batches.batches[0], count))
+            piece = self._on(Batches((cut,), (min(count, self.batches.sizes[0]),), self.batches.at_once), None)
+        else:
+            piece = self._on(*next(chunks((self._inputs, self._targets), count)))
+        piece._initial, piece._replaced = self._initial, self._replaced
+        return piece
+
+    def _on(self, inputs: Any, targets: Any) -> Snapshot:
+        targets = None if isinstance(inputs, Batches) else targets
+        snapshot = Snapshot(self.model, inputs, targets, task=self.task, chunk_size=self._chunk_size)
+        snapshot._execution = self._execution
+        snapshot.__dict__.update(_gathered=self._gathered, _gathered_buffers=self._gathered_buffers)
+        return snapshot
 
     def check_initial(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise an error unless the initial state has tensors of these names and shapes.

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_complexity.metrics import ComplexityMetric
+from lightning_complexity.metrics.base import ProbedMetric
 from lightning_complexity.network import MeasureError, Snapshot, UnsupportedOperationError, accuracy, mean_loss
 from lightning_complexity.network.outputs import class_dim
 from lightning_complexity.network.running.ranks import Ranks
@@ -140,10 +141,53 @@ def _alone() -> bool:
     return False
 
 
+class Plan(Protocol):
+    """What is measured now, and how it is timed."""
+
+    def ordered(self, metrics: list[ComplexityMetric]) -> list[ComplexityMetric]:
+        """In which order."""
+
+    def part(self, name: str, snapshot: Snapshot) -> float:
+        """Of the random probes of an estimate that are taken; 0 to leave a quantity out."""
+
+    def watching(self, snapshot: Snapshot, of: str = "") -> AbstractContextManager[None]:
+        """See what quantities of a snapshot take, called ``of`` where there is more than one."""
+
+    def timed(self, name: str, scale: float = 1.0) -> AbstractContextManager[None]:
+        """See what one takes; all of an estimate takes ``scale`` times as long."""
+
+
+@contextmanager
+def with_probes(metric: ComplexityMetric, part: float, plan: Plan | None) -> Iterator[None]:
+    """Time a metric, with a part of its random probes."""
+    if plan is None:
+        yield
+        return
+    if not isinstance(metric, ProbedMetric) or part == 1:
+        with plan.timed(metric.name):
+            yield
+        return
+    num_probes = metric.num_probes
+    metric.num_probes = max(1, int(part * num_probes))
+    try:
+        with plan.timed(metric.name, num_probes / metric.num_probes):
+            yield
+    finally:
+        metric.num_probes = num_probes
+
+
 def measure_metrics(
-    metrics: list[ComplexityMetric], snapshot: Snapshot, failures: FailureReport, *, figures: bool = False
+    metrics: list[ComplexityMetric],
+    snapshot: Snapshot,
+    failures: FailureReport,
+    *,
+    figures: bool = False,
+    plan: Plan | None = None,
 ) -> Measured:
-    """Measure each metric on a snapshot that they share, and draw its figures if wanted."""
+    """Measure each metric on a snapshot that they share, and draw its figures if wanted.
+
+    The seconds of a metric are those that it added: what several share is in those of the first.
+    """
     measured = Measured()
 
     def quantity(metric: ComplexityMetric) -> dict[str, Tensor]:
@@ -158,23 +202,30 @@ def measure_metrics(
             measured.figures |= {log_key(key): figure for key, figure in metric.figures(snapshot).items()}
         return {}
 
-    with snapshot.opened():
-        for metric in metrics:
-            started = time.perf_counter()
+    with snapshot.opened(), plan.watching(snapshot) if plan else nullcontext():
+        for metric in plan.ordered(metrics) if plan else metrics:
             name = metric.name
-            measured.values |= failures.attempt(name, lambda metric=metric: quantity(metric))  # type: ignore[misc]
-            if figures and name not in failures.left_out:
-                failures.attempt(f"the figures of {name}", lambda metric=metric: drawn(metric))  # type: ignore[misc]
+            part = plan.part(name, snapshot) if plan else 1.0
+            if not part:
+                continue
+            started = time.perf_counter()
+            with with_probes(metric, part, plan):
+                measured.values |= failures.attempt(name, lambda metric=metric: quantity(metric))  # type: ignore[misc]
+                if figures and name not in failures.left_out:
+                    failures.attempt(f"the figures of {name}", lambda metric=metric: drawn(metric))  # type: ignore[misc]
             measured.seconds[name] = time.perf_counter() - started
     return measured
 
 
-def measure_fit(snapshot: Snapshot, part: Literal["train", "val"], failures: FailureReport) -> dict[str, Tensor]:
+def measure_fit(
+    snapshot: Snapshot, part: Literal["train", "val"], failures: FailureReport, plan: Plan | None = None
+) -> dict[str, Tensor]:
     """Loss on a probe, and accuracy where targets are classes, as ``probe/<part>_loss`` and so on."""
     if not can_be_judged(snapshot):
         return {}
     of_loss, of_accuracy = f"probe/{part}_loss", f"probe/{part}_accuracy"
-    with snapshot.opened():
+    of = "" if part == "train" else "val "  # both probes ask for quantities of the same names
+    with snapshot.opened(), plan.watching(snapshot, of) if plan else nullcontext():
         values = failures.attempt(of_loss, lambda: {of_loss: mean_loss(snapshot)})
         if has_classes(snapshot):
             values |= failures.attempt(of_accuracy, lambda: {of_accuracy: accuracy(snapshot)})

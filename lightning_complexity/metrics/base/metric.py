@@ -134,6 +134,10 @@ class ComplexityMetric(Metric, ABC):
         """Add a snapshot to the state."""
         self.value = self.measure(snapshot, context).detach()
 
+    def samples_used(self, available: int) -> int:
+        """How many of the samples measuring takes time for; forecasts of its time grow with them."""
+        return available
+
     def total(self) -> Tensor:
         """The value of all that was measured, 0-d."""
         return self.value

@@ -1,0 +1,255 @@
+"""What is measured under a budget: the scheduler by itself on simulated runs, with a clock of its own."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from lightning_complexity.recording.budget import Budget, Length, Plan, Price, Stopwatch
+from lightning_complexity.recording.costs import Costs, Watch
+
+
+@dataclass
+class Simulated:
+    """What quantities take in a simulated run, and what some of them share."""
+
+    own: dict[str, float]
+    shared: dict[str, tuple[float, set[str]]] = field(default_factory=dict)
+    least: dict[str, float] = field(default_factory=dict)
+
+    def price(self, name: str, there: set[str]) -> Price:
+        shared = sum(s for item, (s, users) in self.shared.items() if name in users and item not in there)
+        return Price(self.own[name], shared, self.least.get(name, 1.0))
+
+    def items(self, name: str) -> set[str]:
+        return {item for item, (_, users) in self.shared.items() if name in users}
+
+    def in_order(self) -> dict[str, Price]:
+        prices, there = {}, set()
+        for name in sorted(self.own, key=lambda name: self.price(name, set()).full):
+            prices[name] = self.price(name, there)
+            there |= self.items(name)
+        return prices
+
+
+def simulated(
+    costs: Simulated,
+    share: float,
+    *,
+    steps: int,
+    every: int,
+    known: bool = True,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> tuple[float, dict[str, list[int]]]:
+    """Overhead of a run with steps of a second, and the steps at which each quantity was measured."""
+    draw, budget = random.Random(seed), Budget(share)
+    spent = rest = 0.0
+    measured: dict[str, list[int]] = {name: [] for name in costs.own}
+    length = Length(0.4 * steps, steps) if known else Length(32)
+
+    def disturbed() -> float:
+        return math.exp(noise * draw.gauss(0, 1) - noise**2 / 2)
+
+    for i in range(steps + 1):
+        rest += disturbed() if i else 0.0
+        if i % every and i != steps:
+            continue
+        plan, there = budget.plan(costs.in_order(), spent, rest, i // every, length), set()
+        for name in plan.prices:
+            price = costs.price(name, there)
+            part = budget.part(name, price, plan, spent, rest, None if i == steps else length)
+            if part:
+                spent += (price.shared + part * price.own) * disturbed()
+                there |= costs.items(name)
+                measured[name].append(i)
+                budget.latest[name] = rest
+    return spent / rest, measured
+
+
+def random_costs(seed: int, whole_run: float) -> Simulated:
+    draw = random.Random(seed)
+    names = [f"m{i}" for i in range(draw.randint(1, 20))]
+    own = {name: whole_run * 10 ** draw.uniform(-5, 0.5) for name in names}
+    shared = {
+        f"s{i}": (whole_run * 10 ** draw.uniform(-5, -1), set(draw.sample(names, draw.randint(1, len(names)))))
+        for i in range(3)
+    }
+    return Simulated(own, shared, {name: 0.25 for name in names if draw.random() < 0.2})
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("known", [True, False], ids=["known length", "unknown length"])
+def test_the_share_holds_whatever_things_cost(share: float, known: bool) -> None:
+    for seed in range(30):
+        steps, every = random.Random(seed).choice([(400, 10), (1000, 100)])
+        costs = random_costs(seed, share * steps)
+        overhead, _ = simulated(costs, share, steps=steps, every=every, known=known, noise=0.2, seed=seed)
+        assert overhead <= 1.1 * share, seed
+
+
+def test_what_fits_is_measured_every_time() -> None:
+    costs = Simulated({"a": 0.001, "b": 0.01}, {"moment": (0.001, {"a", "b"})})
+    _, measured = simulated(costs, 0.05, steps=200, every=10)
+    assert measured["a"] == measured["b"] == list(range(0, 201, 10))
+
+
+def test_dear_ones_are_thinned_evenly_and_cheap_ones_go_on() -> None:
+    costs = Simulated({"cheap": 0.01, "dear": 3.0, "dearer": 6.0})
+    _, measured = simulated(costs, 0.05, steps=2000, every=10)
+    assert len(measured["cheap"]) > 190
+    for name, at_least in (("dear", 8), ("dearer", 4)):
+        gaps = [b - a for a, b in zip(measured[name], measured[name][1:], strict=False)]
+        assert len(measured[name]) >= at_least
+        assert (measured[name][0], measured[name][-1]) == (0, 2000)
+        # What was borrowed is paid back at first; the last gap ends with the training.
+        assert max(gaps[:-1]) <= 3.5 * min(gaps[:-1]), gaps
+
+
+def test_none_starves_and_the_last_value_is_there() -> None:
+    for seed in range(20):
+        costs = random_costs(seed, 20.0)
+        _, measured = simulated(costs, 0.2, steps=1000, every=20, noise=0.2, seed=seed)
+        total = 0.0
+        for name, price in costs.in_order().items():  # two values of everything up to here fit into half of the run
+            total += 2 * price.full
+            if total < 50.0:
+                assert measured[name][-1] == 1000, (seed, name)
+                assert len(measured[name]) > 1, (seed, name)
+
+
+def test_what_is_shared_is_paid_once() -> None:
+    names = {f"m{i}" for i in range(10)}
+    together = Simulated(dict.fromkeys(names, 0.001), {"forward": (1.0, names)})
+    apart = Simulated(dict.fromkeys(names, 1.001))
+    counts = [sum(map(len, simulated(c, 0.05, steps=1000, every=10)[1].values())) for c in (together, apart)]
+    assert counts[0] > 5 * counts[1]
+
+
+def test_an_estimate_takes_fewer_probes_before_it_is_left_out() -> None:
+    budget, price = Budget(0.1), Price(8.0, least=0.25)
+    parts = [budget.part("trace", price, Plan(), 0.0, seconds / 0.1, None) for seconds in (10.1, 5.0, 2.6, 2.4)]
+    assert parts == pytest.approx([1.0, 0.5, 2.6 / 1.25 / 8, 0.0])
+
+
+def test_no_limit_measures_everything() -> None:
+    assert Budget.of(None).part("dear", Price(1e9), Plan(), 1e9, 0.0, Length()) == 1.0
+
+
+def test_a_short_run_measures_what_is_cheap_where_no_budget_was_given() -> None:
+    def parts(budget: Budget, spent: float) -> list[float]:
+        prices = {"cheap": Price(0.01), "dear": Price(1.5)}
+        plan = budget.plan(prices, spent, 0.0, 0, Length())
+        return [budget.part(name, price, plan, spent, 0.0, Length()) for name, price in prices.items()]
+
+    assert parts(Budget(0.02, grace=2.0), spent=0.0) == [1.0, 0.0]
+    assert parts(Budget(0.02, grace=2.0), spent=2.1) == parts(Budget(0.02), spent=0.0) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("given", [0, -1, math.nan, math.inf, True, "lots"])
+def test_other_budgets_are_refused(given: object) -> None:
+    with pytest.raises(ValueError, match="budget must be a positive share"):
+        Budget.of(given)  # the wrong type is what is tested
+
+
+def test_what_is_borrowed_is_paid_back_while_training_is_sure() -> None:
+    budget, length = Budget(0.1), Length(sure=100.0, expected=1000.0)
+    assert budget.earned(0.0, length) == pytest.approx(0.97 * 5)
+    assert budget.earned(50.0, length) == pytest.approx(0.97 * 7.5)
+    assert all(budget.earned(float(t), length) == pytest.approx(0.097 * t) for t in range(100, 1000, 50))
+    assert budget.earned(1000.0, None) == pytest.approx(100.0)
+
+
+# Times ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
+    return clock
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_stopwatch_counts_nested_blocks_once(clock: Clock) -> None:
+    watch = Stopwatch()
+    watch.enter()
+    clock.pass_by(1)
+    watch.start()
+    clock.pass_by(1)
+    watch.leave()
+    clock.pass_by(8)
+    watch.enter()
+    watch.enter()
+    clock.pass_by(1)
+    watch.leave()
+    clock.pass_by(1)
+    assert (watch.spent, watch.rest) == (4, 8)
+    watch.stop()
+    watch.leave()
+    clock.pass_by(50)
+    assert (watch.spent, watch.rest, watch.overhead) == (4, 8, 0.5)
+    again = Stopwatch()
+    again.restore(watch.spent, watch.spent + watch.rest)
+    again.start()
+    clock.pass_by(8)
+    assert again.overhead == 0.25
+
+
+def test_times_of_shared_quantities_are_kept_apart(clock: Clock) -> None:
+    costs = Costs()
+    watch = Watch(costs)
+    snapshot = Asked()
+    with watch.on(snapshot), watch.timed("first"):
+        clock.pass_by(1)
+        snapshot.compute("margins", lambda: (clock.pass_by(4), snapshot.compute("outputs", lambda: clock.pass_by(10))))
+    with watch.on(snapshot), watch.timed("second"):
+        clock.pass_by(2)
+        snapshot.compute("margins", lambda: None)
+    assert [costs.own(n) for n in ("first", "second", "'margins'", "'outputs'")] == [1, 2, 4, 10]
+    assert costs.needed("second") == {"'margins'", "'outputs'"}
+
+
+class Asked:
+    """What a watch sees of a snapshot."""
+
+    def __init__(self) -> None:
+        self.on_asked = None
+        self.memo: dict[str, object] = {}
+
+    def compute(self, key: str, function) -> object:
+        function = self.on_asked(key, function)
+        if key not in self.memo:
+            self.memo[key] = function()
+        return self.memo[key]
+
+
+def test_what_fails_teaches_nothing(clock: Clock) -> None:
+    costs = Costs()
+    with pytest.raises(ValueError), Watch(costs).timed("a"):  # noqa: PT011
+        raise ValueError
+    assert not costs.table
+
+
+def test_the_second_time_replaces_the_first_which_is_often_slower() -> None:
+    costs, piece = Costs(), Costs()
+    piece.learn("a", 1.0)
+    costs.forecast(piece, 4.0)
+    assert costs.own("a") == 4.0
+    for seconds, expected in ((9.0, 9.0), (1.0, 1.0), (2.0, 1.5)):
+        costs.learn("a", seconds)
+        assert costs.own("a") == expected
+    costs.forecast(piece, 100.0)
+    again = Costs()
+    again.restore(costs.state())
+    assert again.own("a") == 1.5
