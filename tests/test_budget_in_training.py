@@ -252,10 +252,10 @@ class Stream(IterableDataset[tuple[Tensor, Tensor]]):
 @pytest.mark.parametrize(
     ("options", "loader", "expected"),
     [
-        ({"max_epochs": 5}, data(), Length(24, 120)),
-        ({"max_epochs": 10}, data(), Length(48, 240)),
+        ({"max_epochs": 5}, data(), Length(48, 120)),
+        ({"max_epochs": 10}, data(), Length(96, 240)),
         ({"max_epochs": 5, "min_epochs": 3}, data(), Length(72, 120)),
-        ({"max_epochs": 5, "accumulate_grad_batches": 5}, data(), Length(5, 25)),
+        ({"max_epochs": 5, "accumulate_grad_batches": 5}, data(), Length(10, 25)),
         ({"max_epochs": -1, "max_steps": 60}, data(), Length(24, 60)),
         ({"max_epochs": 1, "max_steps": 10}, data(), Length(10, 10)),
         ({"max_epochs": 1}, DataLoader(Stream()), Length(32, float("inf"))),

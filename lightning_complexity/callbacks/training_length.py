@@ -9,7 +9,7 @@ from lightning_complexity.callbacks.base import Trainer
 from lightning_complexity.recording.budget import Length
 
 _UNKNOWN = 32  # optimizer steps that a training of unknown length is taken to have at least
-_SURE = 0.2  # of a training that nothing is known to stop
+_SURE = 0.4  # of a training that nothing is known to stop
 
 
 def expected_length(trainer: Trainer, step_seconds: float) -> Length:
