@@ -163,7 +163,7 @@ def row(run: Run, steps: int, **options: Any) -> list[str]:
     ever = sum(spending.measured.get(name, 0) > 0 for name in names)
     return [
         f"{run.name}, {options.get('metrics', 'default settings')}",
-        str(options.get("budget", "auto")),
+        str(options.get("budget", "none")),
         f"{overhead:.4f}",
         f"{monitor.overhead:.4f}",
         f"{seconds:.0f} s",

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_complexity.recording import budget
-
 
 @pytest.fixture(autouse=True)
 def seeded_double_precision(request: pytest.FixtureRequest) -> Iterator[None]:
@@ -22,9 +20,3 @@ def seeded_double_precision(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture(autouse=True)
-def no_budget_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Monitors measure everything every time, on a busy machine too, where a test gives them no budget."""
-    monkeypatch.setattr(budget, "AUTO", None)

@@ -139,16 +139,6 @@ def test_no_limit_measures_everything() -> None:
     assert Budget.of(None).part("dear", Price(1e9), Plan(), 1e9, 0.0, Length()) == 1.0
 
 
-def test_a_short_run_measures_what_is_cheap_where_no_budget_was_given() -> None:
-    def parts(budget: Budget, spent: float) -> list[float]:
-        prices = {"cheap": Price(0.01), "dear": Price(1.5)}
-        plan = budget.plan(prices, spent, 0.0, 0, Length())
-        return [budget.part(name, price, plan, spent, 0.0, Length()) for name, price in prices.items()]
-
-    assert parts(Budget(0.02, grace=2.0), spent=0.0) == [1.0, 0.0]
-    assert parts(Budget(0.02, grace=2.0), spent=2.1) == parts(Budget(0.02), spent=0.0) == [0.0, 0.0]
-
-
 @pytest.mark.parametrize("given", [0, -1, math.nan, math.inf, True, "lots"])
 def test_other_budgets_are_refused(given: object) -> None:
     with pytest.raises(ValueError, match="budget must be a positive share"):

@@ -19,7 +19,6 @@ from lightning_complexity import ComplexityMonitor
 from lightning_complexity.callbacks.training_length import expected_length
 from lightning_complexity.metrics import ComplexityMetric, HessianTrace
 from lightning_complexity.network import Context, Snapshot
-from lightning_complexity.recording import budget as budgets
 from lightning_complexity.recording.budget import Length
 from tests.networks import mlp
 from tests.training import Classifier, trainer
@@ -41,7 +40,6 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("time.perf_counter", lambda: clock.now)
-    monkeypatch.setattr(budgets, "AUTO", 0.02)
     return clock
 
 
@@ -234,13 +232,6 @@ def test_decisions_and_seconds_survive_a_checkpoint(clock: Clock, tmp_path: Path
     assert stored["due"] == second.spending.due
 
 
-def test_a_short_run_without_a_budget_measures_what_is_cheap(clock: Clock) -> None:
-    monitor = ComplexityMonitor([Slow(clock, "cheap", 0.05), Slow(clock, "dear", 20.0)])
-    trainer(callbacks=[monitor]).fit(Module(clock), data(8))
-    assert steps(monitor, "cheap") == [0, 8, 16]
-    assert steps(monitor, "dear") == []
-
-
 # How long a training will be --------------------------------------------------------------------
 
 
@@ -261,7 +252,7 @@ class Stream(IterableDataset[tuple[Tensor, Tensor]]):
         ({"max_epochs": 1}, DataLoader(Stream()), Length(32, float("inf"))),
         ({"max_epochs": 100, "max_time": {"seconds": 50}}, data(), Length(50, 50)),
     ],
-    ids=str,
+    ids=lambda value: "stream" if isinstance(value, DataLoader) else str(value),
 )
 def test_length_of_a_training(clock: Clock, options: dict[str, Any], loader: DataLoader[Any], expected: Length) -> None:
     found = []

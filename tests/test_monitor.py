@@ -89,7 +89,7 @@ def test_two_optimizers_step_once_a_batch() -> None:
 
 def test_values_are_those_of_the_metrics_on_the_probe(model: Classifier) -> None:
     start = initial_state(model)
-    monitor = ComplexityMonitor("full", probe=(X, Y), every_n_epochs=None, budget=None)
+    monitor = ComplexityMonitor("full", probe=(X, Y), every_n_epochs=None)
     trainer(callbacks=[monitor]).fit(model, data())
     final = monitor.history[-1].values
     for name in metrics.SUITES["full"]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import update_wrapper
-from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from lightning_complexity.callbacks.base import Trainer
 from lightning_complexity.callbacks.training_length import expected_length, samples_of_a_step
@@ -19,7 +19,6 @@ from lightning_complexity.recording.forecasts import Forecasts
 from lightning_complexity.recording.measuring import Plan
 from lightning_complexity.recording.memory import free_bytes
 
-BudgetGiven = float | Literal["auto"] | None
 Result = TypeVar("Result")
 P = ParamSpec("P")
 _log = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ class Spending:
         due: How often it could have been.
     """
 
-    def __init__(self, given: BudgetGiven, metrics: Collection[ComplexityMetric]) -> None:
+    def __init__(self, given: float | None, metrics: Collection[ComplexityMetric]) -> None:
         self.budget = Budget.of(given)
         self.forecasts = Forecasts({metric.name: metric for metric in metrics})
         self.stopwatch = Stopwatch()
@@ -110,7 +109,7 @@ class Spending:
 
     def _has_earned_something(self) -> bool:
         spent = self.stopwatch.spent
-        if self.budget.share is None or spent < self.budget.grace:
+        if self.budget.share is None:
             return True
         # Without what is borrowed: this comes at each step, and must take microseconds.
         credit = self.budget.earned(self.stopwatch.rest, Length(self._sure)) - spent

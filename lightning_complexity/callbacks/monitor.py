@@ -18,7 +18,7 @@ from lightning_complexity.callbacks.base import (
     completed_batches,
     double_precision,
 )
-from lightning_complexity.callbacks.budgeting import BudgetGiven, Moment, Spending, timed, watched_names
+from lightning_complexity.callbacks.budgeting import Moment, Spending, timed, watched_names
 from lightning_complexity.callbacks.changes import Fingerprint, fingerprint
 from lightning_complexity.callbacks.finding import explained, find_task
 from lightning_complexity.callbacks.keys import KeyedCallback, check_name, check_that_keys_differ, named_key, plain_key
@@ -134,14 +134,14 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             for the inputs, where these are one tensor of floating-point numbers, else for what enters the first
             submodule that has a row for each output; what was found is logged at level ``INFO``, and :meth:`explain`
             says it.
-        budget: The time that measuring takes may be so much of the rest of the training time: drawing the probe,
-            measuring, logging and writing. Cheap quantities are measured at every moment of the schedule, dear ones
-            more rarely, at even distances; an estimate takes fewer random probes before it is left out, down to two.
-            The losses and what is cheap of the weights are there at the start and at the end in any case, the rest as
-            far as it is affordable. How long dear ones take is forecast from small pieces of the probe; what would take
-            most of the free memory is left out. ``"auto"`` is 0.02, and in runs of seconds, where nobody waits,
-            whatever is cheap is measured, up to ten seconds in all. ``None`` measures everything every time.
-            What ``EarlyStopping``, ``ModelCheckpoint`` or a scheduler monitors is measured every time as well.
+        budget: The time that measuring takes may be about so much of the rest of the training time: drawing the probe,
+            measuring, logging and writing. With ``None`` everything is measured every time. Under a limit cheap
+            quantities come at every moment of the schedule, dear ones more rarely, at even distances; an estimate takes
+            fewer random probes before it is left out, down to two. The losses and what is cheap of the weights are there
+            at the start and at the end, the rest as far as it is affordable. How long dear ones take is forecast from
+            small pieces of the probe; what would take most of the free memory is left out. What ``EarlyStopping``,
+            ``ModelCheckpoint`` or a scheduler monitors is measured every time. In runs of less than a few minutes a
+            share of 0.01 is exceeded by what it takes to begin.
             At info level the log says what is thinned, and a warning of the log at the end what was never measured.
         per_layer: Whether metrics given by name also report their layers.
         on_error: ``"warn"`` or ``"raise"``.
@@ -174,7 +174,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         targets: TargetFunction | None = None,
         class_dim: int | None = None,
         wrt: str | None = None,
-        budget: BudgetGiven = "auto",
+        budget: float | None = None,
         per_layer: bool = False,
         on_error: OnError = "warn",
         name: str | None = None,

@@ -6,16 +6,8 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
-
-AUTO = 0.02
-"""The share where no budget was given."""
-
-GRACE = 10.0
-"""Seconds that a run may spend on what is cheap, however short it is, where no budget was given."""
 
 _SAFETY = 0.97  # part of the budget that is planned with; forecasts are never exact
-_CHEAP = 1.0  # seconds, of the grace
 _MARGIN = 1.25  # of last values over the forecast, as no later time makes up for them
 _NEARLY = 0.9  # of the time that a quantity waits; moments do not come at exact times
 _AS_PLANNED = 1.5  # times the planned price; more means that what is shared is not there
@@ -146,28 +138,25 @@ class Budget:
 
     Args:
         share: Time spent measuring may be so much of the rest of the time; ``None`` for no limit.
-        grace: Seconds that may be spent in any case, on quantities that take less than one.
 
     Attributes:
         latest: By quantity, seconds of training before its latest value.
     """
 
-    def __init__(self, share: float | None, grace: float = 0.0) -> None:
-        self.share, self.grace = share, grace
+    def __init__(self, share: float | None) -> None:
+        self.share = share
         self.latest: dict[str, float] = {}
 
     @classmethod
-    def of(cls, given: float | Literal["auto"] | None) -> Budget:
+    def of(cls, given: float | None) -> Budget:
         """What a user asked for.
 
         Raises:
             ValueError: At anything else.
         """
-        if given == "auto":
-            return cls(AUTO, GRACE)
         if given is not None and (isinstance(given, (bool, str)) or not 0 < given < math.inf):
             raise ValueError(
-                'budget must be a positive share of the training time, such as 0.05, or "auto", or None for no limit, '
+                "budget must be a positive share of the training time, such as 0.05, or None for no limit, "
                 f"got {given!r}."
             )
         return cls(given)
@@ -250,7 +239,7 @@ class Budget:
             room /= _MARGIN
         else:
             room = min(room, _SAFETY * self.share * max(rest, length.sure) - spent - plan.reserves[name])
-        return max(room, min(self.grace - spent, _CHEAP))
+        return room
 
     def part(self, name: str, price: Price, plan: Plan, spent: float, rest: float, length: Length | None) -> float:
         """How much of its own time a quantity may take now: 1 for all, 0 if it is not to be measured.
@@ -263,7 +252,7 @@ class Budget:
             rest: Seconds of training so far.
             length: Of the training; ``None`` at its end.
         """
-        if self.share is None or price.full <= min(self.grace - spent, _CHEAP):
+        if self.share is None:
             return 1.0
         room = self.room(name, plan, spent, rest, length)
         return _part(price, room if length is None else min(room, self._saved(name, price, plan, rest, length)))
