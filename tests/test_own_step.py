@@ -455,3 +455,13 @@ def test_a_step_that_looks_for_gradients_after_its_backward_pass() -> None:
 
     module = Clipping(mlp(4, 6, 3))
     assert last(module)["probe/train_loss"] == pytest.approx(F.cross_entropy(module(X), Y).item())
+
+
+def test_single_numbers_in_a_batch() -> None:
+    class Tempered(Classifier):
+        def training_step(self, batch: Any) -> Tensor:
+            return F.cross_entropy(self(batch["x"]) / batch["temperature"], batch["y"])
+
+    batch = {"x": X, "y": Y, "temperature": torch.tensor(2.0)}
+    task = find_task(Tempered(mlp(4, 6, 3)), batch, Task())
+    assert (str(task.reading), task.targets) == ("model(x=batch['x'])", None)

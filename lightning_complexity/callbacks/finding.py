@@ -172,7 +172,9 @@ def _few(batch: Any) -> Any:
 
 def _spread(batch: Any, count: int) -> Any:
     """About so many samples from all over a batch, where it can be cut: several of its classes, if it is sorted."""
-    return map_tensors(lambda t: t[:: max(len(t) // count, 1)], batch) if can_be_cut(batch) else batch
+    if not can_be_cut(batch):
+        return batch
+    return map_tensors(lambda t: t[:: max(len(t) // count, 1)] if t.ndim else t, batch)
 
 
 def _with_loss(module: LightningModule, batch: Any, task: Task) -> Task:
