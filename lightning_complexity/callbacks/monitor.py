@@ -138,8 +138,8 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             measuring, logging and writing. With ``None`` everything is measured every time. Under a limit cheap
             quantities come at every moment of the schedule, dear ones more rarely, at even distances; an estimate takes
             fewer random probes before it is left out, down to two. The losses and what is cheap of the weights are
-            there at the start and at the end, the rest as far as it is affordable. How long dear ones take is forecast from
-            small pieces of the probe; what would take most of the free memory is left out. What ``EarlyStopping``,
+            there at the start and at the end, the rest as far as it is affordable. How long dear ones take is forecast
+            from small pieces of the probe; what would take most of the free memory is left out. What ``EarlyStopping``,
             ``ModelCheckpoint`` or a scheduler monitors is measured every time. In runs of less than a few minutes a
             share of 0.01 is exceeded by what it takes to begin.
             At info level the log says what is thinned, and a warning of the log at the end what was never measured.
