@@ -174,7 +174,7 @@ def alone(monitor: ComplexityMonitor, module: nn.Module) -> dict[str, float]:
     }
     validated = monitor._probes.train_as_validated
     loss = None if validated is None else mean_loss(snapshot(validated))
-    measured.values |= {**fit, **gaps(fit, loss)}
+    measured.values |= {**fit, **gaps(fit, fit.get("probe/train_loss") if loss is None else loss)}
     assert failures.left_out.keys() <= monitor._failures.left_out.keys(), failures.left_out
     return measured.floats()
 
