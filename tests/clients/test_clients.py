@@ -50,7 +50,7 @@ class Clumsy(ComplexityMonitor):
 
 
 @pytest.mark.parametrize(
-    ("harm", "where"), [("draws", "steps.0.0.0"), ("logs", "steps.0.2"), ("writes", "weights.layer.weight")]
+    ("harm", "where"), [("draws", "steps.1.0.0"), ("logs", "steps.1.2"), ("writes", "weights.layer.weight")]
 )
 def test_a_trace_is_seen(harm: str, where: str) -> None:
     client = load("demos.BoringModel")
