@@ -29,7 +29,7 @@ class Batches:
         >>> import torch
         >>> batches = Batches((torch.zeros(5, 2),), (5,), at_once=2)
         >>> [len(batch) for batch, _ in batches.pieces()]
-        [2, 2, 1]
+        [2, 3]
     """
 
     batches: tuple[Any, ...]
@@ -47,13 +47,19 @@ class Batches:
         return sum(self.sizes)
 
     def pieces(self) -> Iterator[tuple[Any, int]]:
-        """What a loss is given at once, and how many samples that is."""
+        """What a loss is given at once, and how many samples that is; a single sample that is left joins the others.
+
+        Normalization over a batch is not defined for one sample.
+        """
         for batch, size in zip(self.batches, self.sizes, strict=True):
             if self.at_once is None or size <= self.at_once or not can_be_cut(batch):
                 yield batch, size
                 continue
-            for piece in chunks(batch, self.at_once):
-                yield piece, num_samples(piece)
+            starts = list(range(0, size, self.at_once))
+            if size - starts[-1] == 1 < self.at_once:
+                starts.pop()
+            for start, end in zip(starts, [*starts[1:], size], strict=True):
+                yield _cut(batch, start, end), end - start
 
     def single(self) -> Iterator[Batches]:
         """Each of them alone."""
@@ -219,8 +225,11 @@ def chunks(data: Any, chunk_size: int) -> Iterator[Any]:
         yield from data.single()
         return
     for start in range(0, num_samples(data), chunk_size):
-        part = slice(start, start + chunk_size)
-        yield map_tensors(lambda t, part=part: t[part] if t.ndim else t, data)  # type: ignore[misc]
+        yield _cut(data, start, start + chunk_size)
+
+
+def _cut(data: Any, start: int, end: int) -> Any:
+    return map_tensors(lambda t: t[start:end] if t.ndim else t, data)
 
 
 def joined(parts: Sequence[Any]) -> Any:
