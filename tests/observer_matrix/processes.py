@@ -45,7 +45,9 @@ def on_two_processes(job: str, folder: Path, shard: int = 0, shards: int = 1, se
 
 
 def cases_of(strength: int) -> list[Case]:
-    return [case for case in covering(strength) if case.processes == 2]
+    """Those on two processes; without workers, as one that is forked beside communicating threads may never start."""
+    cases = [case for case in covering(strength) if case.processes == 2]
+    return list(dict.fromkeys(case._replace(workers=0) for case in cases))
 
 
 def penalised() -> list[Setting]:
