@@ -165,6 +165,8 @@ def test_validation_without_a_loss_is_judged_by_the_training_step() -> None:
     module = Silent(mlp(4, 6, 2))
     values = last(module, loader(X, X[:, :2]), loader(2 * X, X[:, :2]))
     assert values["probe/val_loss"] == pytest.approx(F.mse_loss(module(2 * X), X[:, :2]).item() + 1)
+    gap = values["probe/val_loss"] - values["probe/train_loss"]
+    assert values["probe/generalization_gap"] == pytest.approx(gap, abs=1e-12)
 
 
 @pytest.mark.parametrize(
