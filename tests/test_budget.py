@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from lightning_complexity.recording.budget import Budget, Length, Plan, Price, Stopwatch
+from lightning_complexity.recording.budget import Budget, Length, Now, Plan, Price, Stopwatch
 from lightning_complexity.recording.costs import Costs, Watch
 
 
@@ -37,7 +37,7 @@ class Simulated:
 
 def simulated(
     costs: Simulated,
-    share: float,
+    share: float | str,
     *,
     steps: int,
     every: int,
@@ -46,7 +46,7 @@ def simulated(
     seed: int = 0,
 ) -> tuple[float, dict[str, list[int]]]:
     """Overhead of a run with steps of a second, and the steps at which each quantity was measured."""
-    draw, budget = random.Random(seed), Budget(share)
+    draw, budget = random.Random(seed), Budget.of(share)
     spent = rest = 0.0
     measured: dict[str, list[int]] = {name: [] for name in costs.own}
     length = Length(0.4 * steps, steps) if known else Length(32)
@@ -58,15 +58,17 @@ def simulated(
         rest += disturbed() if i else 0.0
         if i % every and i != steps:
             continue
-        plan, there = budget.plan(costs.in_order(), spent, rest, i // every, length), set()
+        moment = math.ceil(i / every)
+        interval = rest / moment if moment else 0.0
+        plan, there = budget.plan(costs.in_order(), interval, Now(spent, rest, moment, length)), set()
         for name in plan.prices:
             price = costs.price(name, there)
-            part = budget.part(name, price, plan, spent, rest, None if i == steps else length)
+            part = budget.part(name, price, plan, Now(spent, rest, moment, None if i == steps else length))
             if part:
                 spent += (price.shared + part * price.own) * disturbed()
                 there |= costs.items(name)
                 measured[name].append(i)
-                budget.latest[name] = rest
+                budget.latest[name] = moment
     return spent / rest, measured
 
 
@@ -105,8 +107,8 @@ def test_dear_ones_are_thinned_evenly_and_cheap_ones_go_on() -> None:
         gaps = [b - a for a, b in zip(measured[name], measured[name][1:], strict=False)]
         assert len(measured[name]) >= at_least
         assert (measured[name][0], measured[name][-1]) == (0, 2000)
-        # What was borrowed is paid back at first; the last gap ends with the training.
-        assert max(gaps[:-1]) <= 3.5 * min(gaps[:-1]), gaps
+        # Distances are powers of two times the schedule's; one is left out while what was borrowed is paid back.
+        assert max(gaps) <= 3 * min(gaps), (name, gaps)
 
 
 def test_none_starves_and_the_last_value_is_there() -> None:
@@ -131,12 +133,29 @@ def test_what_is_shared_is_paid_once() -> None:
 
 def test_an_estimate_takes_fewer_probes_before_it_is_left_out() -> None:
     budget, price = Budget(0.1), Price(8.0, least=0.25)
-    parts = [budget.part("trace", price, Plan(), 0.0, seconds / 0.1, None) for seconds in (10.1, 5.0, 2.6, 2.4)]
+    budget.latest["trace"] = 1
+    parts = [budget.part("trace", price, Plan(), Now(0.0, seconds / 0.1, 9, None)) for seconds in (10.1, 5.0, 2.6, 2.4)]
     assert parts == pytest.approx([1.0, 0.5, 2.6 / 1.25 / 8, 0.0])
 
 
 def test_no_limit_measures_everything() -> None:
-    assert Budget.of(None).part("dear", Price(1e9), Plan(), 1e9, 0.0, Length()) == 1.0
+    assert Budget.of(None).part("dear", Price(1e9), Plan(), Now(1e9, 0.0, 0, Length())) == 1.0
+
+
+def test_auto_has_at_least_ten_seconds_and_the_ends() -> None:
+    budget, short, long = Budget.of("auto"), Length(60.0, 60.0), Length(40_000.0, 100_000.0)
+    assert budget.earned(0.0, short) == 10
+    assert budget.earned(0.0, long) == pytest.approx(0.97 * 0.02 * 20_000)
+    budget.allow_ends(70.0, long)
+    assert budget.at_least == 10  # the run pays for them
+    budget.allow_ends(70.0, short)
+    assert budget.at_least == 80
+
+
+def test_auto_measures_everything_in_a_short_run() -> None:
+    costs = Simulated({"cheap": 0.01, "dear": 1.0})
+    _, measured = simulated(costs, "auto", steps=60, every=10)
+    assert measured["cheap"] == measured["dear"] == list(range(0, 61, 10))
 
 
 @pytest.mark.parametrize("given", [0, -1, math.nan, math.inf, True, "lots"])

@@ -12,7 +12,7 @@ from lightning_complexity.callbacks.base import Trainer
 from lightning_complexity.callbacks.training_length import expected_length, samples_of_a_step
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.network import Snapshot
-from lightning_complexity.recording.budget import Budget, Length, Price, Stopwatch
+from lightning_complexity.recording.budget import Budget, Length, Now, Stopwatch
 from lightning_complexity.recording.budget import Plan as Prices
 from lightning_complexity.recording.costs import MOMENT, Watch
 from lightning_complexity.recording.forecasts import Forecasts
@@ -23,11 +23,12 @@ Result = TypeVar("Result")
 P = ParamSpec("P")
 _log = logging.getLogger(__name__)
 _LOSSES = ("probe/train", "probe/val")
-_PLANNING = "planning"
-_WORTH_PLANNING = 10  # times what it takes to plan must have been earned
+_WORTH_A_LOOK = 0.02  # seconds that must have been earned where nothing has its turn
+_PIECES_COUNT = 4  # times what was spent on pieces in this moment is no longer there for others
 _FIRST_MOMENT = 0.25  # of it comes again: loggers open their files
 _ENDS = 0.2  # of all that will be earned, or so many seconds, cheap ones may take at the start and at the end
 _ENDS_SECONDS = 0.04
+_ENDS_SECONDS_OF_AUTO = 60.0  # for all at once
 _OF_FREE_MEMORY = 0.8
 _LITTLE_MEMORY = 100e6  # bytes
 
@@ -76,7 +77,7 @@ class Spending:
         due: How often it could have been.
     """
 
-    def __init__(self, given: float | None, metrics: Collection[ComplexityMetric]) -> None:
+    def __init__(self, given: float | str | None, metrics: Collection[ComplexityMetric]) -> None:
         self.budget = Budget.of(given)
         self.forecasts = Forecasts({metric.name: metric for metric in metrics})
         self.stopwatch = Stopwatch()
@@ -84,7 +85,8 @@ class Spending:
         self.measured: dict[str, int] = {}
         self.due: dict[str, int] = {}
         self.moments = 0
-        self._cheapest = self._sure = 0.0
+        self._sure = 0.0
+        self._lowest: int | None = None  # level of what is measured most often
         self._told: set[str] = set()
 
     def moment(
@@ -104,16 +106,17 @@ class Spending:
         self.moments += is_new and not is_first
         for name in names:
             self.due[name] = self.due.get(name, 0) + is_new
-        may = is_first or last or bool(watched) or agreed(trainer, self._has_earned_something)
+        may = is_first or last or bool(watched) or agreed(trainer, self._is_worth_a_look)
         return Moment(self, trainer, names, watched, is_first=is_first, last=last) if may else None
 
-    def _has_earned_something(self) -> bool:
-        spent = self.stopwatch.spent
+    def _is_worth_a_look(self) -> bool:
+        """Whether something may have its turn; this comes at each moment, and must take microseconds."""
         if self.budget.share is None:
             return True
-        # Without what is borrowed: this comes at each step, and must take microseconds.
-        credit = self.budget.earned(self.stopwatch.rest, Length(self._sure)) - spent
-        return credit > max(self._cheapest, _WORTH_PLANNING * self.forecasts.costs.own(_PLANNING))
+        if self._lowest is not None:
+            return self.moments % 2**self._lowest == 0
+        earned = self.budget.earned(self.stopwatch.rest, Length(self._sure))
+        return earned - self.stopwatch.spent > _WORTH_A_LOOK
 
     def length(self, trainer: Trainer) -> Length:
         """How long the training will be."""
@@ -126,11 +129,27 @@ class Spending:
         self._sure = length.sure
         return length
 
-    def prices(self, names: Collection[str], length: Length) -> Prices:
+    def now(self, length: Length | None, promised: float = 0.0) -> Now:
+        """When something is decided.
+
+        Args:
+            length: Of the training; ``None`` at its end.
+            promised: Seconds that will be spent in this moment.
+        """
+        return Now(self.stopwatch.spent + promised, self.stopwatch.rest, self.moments, length)
+
+    def plan(self, names: Collection[str], length: Length) -> Prices:
         """What each quantity may take."""
-        prices = self.forecasts.in_order(names)
-        self._cheapest = min((price.full for price in prices.values()), default=0.0)
-        return self.budget.plan(prices, self.stopwatch.spent, self.stopwatch.rest, self.moments, length)
+        interval = self.stopwatch.rest / self.moments if self.moments else 0.0
+        plan = self.budget.plan(self.forecasts.in_order(names), interval, self.now(length))
+        self._lowest = min((turn.level for turn in plan.turns.values()), default=None)
+        return plan
+
+    def allow_ends(self, names: Collection[str], length: Length) -> None:
+        """After the first values, see that a short run has them and the last ones beside its budget, if it may."""
+        if self.budget.is_auto:
+            last = sum(price.full for price in self.forecasts.in_order(names).values())
+            self.budget.allow_ends(self.stopwatch.spent + min(last, _ENDS_SECONDS_OF_AUTO), length)
 
     # What is said --------------------------------------------------------------------------------
 
@@ -181,6 +200,7 @@ class Spending:
             "measured": dict(self.measured),
             "due": dict(self.due),
             "latest": dict(self.budget.latest),
+            "at_least": self.budget.at_least,
             "forecasts": self.forecasts.state(),
         }
 
@@ -188,7 +208,7 @@ class Spending:
         """Continue from :meth:`state`."""
         self.step, self.moments = state["step"], state["moments"]
         self.measured, self.due = dict(state["measured"]), dict(state["due"])
-        self.budget.latest = dict(state["latest"])
+        self.budget.latest, self.budget.at_least = dict(state["latest"]), state["at_least"]
         self.forecasts.restore(state["forecasts"])
 
 
@@ -214,7 +234,7 @@ class Moment(Plan):
         self._watch = Watch(spending.forecasts.costs)
         self._prices: Prices | None = None
         self._length = Length()
-        self._began = self._promised = 0.0
+        self._began = self._promised = self._forecast = self._on_pieces = 0.0
         self.chosen: set[str] = set()
 
     @contextmanager
@@ -228,22 +248,23 @@ class Moment(Plan):
             table[MOMENT].seconds *= _FIRST_MOMENT
         elif not self.chosen:  # nothing was logged
             table[MOMENT] = before
+        if self._is_first:
+            self._spending.allow_ends(self.chosen, self._length)
 
     def _planned(self, snapshot: Snapshot) -> Prices:
         if self._prices is None:
-            with self._watch.timed(_PLANNING):
-                if self._spending.forecasts.forward_seconds is None:
-                    self._spending.forecasts.see(snapshot)
-                self._length = self._spending.length(self._trainer)
-                self._prices = self._spending.prices(self._names, self._length)
-                self._began = self._spending.stopwatch.spent
+            if self._spending.forecasts.forward_seconds is None:
+                self._spending.forecasts.see(snapshot)
+            self._length = self._spending.length(self._trainer)
+            self._prices = self._spending.plan(self._names, self._length)
+            self._began = self._spending.stopwatch.spent
         return self._prices
 
-    def ordered(self, metrics: list[ComplexityMetric]) -> list[ComplexityMetric]:
+    def ordered(self, metrics: list[ComplexityMetric], snapshot: Snapshot) -> list[ComplexityMetric]:
         """From the cheapest to the dearest."""
-        if self._spending.budget.share is None or self._prices is None:
+        if self._spending.budget.share is None:
             return metrics
-        order = agreed(self._trainer, lambda: list(self._prices.prices if self._prices else ()))
+        order = agreed(self._trainer, lambda: list(self._planned(snapshot).prices))
         by_name = {metric.name: metric for metric in metrics}
         return [by_name[name] for name in order if name in by_name]
 
@@ -253,9 +274,10 @@ class Moment(Plan):
         if name in self._names:
             part = 1.0 if self._spending.budget.share is None else self._decided(name, snapshot)
         if part:
+            self._forecast += part * self._spending.forecasts.price(name, {MOMENT, *self._watch.there}).full
             self.chosen.add(name)
             self._spending.measured[name] = self._spending.measured.get(name, 0) + 1
-            self._spending.budget.latest[name] = self._spending.stopwatch.rest
+            self._spending.budget.latest[name] = self._spending.moments
             self._watch.there.add(MOMENT)
         return part
 
@@ -269,33 +291,47 @@ class Moment(Plan):
     def _decided(self, name: str, snapshot: Snapshot) -> float:
         prices = self._planned(snapshot)
         while isinstance(decision := agreed(self._trainer, lambda: self._decide(name, snapshot, prices)), TryPiece):
+            before = self._spending.stopwatch.spent
             with self._watch.timed("pieces"):
                 self._spending.forecasts.try_piece(name, decision.size, snapshot)
+            self._on_pieces += self._spending.stopwatch.spent - before
         return decision
 
     def _decide(self, name: str, snapshot: Snapshot, prices: Prices) -> float | TryPiece:
         forecasts, budget = self._spending.forecasts, self._spending.budget
-        price = forecasts.price(name, self._watch.there)
-        if name in self._watched or self._is_due_at_ends(name, price):
+        if name in self._watched:
             return 1.0
-        spent, rest = self._spending.stopwatch.spent + self._promised, self._spending.stopwatch.rest
-        length = None if self._last else self._length
-        size = forecasts.next_piece(name, budget.room(name, prices, spent, rest, length))
-        if size is not None:
-            return TryPiece(size)
-        part = budget.part(name, price, prices, spent, rest, length)
+        promised = self._promised + (0.0 if self.chosen else forecasts.costs.own(MOMENT))
+        now = self._spending.now(None if self._last else self._length, promised)
+        at_ends = self._room_at_ends(name)
+        if not self._last or budget.is_auto:
+            room = max(budget.room(name, prices, now), at_ends)
+            size = forecasts.next_piece(name, room - _PIECES_COUNT * self._on_pieces)
+            if size is not None:
+                return TryPiece(size)
+        price = forecasts.price(name, {MOMENT, *self._watch.there}).times(self._pace())
+        part = 1.0 if price.full <= at_ends else budget.part(name, price, prices, now)
         return part if part and self._fits(name, snapshot) else 0.0
 
-    def _is_due_at_ends(self, name: str, price: Price) -> bool:
-        """Whether this is one of the cheap values that the first and the last moment have in any case."""
+    def _pace(self) -> float:
+        """How much longer than forecast the quantities of this moment took."""
+        if self._promised or self._forecast < _WORTH_A_LOOK:
+            return 1.0
+        return max(1.0, (self._spending.stopwatch.spent - self._began) / self._forecast)
+
+    def _room_at_ends(self, name: str) -> float:
+        """Seconds that a quantity may take in any case, at the first and the last moment."""
+        if not (self._is_first or self._last):
+            return 0.0
+        gone = self._spending.stopwatch.spent + self._promised - self._began
+        if self._spending.budget.is_auto:
+            return _ENDS_SECONDS_OF_AUTO - gone
         metric = self._spending.forecasts.metrics.get(name)
-        is_plain = name in _LOSSES or (metric is not None and metric.cost == "weights")
-        if not is_plain or not (self._is_first or self._last):
-            return False
+        if name not in _LOSSES and (metric is None or metric.cost != "weights"):
+            return 0.0
         rest = self._spending.stopwatch.rest
         expected = rest if self._last or self._length.expected == float("inf") else self._length.expected
-        at_most = max(_ENDS_SECONDS, _ENDS * (self._spending.budget.share or 0.0) * expected)
-        return self._spending.stopwatch.spent - self._began + price.full <= at_most
+        return max(_ENDS_SECONDS, _ENDS * (self._spending.budget.share or 0.0) * expected) - gone
 
     def _fits(self, name: str, snapshot: Snapshot) -> bool:
         """Whether there is enough memory."""

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 from torch.nn.parameter import UninitializedParameter
@@ -134,15 +134,17 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             for the inputs, where these are one tensor of floating-point numbers, else for what enters the first
             submodule that has a row for each output; what was found is logged at level ``INFO``, and :meth:`explain`
             says it.
-        budget: The time that measuring takes may be about so much of the rest of the training time: drawing the probe,
-            measuring, logging and writing. With ``None`` everything is measured every time. Under a limit cheap
-            quantities come at every moment of the schedule, dear ones more rarely, at even distances; an estimate takes
-            fewer random probes before it is left out, down to two. The losses and what is cheap of the weights are
-            there at the start and at the end, the rest as far as it is affordable. How long dear ones take is forecast
-            from small pieces of the probe; what would take most of the free memory is left out. What ``EarlyStopping``,
-            ``ModelCheckpoint`` or a scheduler monitors is measured every time. In runs of less than a few minutes a
-            share of 0.01 is exceeded by what it takes to begin.
-            At info level the log says what is thinned, and a warning of the log at the end what was never measured.
+        budget: The time that measuring takes, drawing the probe, logging and writing included, is held to this share
+            of the rest of the training time. ``"auto"`` is 0.02, but at least ten seconds; where a short run does not
+            pay for the first and the last values, these, up to a minute each, come beside that. ``None`` measures
+            everything every time. Under a limit cheap quantities come at every moment of the schedule, dear ones at
+            every second, fourth, eighth, ...; an estimate takes fewer random probes, down to two, before it comes more
+            rarely than at every fourth, and its standard error says so. With a number, the losses and what is cheap of
+            the weights are there at the start and at the end, the rest as far as it is affordable. How long dear ones
+            take is forecast from small pieces of the probe; what would take most of the free memory is left out. What
+            ``EarlyStopping``, ``ModelCheckpoint`` or a scheduler monitors is measured every time. To begin takes about
+            half a second, so that a share of 0.01 is exceeded in runs of less than a minute or two. At info level the
+            log says what is thinned, and a warning of the log at the end what was never measured.
         per_layer: Whether metrics given by name also report their layers.
         on_error: ``"warn"`` or ``"raise"``.
         name: Tells several monitors apart.
@@ -174,7 +176,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         targets: TargetFunction | None = None,
         class_dim: int | None = None,
         wrt: str | None = None,
-        budget: float | None = None,
+        budget: float | Literal["auto"] | None = "auto",
         per_layer: bool = False,
         on_error: OnError = "warn",
         name: str | None = None,
@@ -278,6 +280,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         self.publish(trainer)
         self.open_record(trainer)
 
+    @timed
     def on_train_batch_start(
         self,
         trainer: Trainer,
@@ -289,7 +292,6 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         if not (self._knows_steps and self._probes_are_ready and self._history):  # each step comes here
             self._start(trainer, pl_module, batch)
 
-    @timed
     def _start(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         if not self._knows_steps:  # Lightning's count is right from here on, where a run goes on
             self._steps, self._knows_steps = completed_batches(trainer), True

@@ -92,7 +92,7 @@ def measured_together(
     train = _views(network, probes.train, ranks)
     chosen: list[ComplexityMetric] = []
     jobs: list[Job] = []
-    for metric in moment.ordered(metrics):
+    for metric in moment.ordered(metrics, train.whole()):
         part = moment.promised(metric.name, train.whole())
         if part:
             chosen.append(metric)

@@ -7,11 +7,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+AUTO = "auto"
+_SHARE_OF_AUTO = 0.02
+_SECONDS_OF_AUTO = 10.0
 _SAFETY = 0.97  # part of the budget that is planned with; forecasts are never exact
 _MARGIN = 1.25  # of last values over the forecast, as no later time makes up for them
-_NEARLY = 0.9  # of the time that a quantity waits; moments do not come at exact times
+_MARGIN_OF_NEW = 2.0  # where only pieces were tried
 _AS_PLANNED = 1.5  # times the planned price; more means that what is shared is not there
 _BURST = 1.5  # times the share, at most, are spent where much was saved
+_LATE = 0.3  # times the moments so far are to come: too late for a first value before the last one
+_FEWEST_MOMENTS = 32  # in which a debt is paid back, where nothing is known of the length
+_HIGHEST_LEVEL = 30
+_LEVEL_OF_FEWER_PROBES = (
+    2  # estimates take fewer random probes before they come more rarely than at every fourth moment
+)
 
 
 class Stopwatch:
@@ -110,6 +119,27 @@ class Price:
         """Seconds."""
         return self.own + self.shared
 
+    def of(self, part: float) -> float:
+        """Seconds, with a part of ``own``."""
+        return part * self.own + self.shared
+
+    def times(self, factor: float) -> Price:
+        """The price where everything takes so much longer."""
+        return Price(factor * self.own, factor * self.shared, self.least)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How often a quantity is measured.
+
+    Attributes:
+        level: Every ``2 ** level``-th moment.
+        part: How much of its own time it takes.
+    """
+
+    level: int = 0
+    part: float = 1.0
+
 
 @dataclass
 class Plan:
@@ -117,46 +147,78 @@ class Plan:
 
     Attributes:
         prices: By name from the cheapest to the dearest, what each takes after those before it.
-        reserves: By name, what the last values of all up to it will take.
-        rates: By name, seconds that it may take in each second of training.
-        always: Those that may be measured every time.
+        reserves: By name, what its last value will take, with those before it that have a first one.
+        turns: By name, how often it is measured. What is missing has no turn.
+        spent: Seconds spent measuring when the moment began.
+        to_come: Moments until the end of the training, infinite where that is not known.
     """
 
     prices: Mapping[str, Price] = field(default_factory=dict)
     reserves: dict[str, float] = field(default_factory=dict)
-    rates: dict[str, float] = field(default_factory=dict)
-    always: set[str] = field(default_factory=set)
+    turns: dict[str, Turn] = field(default_factory=dict)
+    spent: float = 0.0
+    to_come: float = math.inf
+
+    def has_turn(self, name: str, moment: int, latest: int) -> bool:
+        """Whether it is a quantity's turn: not so soon after another value, or before the last one."""
+        if name not in self.turns:
+            return False
+        distance = 2 ** self.turns[name].level
+        return moment % distance == 0 and 2 * min(moment - latest, self.to_come) >= distance
+
+
+@dataclass(frozen=True)
+class Now:
+    """When something is decided.
+
+    Attributes:
+        spent: Seconds spent measuring so far.
+        rest: Seconds of training so far.
+        moment: How many there were before.
+        length: Of the training; ``None`` at its end.
+    """
+
+    spent: float
+    rest: float
+    moment: int
+    length: Length | None
 
 
 class Budget:
     """Decides what is measured now.
 
-    A quantity is measured when what was earned pays for it and for the last values of all that are not dearer. So
-    cheap ones come first. Of what is left for the rest of the training each second goes to all evenly, but that none
-    gets more than it can use, which is to be measured every time; dear ones wait until their part pays for them. So
-    they come at even distances, and the more rarely the more they cost.
+    Quantities are put in order of their price. What may be spent until the next moment goes to the cheapest first, as
+    many as half of it pays for: they are measured at every moment. Half of what is left goes to those that follow, at
+    every second moment, and so on at every fourth, eighth, ... So what is measured at a moment is the beginning of the
+    order, what several share is paid by the first of them, cheap ones never wait for dear ones, and these come at
+    even distances. The first values borrow from what is sure to come. There is no plan ahead: what took longer than
+    forecast makes what follows rarer.
 
     Args:
         share: Time spent measuring may be so much of the rest of the time; ``None`` for no limit.
+        at_least: Seconds that it may take in any case.
 
     Attributes:
-        latest: By quantity, seconds of training before its latest value.
+        is_auto: Whether first and last values are measured beside the budget, where a short run does not pay for them.
+        latest: By quantity, the moment of its latest value.
     """
 
-    def __init__(self, share: float | None) -> None:
-        self.share = share
-        self.latest: dict[str, float] = {}
+    def __init__(self, share: float | None, at_least: float = 0.0, *, is_auto: bool = False) -> None:
+        self.share, self.at_least, self.is_auto = share, at_least, is_auto
+        self.latest: dict[str, int] = {}
 
     @classmethod
-    def of(cls, given: float | None) -> Budget:
+    def of(cls, given: float | str | None) -> Budget:
         """What a user asked for.
 
         Raises:
             ValueError: At anything else.
         """
+        if given == AUTO:
+            return cls(_SHARE_OF_AUTO, _SECONDS_OF_AUTO, is_auto=True)
         if given is not None and (isinstance(given, (bool, str)) or not 0 < given < math.inf):
             raise ValueError(
-                "budget must be a positive share of the training time, such as 0.05, or None for no limit, "
+                'budget must be a positive share of the training time, such as 0.05, "auto", or None for no limit, '
                 f"got {given!r}."
             )
         return cls(given)
@@ -179,93 +241,125 @@ class Budget:
         if self.share is None:
             return math.inf
         if length is None:
-            return self.share * rest
-        return _SAFETY * self.share * max(rest, (length.sure + rest) / 2 if rest < length.sure else rest)
+            return max(self.at_least, self.share * rest)
+        return self._allowed(max(rest, (length.sure + rest) / 2) if rest < length.sure else rest)
 
-    def plan(self, prices: Mapping[str, Price], spent: float, rest: float, moments: int, length: Length) -> Plan:
+    def _allowed(self, seconds: float) -> float:
+        """In some seconds of training."""
+        assert self.share is not None
+        return max(self.at_least, _SAFETY * self.share * seconds)
+
+    def allow_ends(self, seconds: float, length: Length) -> None:
+        """Have the first and the last values, where half of what is sure does not pay for them."""
+        if seconds > self._allowed(length.sure) / 2:
+            self.at_least += seconds
+
+    def plan(self, prices: Mapping[str, Price], interval: float, now: Now) -> Plan:
         """What each quantity may take.
 
         Args:
             prices: From the cheapest to the dearest, each without what those before it have in common with it.
-            spent: Seconds spent measuring so far.
-            rest: Seconds of training so far.
-            moments: How many there were, at even distances.
-            length: Of the training.
+            interval: Seconds of training between two moments.
+            now: When.
         """
-        plan = Plan(prices)
-        if self.share is None:
+        plan = Plan(prices, spent=now.spent)
+        if self.share is None or now.length is None:
             return plan
-        reserve = 0.0
+        total = 0.0
         for name, price in prices.items():
-            reserve += _MARGIN * (price.shared + price.least * price.own)
-            plan.reserves[name] = reserve
-        half = _SAFETY * self.share * length.expected / 2
-        possible = [name for name, reserve in plan.reserves.items() if reserve <= half]
-        rate = self._rate(spent + (plan.reserves[possible[-1]] if possible else 0.0), rest, length)
-        plan.rates = dict.fromkeys(prices, rate)
-        possible.sort(key=lambda name: prices[name].full)
-        for i, name in enumerate(possible):  # the cheapest take what they can use, the others what they leave
-            wanted = prices[name].full * moments / rest if rest > 0 else 0.0
-            part = rate / (len(possible) - i)
-            if wanted <= part:
-                plan.always.add(name)
-            plan.rates[name] = min(wanted, part)
-            rate -= plan.rates[name]
+            own = _MARGIN * (price.shared + price.least * price.own)
+            plan.reserves[name] = total + own
+            if name in self.latest or not now.moment:  # what has no first value needs no last one
+                total += own
+        if interval <= 0:  # the first moment
+            return plan
+        plan.to_come = (now.length.expected - now.rest) / interval
+        half = self._allowed(now.length.expected) / 2
+        last = max((reserve for reserve in plan.reserves.values() if reserve <= half), default=0.0)
+        plan.turns = _turns(prices, self._rate(now.spent, last, interval, now.rest, now.length) * interval)
         return plan
 
-    def _rate(self, gone: float, rest: float, length: Length) -> float:
-        """Seconds that may be spent in each second of what is sure to come, and of all, after what is spoken for."""
+    def _rate(self, spent: float, last: float, interval: float, rest: float, length: Length) -> float:
+        """Seconds that may be spent in each second to come: of what is sure, and of all before the last values."""
         assert self.share is not None
-        rate = _BURST * self.share if math.isfinite(length.expected) else self.share
-        for end in (length.sure, length.expected):
-            if rest < end < math.inf:
-                rate = min(rate, max(_SAFETY * self.share * end - gone, 0.0) / (end - rest))
-        return rate
+        expected = length.expected
+        if not math.isfinite(expected):
+            expected = rest + max(rest, _FEWEST_MOMENTS * interval)
+        rates = []
+        for end, reserve in ((length.sure, 0.0), (expected, last)):
+            if end > rest:
+                rates.append((self._allowed(end) - reserve - spent) / (end - rest))
+        most = _BURST * self.share + max(self.at_least - spent, 0.0) / max(expected - rest, interval)
+        return max(min([most, *rates]), 0.0)
 
-    def room(self, name: str, plan: Plan, spent: float, rest: float, length: Length | None) -> float:
-        """Seconds that a quantity may take now, however long it has waited.
+    def room(self, name: str, plan: Plan, now: Now) -> float:
+        """Seconds that a quantity may take now, whether or not it has its turn.
 
         Args:
             name: Of the quantity.
             plan: For this moment.
-            spent: Seconds spent measuring so far.
-            rest: Seconds of training so far.
-            length: Of the training; ``None`` at its end.
+            now: When.
         """
         if self.share is None:
             return math.inf
-        room = self.earned(rest, length) - spent
-        if length is None:
-            room /= _MARGIN
-        else:
-            room = min(room, _SAFETY * self.share * max(rest, length.sure) - spent - plan.reserves[name])
-        return room
+        earned = self.earned(now.rest, now.length)
+        if now.length is None:
+            return (earned - now.spent) / (_MARGIN if name in self.latest else _MARGIN_OF_NEW)
+        sure = self._allowed(max(now.rest, now.length.sure))
+        room = sure - now.spent - plan.reserves[name]
+        if name in self.latest:
+            return room
+        if plan.to_come < _LATE * now.moment:
+            return 0.0
+        if now.moment:  # half of what was saved stays for what is measured more often
+            earned -= max(earned - plan.spent, 0.0) / 2
+        return min(room, earned - now.spent)
 
-    def part(self, name: str, price: Price, plan: Plan, spent: float, rest: float, length: Length | None) -> float:
+    def part(self, name: str, price: Price, plan: Plan, now: Now) -> float:
         """How much of its own time a quantity may take now: 1 for all, 0 if it is not to be measured.
 
         Args:
             name: Of the quantity.
             price: Now, where some of what it shares may be there already.
             plan: For this moment.
-            spent: Seconds spent measuring so far.
-            rest: Seconds of training so far.
-            length: Of the training; ``None`` at its end.
+            now: When.
         """
         if self.share is None:
             return 1.0
-        room = self.room(name, plan, spent, rest, length)
-        return _part(price, room if length is None else min(room, self._saved(name, price, plan, rest, length)))
+        if now.length is not None and name in self.latest:
+            is_as_planned = price.full <= _AS_PLANNED * plan.prices[name].full
+            if not (is_as_planned and plan.has_turn(name, now.moment, self.latest[name])):
+                return 0.0
+            return min(plan.turns[name].part, _part(price, self.room(name, plan, now)))
+        return _part(price, self.room(name, plan, now))
 
-    def _saved(self, name: str, price: Price, plan: Plan, rest: float, length: Length) -> float:
-        """What a quantity has waited for since its latest value."""
-        is_as_planned = price.full <= _AS_PLANNED * plan.prices[name].full
-        if name not in self.latest or (name in plan.always and is_as_planned):
-            return math.inf
-        waited = rest - self.latest[name]
-        if length.expected - rest < waited / 2:  # the last value comes so soon that another one would say little
-            return 0.0
-        return plan.rates[name] * waited / _NEARLY
+
+def _turns(prices: Mapping[str, Price], seconds: float) -> dict[str, Turn]:
+    """How often each quantity is measured, and how much of it.
+
+    Args:
+        prices: From the cheapest to the dearest.
+        seconds: To spend at each moment, on average.
+    """
+    if sum(price.full for price in prices.values()) <= seconds:
+        return dict.fromkeys(prices, Turn())
+    turns: dict[str, Turn] = {}
+    level, left, at_level = 0, seconds, seconds / 2
+    for name, price in prices.items():
+        part = 1.0
+        while price.of(part) / 2**level > at_level and level < _HIGHEST_LEVEL:
+            if level >= _LEVEL_OF_FEWER_PROBES and part / 2 >= price.least:
+                part /= 2
+            else:
+                level += 1
+                at_level = left / 2
+        cost = price.of(part) / 2**level
+        if cost > at_level:
+            break
+        turns[name] = Turn(level, part)
+        at_level -= cost
+        left -= cost
+    return turns
 
 
 def _part(price: Price, seconds: float) -> float:

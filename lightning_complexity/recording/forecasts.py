@@ -21,6 +21,7 @@ from lightning_complexity.recording.costs import MOMENT, Costs, Watch
 from lightning_complexity.recording.memory import activation_bytes
 
 _SIZES = (1, 4, 16, 64)
+_PART_FOR_PIECES = 4  # of what may be spent, a quarter
 _FEWEST_PROBES = 2  # that have a standard error
 _SECONDS_PER_PARAMETER = 3e-8
 _SIZE_OF_TRIAL = 96  # rows and columns of the matrix that tells how fast a decomposition is
@@ -36,6 +37,7 @@ _GUESSES: dict[CostClass, tuple[float, float]] = {
 # In what one forward pass keeps of the samples that are computed at once.
 _MEMORY: dict[CostClass, float] = {"weights": 0.0, "forward": 1.0, "backward": 2.0, "hessian": 4.0, "sampling": 2.0}
 _AT_ONCE = 256
+_SECONDS_OF_A_START = 0.05  # that a first call may take for itself, such as loading code; a second one tells
 
 
 class Forecasts:
@@ -117,7 +119,7 @@ class Forecasts:
         if cost is not None and self.price(name).full <= room:
             return None
         sizes = [size for size in self._piece_sizes if size > max(tried, default=0)]
-        if not sizes or self._seconds_of_piece(name, sizes[0]) > room / 4:
+        if not sizes or self._seconds_of_piece(name, sizes[0]) > room / _PART_FOR_PIECES:
             return None
         return sizes[0]
 
@@ -132,11 +134,23 @@ class Forecasts:
 
         Some quantities need more samples than a piece has; they are taken for as dear as guessed.
         """
+        piece = snapshot.first(size)
+        seen, seconds = self._measured_on(piece, name)
+        if seconds < _SECONDS_OF_A_START:
+            seen, seconds = self._measured_on(piece, name)
+        tried = self._pieces.setdefault(name, {})
+        tried[size] = seconds
+        metric = self.metrics[name]
+        used, of = metric.samples_used(piece.num_samples), metric.samples_used(self.num_samples)
+        self.costs.forecast(seen, _scale(tried, used, of))
+
+    def _measured_on(self, piece: Snapshot, name: str) -> tuple[Costs, float]:
+        """What a quantity takes on a piece, and the seconds of all; no value is kept."""
         metric = copy.deepcopy(self.metrics[name])
         scale = 1.0
         if isinstance(metric, ProbedMetric):
             metric.num_probes, scale = 1, float(metric.num_probes)
-        piece, seen = snapshot.first(size), Costs()
+        piece, seen = piece.first(piece.num_samples), Costs()
         watch = Watch(seen)
         started = time.perf_counter()
         with warnings.catch_warnings(), watch.on(piece), piece.opened():
@@ -146,10 +160,7 @@ class Forecasts:
                     metric.update(piece)
             except Exception:
                 seen = Costs()
-        tried = self._pieces.setdefault(name, {})
-        tried[size] = time.perf_counter() - started
-        used, of = metric.samples_used(piece.num_samples), metric.samples_used(self.num_samples)
-        self.costs.forecast(seen, _scale(tried, used, of))
+        return seen, time.perf_counter() - started
 
     # What is looked at first -----------------------------------------------------------------------
 

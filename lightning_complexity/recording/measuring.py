@@ -144,7 +144,7 @@ def _alone() -> bool:
 class Plan(Protocol):
     """What is measured now, and how it is timed."""
 
-    def ordered(self, metrics: list[ComplexityMetric]) -> list[ComplexityMetric]:
+    def ordered(self, metrics: list[ComplexityMetric], snapshot: Snapshot) -> list[ComplexityMetric]:
         """In which order."""
 
     def part(self, name: str, snapshot: Snapshot) -> float:
@@ -203,7 +203,7 @@ def measure_metrics(
         return {}
 
     with snapshot.opened(), plan.watching(snapshot) if plan else nullcontext():
-        for metric in plan.ordered(metrics) if plan else metrics:
+        for metric in plan.ordered(metrics, snapshot) if plan else metrics:
             name = metric.name
             part = plan.part(name, snapshot) if plan else 1.0
             if not part:
