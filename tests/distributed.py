@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_complexity import ComplexityConstraint, ComplexityMonitor, ComplexityPenalty, metrics
@@ -60,6 +61,14 @@ class Module(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Recomputed(Module):
+    """With a reentrant checkpoint."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return checkpoint(super().forward, x.requires_grad_(), use_reentrant=True)
 
 
 class Manual(Module):
@@ -229,6 +238,11 @@ def main() -> None:
         fitted(FromOutputs(False), "fsdp2")
     except ValueError as error:
         results["refused"] = {str(error): torch.ones(1)}
+    for strategy, recomputed in (("default", "refused reentry"), ("static_graph", "reentry")):
+        try:
+            results[recomputed] = fitted(Recomputed(False), strategy, ComplexityPenalty(PathNorm(0.1)))
+        except ValueError as error:
+            results[recomputed] = {str(error): torch.ones(1)}
     manual = ComplexityPenalty(*penalties(), manual_backward_index=0)
     results["callback manual"] = fitted(Manual(), "find_unused", manual)
     results["by hand manual"] = fitted(Manual(penalties()), "find_unused")

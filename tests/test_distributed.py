@@ -106,3 +106,11 @@ def test_outputs_of_a_sharded_network_are_refused(ranks: list[Results]) -> None:
     for results in ranks:
         (message,) = results["refused"]
         assert "outputs= cannot be used" in message
+
+
+def test_reentrant_checkpoints_are_refused_unless_the_graph_is_static(ranks: list[Results]) -> None:
+    for results in ranks:
+        (message,) = results["refused reentry"]
+        assert "use_reentrant=False" in message
+        assert "static_graph=True" in message
+        assert all(torch.isfinite(tensor).all() for tensor in results["reentry"].values())

@@ -467,3 +467,22 @@ def test_single_numbers_in_a_batch() -> None:
     batch = {"x": X, "y": Y, "temperature": torch.tensor(2.0)}
     task = find_task(Tempered(mlp(4, 6, 3)), batch, Task())
     assert (str(task.reading), task.targets) == ("model(x=batch['x'])", None)
+
+
+class Encoding(Classifier):
+    """Batches come out of a part of the network."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp(4, 6, 3))
+        self.encoder = nn.Linear(4, 4).double()
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return [self.encoder(batch[0]), batch[1]]
+
+
+def test_batches_that_are_computed_with_gradients_are_penalised_and_measured() -> None:
+    monitor = ComplexityMonitor(on_error="raise")
+    penalty = ComplexityPenalty(regularizers.JacobianNorm(0.1, num_projections=1))
+    loader = DataLoader(TensorDataset(X, Y), batch_size=4)
+    trainer(callbacks=[monitor, penalty], max_epochs=1).fit(Encoding(), loader)
+    assert "complexity/jacobian_norm" in monitor.history[-1].values

@@ -26,7 +26,7 @@ from lightning_complexity.network import (
     mean_loss,
     predictions,
 )
-from lightning_complexity.network.running.batches import batch_size, can_be_cut, owned
+from lightning_complexity.network.running.batches import batch_size, can_be_cut, copied, owned, tensors_in
 from lightning_complexity.network.running.reading import Reading, readings
 from tests.networks import mlp
 
@@ -200,6 +200,17 @@ def test_batches_may_be_written_to() -> None:
     assert torch.equal(batch[0], X)
     assert torch.equal(batch[1].x, X)
     assert torch.equal(batch[2][0]["y"], Y)
+
+
+@pytest.mark.parametrize("wrapped", [tuple, list, lambda pair: {"x": pair[0], "y": pair[1]}, lambda pair: Plain(*pair)])
+def test_batches_may_hold_what_was_computed_with_gradients(wrapped: Any) -> None:
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    batch = wrapped((weight * X, Y))
+    for copy in (owned(batch), copied(batch)):
+        x = copy.x if isinstance(copy, Plain) else copy["x"] if isinstance(copy, dict) else copy[0]
+        assert torch.equal(x, X)
+        x.detach().zero_()
+    assert torch.equal(batch.x if isinstance(batch, Plain) else next(iter(tensors_in(batch))), X)
 
 
 class Takes(nn.Module):

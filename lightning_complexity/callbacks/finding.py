@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from lightning_complexity.network.derivatives import gradients, input_output_chu
 from lightning_complexity.network.leaves import entered_by_floats
 from lightning_complexity.network.losses import mean_loss
 from lightning_complexity.network.outputs import classified, predictions
-from lightning_complexity.network.running.batches import can_be_cut, chunks, map_tensors, owned
+from lightning_complexity.network.running.batches import can_be_cut, chunks, copied, map_tensors, owned
 from lightning_complexity.network.running.reading import readings
 from lightning_complexity.network.running.task import main_tensor, structure
 from lightning_complexity.network.tracing.interpreter import hooks_on_all_modules
@@ -260,7 +259,7 @@ def _with_targets(module: LightningModule, batch: Any, task: Task) -> Task:
         threshold = None if loss is None else _threshold(module, batch, task, loss)
         return task if threshold is None else dataclasses.replace(task, threshold=threshold)
     turned = targets.flatten().roll(1).view_as(targets)
-    other = copy.deepcopy(batch, {id(targets): turned})  # with others in their place, wherever they are
+    other = copied(batch, {id(targets): turned})  # with others in their place, wherever they are
     if loss is None or (_loss(module, other, task) == loss and _have_equal_gradients(module, batch, other, task)):
         return dataclasses.replace(task, targets=no_targets)
     threshold = _threshold(module, batch, task, loss)

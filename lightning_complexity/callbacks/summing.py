@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from lightning_complexity.callbacks.base import LightningModule
 from lightning_complexity.network import Batches, Snapshot, Task
@@ -99,6 +100,7 @@ class SummedLoss:
     def __init__(self, pl_module: LightningModule) -> None:
         self.callbacks: list[AddsTerms] = []
         self._module, self._batch, self._num_backwards = pl_module, None, 0
+        self._is_checked = False
         self._step, self._backward = pl_module.training_step, pl_module.manual_backward
         names = "training_step", "manual_backward"
         self._own = {name: pl_module.__dict__[name] for name in names if name in pl_module.__dict__}
@@ -125,6 +127,9 @@ class SummedLoss:
         self._backward(self._total(loss, callbacks), *args, **kwargs)
 
     def _total(self, task: Tensor, callbacks: list[AddsTerms]) -> Tensor:
+        if callbacks and not self._is_checked:
+            self._is_checked = True
+            _check_replicas(self._module, task, type(callbacks[0]).__name__)
         step = Step(self._module, self._batch, [m for callback in callbacks for m in callback.measures])
         terms = [callback.terms(step) for callback in callbacks]
         total, logged = task, task.detach()
@@ -143,6 +148,36 @@ class SummedLoss:
         for name in ("training_step", "manual_backward"):
             del self._module.__dict__[name]
         self._module.__dict__.update(self._own)
+
+
+def _check_replicas(pl_module: LightningModule, loss: Tensor, speaker: str) -> None:
+    """See that replicas can be trained with another use of the parameters beside checkpoints.
+
+    Raises:
+        ValueError: With reentrant checkpoints, unless ``DistributedDataParallel`` takes the graph for static.
+    """
+    model = pl_module.trainer.strategy.model
+    if not isinstance(model, DistributedDataParallel) or model.static_graph or not _has_reentry(loss):
+        return
+    raise ValueError(
+        f"{speaker} needs checkpoints without reentry on several processes: DistributedDataParallel cannot train "
+        "parameters that a reentrant checkpoint uses and a penalty as well. Say checkpoint(..., use_reentrant=False), "
+        "or Trainer(strategy=DDPStrategy(static_graph=True))."
+    )
+
+
+def _has_reentry(loss: Tensor) -> bool:
+    """Whether a reentrant checkpoint is in the graph of a loss."""
+    waiting, seen = [loss.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return False
 
 
 def add_terms(pl_module: LightningModule, callback: AddsTerms) -> None:

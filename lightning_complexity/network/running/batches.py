@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from lightning_complexity.network.running.memory import lazily_cloned
 
@@ -198,8 +199,29 @@ def owned(data: Any) -> Any:
     if isinstance(data, (Tensor, Mapping, tuple, list)) or (
         dataclasses.is_dataclass(data) and not isinstance(data, type)
     ):
-        return _map_leaves(lazily_cloned, copy.deepcopy, data)
-    return copy.deepcopy(data)
+        return _map_leaves(lazily_cloned, copied, data)
+    return copied(data)
+
+
+class _WithoutHistory(TorchFunctionMode):
+    """Lets ``deepcopy`` copy tensors that were computed, which have a gradient graph, as plain ones."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not Tensor.__deepcopy__ or args[0].is_leaf:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        return memo.setdefault(id(tensor), tensor.detach().clone())
+
+
+def copied(data: Any, memo: dict[int, Any] | None = None) -> Any:
+    """A deep copy, also of what was computed with gradients, such as the output of a frozen encoder in a batch.
+
+    Args:
+        data: Anything.
+        memo: By ``id``, what stands for objects in the copy.
+    """
+    with _WithoutHistory():
+        return copy.deepcopy(data, memo)
 
 
 def num_samples(data: Any) -> int:
