@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -25,13 +26,11 @@ class Pairs:
         first: Index of one configuration, shape ``(pairs,)``.
         second: Index of the other.
         group: Which setting of the other hyper-parameters the pair belongs to.
-        sizes: Number of configurations in each group.
     """
 
     first: Ints
     second: Ints
     group: Ints
-    sizes: Ints
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,6 @@ class Design:
 
     Attributes:
         names: The hyper-parameters.
-        values: Values of each hyper-parameter, as text.
         codes: Index of the value of each configuration, shape ``(configurations, hyperparameters)``.
         configuration: Configuration of each run.
         slots: Run of each configuration and repeat, ``-1`` where there is none. A column belongs to one seed where
@@ -51,7 +49,6 @@ class Design:
     """
 
     names: tuple[str, ...]
-    values: tuple[tuple[str, ...], ...]
     codes: Ints
     configuration: Ints
     slots: Ints
@@ -63,8 +60,7 @@ class Design:
     def of(cls, table: Table) -> Design:
         """Arrange the networks of a table."""
         frame = table.frame
-        columns = [_coded(frame[name]) for name in table.hyperparameters]
-        runs = np.stack([codes for codes, _ in columns], axis=1)
+        runs = np.stack([_coded(frame[name])[0] for name in table.hyperparameters], axis=1)
         codes, configuration = np.unique(runs, axis=0, return_inverse=True)
         configuration = configuration.reshape(-1)
         if table.seed is None:
@@ -74,8 +70,7 @@ class Design:
         repeats = int(np.bincount(configuration).max())
         shared = bool(seeds) and len(seeds) <= 2 * repeats
         slots = _slots(configuration, seed if shared else None)
-        values = tuple(tuple(map(str, known)) for _, known in columns)
-        return cls(table.hyperparameters, values, codes, configuration, slots, shared, seeds, seed)
+        return cls(table.hyperparameters, codes, configuration, slots, shared, seeds, seed)
 
     @cached_property
     def pairs(self) -> tuple[Pairs, ...]:
@@ -115,10 +110,23 @@ def _slots(configuration: Ints, seed: Ints | None) -> Ints:
     counts = np.diff(starts, append=num_runs)
     within = np.empty(num_runs, dtype=np.int64)
     within[order] = np.arange(num_runs) - np.repeat(starts, counts)
-    column = within if seed is None else seed * int(counts.max()) + within
-    slots = np.full((num_configurations, int(column.max()) + 1), -1, dtype=np.int64)
+    most, num_seeds = int(counts.max()), 1 if seed is None else int(seed.max()) + 1
+    column = within if seed is None else seed * most + within
+    slots = np.full((num_configurations, num_seeds * most), -1, dtype=np.int64)
     slots[configuration, column] = np.arange(num_runs)
     return slots
+
+
+def settings(codes: Ints, chosen: Sequence[int]) -> Ints:
+    """Number the different values of some columns, row by row.
+
+    Example:
+        >>> settings(np.array([[0, 1], [0, 2], [1, 1]]), [0])
+        array([0, 0, 1])
+    """
+    if not chosen:
+        return np.zeros(len(codes), dtype=np.int64)
+    return np.unique(codes[:, list(chosen)], axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def differing_in(codes: Ints, hyperparameter: int) -> Pairs:
@@ -133,9 +141,7 @@ def differing_in(codes: Ints, hyperparameter: int) -> Pairs:
         >>> pairs.first, pairs.second
         (array([0]), array([1]))
     """
-    others = np.delete(codes, hyperparameter, axis=1)
-    _, group = np.unique(others, axis=0, return_inverse=True)
-    group = group.reshape(-1)
+    group = settings(codes, [i for i in range(codes.shape[1]) if i != hyperparameter])
     order = np.argsort(group, kind="stable")
     sizes = np.bincount(group)
     first, second = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
@@ -144,4 +150,4 @@ def differing_in(codes: Ints, hyperparameter: int) -> Pairs:
         first.append(order[same])
         second.append(order[same + distance])
     one, other = np.concatenate(first), np.concatenate(second)
-    return Pairs(one, other, group[one], sizes)
+    return Pairs(one, other, group[one])

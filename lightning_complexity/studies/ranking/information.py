@@ -9,8 +9,8 @@ where the gap rises scores as well as one that rises.
 Two variants are in use, and differ:
 
 - that of Jiang et al. (ICLR 2020, arXiv:1912.02178), :func:`conditional_information`;
-- that of the competition "Predicting Generalization in Deep Learning" (Jiang et al., NeurIPS 2020, arXiv:2012.07976), as its
-  scoring program computes it, :func:`competition_information`.
+- that of the competition "Predicting Generalization in Deep Learning" (Jiang et al., NeurIPS 2020, arXiv:2012.07976),
+  as its scoring program computes it, :func:`competition_information`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from itertools import combinations
 
 import numpy as np
 
-from lightning_complexity.studies.ranking.design import Design, Floats, Ints
+from lightning_complexity.studies.ranking.design import Floats, Ints, settings
 
 _ROWS_AT_ONCE = 1024
+_NUMBERS_AT_ONCE = 20_000_000
 _NEVER_ZERO = 1e-12  # what the competition's scoring program adds to probabilities inside logarithms
 
 
@@ -58,38 +59,52 @@ def subsets(num_hyperparameters: int, size: int) -> list[tuple[int, ...]]:
     return [s for n in range(size + 1) for s in combinations(range(num_hyperparameters), n)]
 
 
-def cells(design: Design, measure: Floats, gap: Floats, sets: list[tuple[int, ...]]) -> Iterator[Cells]:
+def cells(codes: Ints, measure: Floats, gap: Floats, sets: list[tuple[int, ...]]) -> Iterator[Cells]:
     """Count ordered pairs of configurations for each set of hyper-parameters.
 
     Args:
-        design: The configurations.
+        codes: Values of the hyper-parameters of each configuration, shape ``(configurations, hyperparameters)``.
         measure: Of configurations, shape ``(configurations,)``.
         gap: Shape ``(configurations,)``.
         sets: Which hyper-parameters are known.
     """
-    settings = [_settings(design.codes, s) for s in sets]
+    numbered = [settings(codes, chosen) for chosen in sets]
+    widths = [int(numbers.max()) + 1 for numbers in numbered]
+    start = 0
+    while start < len(sets):
+        end = start + max(1, int(np.searchsorted(np.cumsum(widths[start:]), _NUMBERS_AT_ONCE // len(gap))))
+        yield from _counted(measure, gap, numbered[start:end])
+        start = end
+
+
+def _counted(measure: Floats, gap: Floats, numbered: list[Ints]) -> Iterator[Cells]:
     # Pairs are summed over the second by a product with the settings' indicators. Counts are
-    # exact in single precision up to the number of configurations.
-    indicator = np.concatenate([np.eye(int(s.max()) + 1, dtype=np.float32)[s] for s in settings], axis=1)
+    # exact in single precision up to 16 million configurations.
+    indicators = [np.eye(int(numbers.max()) + 1, dtype=np.float32)[numbers] for numbers in numbered]
+    indicator = np.concatenate(indicators, axis=1)
     sums = np.zeros((4, len(gap), indicator.shape[1]), dtype=np.float32)
     for start in range(0, len(gap), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
         above, gap_above = measure[rows, None] > measure, gap[rows, None] > gap
-        below = gap[rows, None] < gap
-        for total, which in zip(sums, (above & gap_above, above, gap_above, above & below), strict=True):
+        against = above & (gap[rows, None] < gap)
+        for total, which in zip(sums, (above & gap_above, above, gap_above, against), strict=True):
             total[rows] = which.astype(np.float32) @ indicator
-    ends = np.cumsum([int(s.max()) + 1 for s in settings])
-    for setting, end in zip(settings, ends, strict=True):
-        columns = slice(end - int(setting.max()) - 1, end)
-        own = indicator[:, columns].astype(float)
-        size = own.sum(0)
-        yield Cells(*(own.T @ total[:, columns] for total in sums), pairs=np.outer(size, size))
+    end = 0
+    for own in indicators:
+        start, end = end, end + own.shape[1]
+        first = own.T.astype(float)
+        both, of_measure, of_gap, opposed = (first @ total[:, start:end] for total in sums)
+        yield Cells(both, of_measure, of_gap, opposed, pairs=np.outer(first.sum(1), first.sum(1)))
 
 
-def _settings(codes: Ints, chosen: tuple[int, ...]) -> Ints:
-    if not chosen:
-        return np.zeros(len(codes), dtype=np.int64)
-    return np.unique(codes[:, chosen], axis=0, return_inverse=True)[1].reshape(-1)
+def least(values: list[float]) -> float:
+    """The least value that is defined; ``nan`` if none is.
+
+    Example:
+        >>> least([float("nan"), 0.25, 0.5])
+        0.25
+    """
+    return min((value for value in values if value == value), default=float("nan"))
 
 
 def conditional_information(counts: Cells) -> float:
@@ -119,10 +134,11 @@ def conditional_information(counts: Cells) -> float:
 
 
 def competition_information(counts: Cells) -> float:
-    r"""The competition's variant, in :math:`[0, 1]`; the leaderboard has 100 times its least value over pairs of hyper-parameters.
+    r"""Normalised conditional mutual information as the competition scores it, in :math:`[0, 1]`.
 
-    It differs in that :math:`|S| = 2` always; that pairs of a configuration with itself are among the
-    pairs; that a tie counts as "not greater"; and that all cells that are not empty weigh the same,
+    Its leaderboard has 100 times the least value over pairs of hyper-parameters. The variant differs in that
+    :math:`|S| = 2` always; that pairs of a configuration with itself are among the pairs; that a tie counts as "not
+    greater"; and that all cells that are not empty weigh the same,
 
     .. math:: \frac{\operatorname{mean}_u I(V_\mu; V_g | u)}{\operatorname{mean}_u H(V_g | u)},
 

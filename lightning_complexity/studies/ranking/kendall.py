@@ -18,7 +18,7 @@ import math
 import numpy as np
 from scipy.stats import kendalltau
 
-from lightning_complexity.studies.ranking.design import Bools, Design, Floats, Ints, Pairs
+from lightning_complexity.studies.ranking.design import Bools, Design, Floats, Pairs
 
 
 def kendall(measure: Floats, gap: Floats) -> tuple[float, float]:
@@ -84,29 +84,29 @@ def granulated(design: Design, measures: Floats, gap: Floats) -> Floats:
         gap: Shape ``(configurations,)``.
 
     Returns:
-        Shape ``(measures, hyperparameters)``; ``nan`` for a hyper-parameter in which no two configurations differ alone.
+        Shape ``(measures, hyperparameters)``; ``nan`` for a hyper-parameter in which no two configurations differ
+        alone.
     """
     present = np.isfinite(gap) & np.isfinite(measures).all(1)
-    columns = [_granulated(pairs, _sizes(pairs, design.codes, i, present), present, measures, gap)
-               for i, pairs in enumerate(design.pairs)]
-    return np.stack(columns, axis=1)
+    return np.stack([_granulated(pairs, present, measures, gap) for pairs in design.pairs], axis=1)
 
 
-def _sizes(pairs: Pairs, codes: Ints, hyperparameter: int, present: Bools) -> Ints:
-    if present.all():
-        return pairs.sizes
-    others = np.delete(codes, hyperparameter, axis=1)
-    group = np.unique(others, axis=0, return_inverse=True)[1].reshape(-1)
-    return np.bincount(group[present], minlength=len(pairs.sizes))
-
-
-def _granulated(pairs: Pairs, sizes: Ints, present: Bools, measures: Floats, gap: Floats) -> Floats:
-    usable = sizes >= 2
-    if not usable.any():
-        return np.full(measures.shape[1], np.nan)
+def _granulated(pairs: Pairs, present: Bools, measures: Floats, gap: Floats) -> Floats:
     both = present[pairs.first] & present[pairs.second]
-    kept = Pairs(pairs.first[both], pairs.second[both], pairs.group[both], sizes)
-    products = sign_products(kept, measures, gap)
-    # The mean over groups of the sum over pairs, divided by the number of pairs of the group.
-    size = sizes[kept.group].astype(float)
-    return (2 / (size * (size - 1)) / usable.sum()) @ products
+    kept = Pairs(pairs.first[both], pairs.second[both], pairs.group[both])
+    if not both.any():
+        return np.full(measures.shape[1], np.nan)
+    # The mean over groups of tau-a, which is the mean over the pairs of a group.
+    num_pairs = np.bincount(kept.group)
+    return (1 / num_pairs[kept.group] / np.count_nonzero(num_pairs)) @ sign_products(kept, measures, gap)
+
+
+def mean_of_defined(psi: Floats) -> Floats:
+    r""":math:`\Psi`: the mean over hyper-parameters that have a :math:`\psi_i`; ``nan`` if none has.
+
+    Args:
+        psi: Shape ``(measures, hyperparameters)``.
+    """
+    defined = np.isfinite(psi)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, psi, 0.0).sum(1) / defined.sum(1)

@@ -9,10 +9,10 @@ one and a run :math:`b` of the other, the sign error is
 
 .. math:: w = \max(h(|g_a - g_b|) - \tfrac12, 0), \quad h(D) = \max(0, 1 - 2 e^{-2 n (D/2)^2})^2,
 
-a bound (Hoeffding) for how surely the order of the two accuracies is not chance on :math:`n` test samples. An environment
-counts if its effective sample size :math:`(\sum w)^2 / \sum w^2` is at least 12. Each counts twice, once in each
-direction, which matters for percentiles only. The paper's robust sign error is the maximum over environments. In the weak family, environments of the same two values
-of the same hyper-parameter are one.
+a bound (Hoeffding) for how surely the order of the two accuracies is not chance on :math:`n` test samples. An
+environment counts if its effective sample size :math:`(\sum w)^2 / \sum w^2` is at least 12. Each counts twice, once
+in each direction, which matters for percentiles only. The paper's robust sign error is the maximum over environments.
+In the weak family, environments of the same two values of the same hyper-parameter are one.
 
 Source: Dziugaite et al., "In search of robust measures of generalization", NeurIPS 2020 (arXiv:2010.11924).
 """
@@ -66,6 +66,12 @@ class Environments:
     errors: Floats
     weights: Floats
     squares: Floats
+
+    @classmethod
+    def none(cls, num_measures: int) -> Environments:
+        """No environments."""
+        nothing = np.empty(0, dtype=np.int64)
+        return cls(nothing, nothing, nothing, np.empty((0, num_measures)), np.empty(0), np.empty(0))
 
     @property
     def losses(self) -> Floats:
