@@ -11,6 +11,7 @@ import pandas as pd
 
 from lightning_complexity.recording import RECORD_NAME, Measurement, read_record
 
+OVERHEAD = "complexity/overhead"  # of the monitor, which is no measure
 FOLDER, STEP, EPOCH = "record.folder", "record.step", "record.epoch"
 
 
@@ -21,7 +22,8 @@ def read_records(folder: str | Path, *, settings: str = "settings.json", at: flo
         folder: Holds, at any depth, a record ``complexity.jsonl`` for each network.
         settings: Name of the JSON with its hyper-parameters: beside the record, or in a folder above it up to
             ``folder``. If there is none of this name but one other JSON beside the record, that one. Entries of
-            an object in it get names such as ``optimizer.lr``; lists become text; ``null`` the word None.
+            an object in it get names such as ``optimizer.lr``; lists become text, but those of objects are left out;
+            ``null`` becomes the word None.
         at: The share of the training, by steps, at which to look, between 0 and 1; the last measurement at
             or before that. The end if not given. What was not measured at that moment is missing.
 
@@ -101,7 +103,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
         elif isinstance(value, list):
-            flat[prefix + name] = json.dumps(value)
+            if not any(isinstance(entry, dict) for entry in value):
+                flat[prefix + name] = json.dumps(value)
         else:
             flat[prefix + name] = "None" if value is None else value
     return flat

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from lightning_complexity.studies.records import read_records
+from lightning_complexity.studies.records import OVERHEAD, read_records
 
 Source: TypeAlias = "pd.DataFrame | str | Path"
 Filters: TypeAlias = "Sequence[str] | Mapping[str, Any]"
@@ -20,6 +20,7 @@ SAME_VALUE = 1e-6
 """Numbers of a hyper-parameter that differ by less, relatively, are one value."""
 
 # pandas would also take the word None, which is a value for a hyper-parameter.
+_WORDS = {"None": np.nan, "NaN": np.nan, "nan": np.nan, "": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 _NOT_A_NUMBER = ("", "nan", "NaN", "NAN", "NA", "N/A", "<NA>", "null", "#N/A")
 
 
@@ -111,6 +112,7 @@ def read_table(
     frame = _read(source, settings)
     if measures is None:
         measures = [c for c in frame.columns if str(c).startswith("complexity") and str(c).count("/") < 2]
+        measures = [c for c in measures if c not in (gap, OVERHEAD)]
         if not measures:
             raise ValueError(f"measures are needed: no column begins with 'complexity'; there are {_some(frame)}.")
     roles = {
@@ -231,7 +233,7 @@ def _passes(column: pd.Series[Any], wanted: Any) -> np.ndarray[Any, np.dtype[np.
 def _numbers(column: pd.Series[Any]) -> pd.Series[Any]:
     if pd.api.types.is_numeric_dtype(column.dtype):
         return column.astype(float)
-    words = column.map(lambda v: {"None": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}.get(v, v))
+    words = column.map(lambda v: _WORDS.get(v, v) if isinstance(v, str) else v)
     numbers = pd.to_numeric(words, errors="coerce")
     wrong = column[numbers.isna() & words.notna()]
     if len(wrong):

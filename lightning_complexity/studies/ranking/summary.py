@@ -164,6 +164,8 @@ def rank(
     order = frames["frame"]["Psi"].fillna(-2.0).sort_values(ascending=False, kind="stable").index
     for name in ("frame", "psi", "psi_by_seed", "information", "competition"):
         frames[name] = frames[name].loc[order]
+    for name in ("sign_error", "intervals"):
+        frames[name] = frames[name].sort_index()
     notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
     return Ranking(**frames, gap=table.gap, rows=table.rows, left_out=table.left_out, notes=notes)
 
@@ -297,7 +299,7 @@ def _sign_error(
         if len(found.weights) and not enough.any():
             notes.append(
                 f"no sign error ({weights}): no two configurations have {options.min_effective_samples:g} effective "
-                f"pairs of runs; repeats are {design.repeats} at most. Give more repeats, or a lower min_effective_samples"
+                f"pairs of runs; repeats are {design.repeats} at most. Give more, or a lower min_effective_samples"
             )
     if options.test_samples is None:
         notes.append("no noise filter of the sign error: give test_samples, the size of the test set, for one")
