@@ -223,7 +223,7 @@ def _passes(column: pd.Series[Any], wanted: Any) -> np.ndarray[Any, np.dtype[np.
         known = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "nan": not wanted}
         other = words[~words.isin(list(known))]
         if len(other):
-            raise ValueError(f"filters: {column.name!r} must hold true and false, got {other.iloc[0]!r}.")
+            raise ValueError(f"filters: {column.name!r} must hold true and false, got {other.tolist()[0]!r}.")
         return np.array([known[word] is wanted for word in words], dtype=bool)
     if isinstance(wanted, (list, tuple, set, frozenset)):
         return column.isin(list(wanted)).to_numpy(bool)
@@ -237,7 +237,7 @@ def _numbers(column: pd.Series[Any]) -> pd.Series[Any]:
     numbers = pd.to_numeric(words, errors="coerce")
     wrong = column[numbers.isna() & words.notna()]
     if len(wrong):
-        raise ValueError(f"{column.name!r} must hold numbers, got {wrong.iloc[0]!r}.")
+        raise ValueError(f"{column.name!r} must hold numbers, got {wrong.tolist()[0]!r}.")
     return numbers.astype(float)
 
 
@@ -273,9 +273,10 @@ def _finite(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFrame, 
 
 def _check_varied(frame: pd.DataFrame, hyperparameters: Sequence[str], where: str) -> None:
     for name in hyperparameters:
-        if frame[name].nunique() < 2:
+        values = frame[name].unique().tolist()
+        if len(values) < 2:
             raise ValueError(
-                f"hyper-parameter {name!r} has one value, {frame[name].iloc[0]!r}, in all {len(frame)} rows{where}: "
+                f"hyper-parameter {name!r} has one value, {values[0]!r}, in all {len(frame)} rows{where}: "
                 "leave it out of hyperparameters, or keep rows with other values."
             )
 

@@ -17,7 +17,9 @@ HYPERPARAMETERS = ("hp.dataset", "hp.lr", "hp.model_depth", "hp.model_width", "h
 def path(name: str) -> Path:
     found = FOLDER / name
     if not found.exists():
-        pytest.skip(f"the table of trained networks is not beside this checkout: {'/'.join(found.parts[-4:])} is missing")
+        pytest.skip(
+            f"the table of trained networks is not beside this checkout: {'/'.join(found.parts[-4:])} is missing"
+        )
     return found
 
 
