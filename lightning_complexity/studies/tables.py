@@ -167,6 +167,8 @@ def _names(names: Sequence[str], role: str) -> tuple[str, ...]:
     found = tuple(names)
     if not found:
         raise ValueError(f"{role} must name at least one column.")
+    if wrong := [name for name in found if not isinstance(name, str)]:
+        raise TypeError(f"{role} must be names of columns, got {wrong[0]!r}.")
     return found
 
 

@@ -230,6 +230,21 @@ def test_the_gap_itself_explains_all_and_a_constant_nothing(frame: pd.DataFrame)
     assert any("constant, and so of no use: constant" in note for note in ranking.notes)
 
 
+def test_values_near_the_end_of_the_range_do_not_overflow(frame: pd.DataFrame) -> None:
+    names = ("rank", "huge")
+    rank = frame["norm"].rank()
+    ranking = studies.rank(
+        frame.assign(rank=rank, huge=rank * 2.0**1018),
+        hyperparameters=HYPERPARAMETERS,
+        measures=names,
+        gap="gap",
+        seed="seed",
+        draws=10,
+    )
+    for one in (ranking.frame.drop(columns="direction"), ranking.intervals.unstack()):
+        np.testing.assert_array_equal(one.loc["huge"].to_numpy(float), one.loc["rank"].to_numpy(float))
+
+
 def test_one_hyperparameter() -> None:
     frame = pd.DataFrame({"width": [1, 2, 3, 4], "norm": [1.0, 3.0, 2.0, 4.0], "gap": [0.1, 0.2, 0.3, 0.4]})
     ranking = studies.rank(frame, hyperparameters=["width"], measures=["norm"], gap="gap", min_effective_samples=1)

@@ -17,6 +17,8 @@ Floats: TypeAlias = "NDArray[np.float64]"
 Ints: TypeAlias = "NDArray[np.int64]"
 Bools: TypeAlias = "NDArray[np.bool_]"
 
+_SUMS_OVERFLOW = 1e300
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -89,6 +91,11 @@ class Design:
         one may be a tie in one order and not in another.
         """
         return pd.DataFrame(values).groupby(self.configuration).mean().to_numpy(float)
+
+
+def without_overflow(values: Floats) -> Floats:
+    """Scale columns whose sums would overflow, by a power of two; only the order of their values counts."""
+    return values * np.where(np.abs(values).max(0) > _SUMS_OVERFLOW, 2.0**-64, 1.0)
 
 
 def _coded(column: pd.Series[Any]) -> tuple[Ints, tuple[Any, ...]]:

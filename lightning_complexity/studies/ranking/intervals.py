@@ -11,9 +11,8 @@ from scipy.stats import t as student
 from lightning_complexity.studies.ranking.design import Design, Floats
 from lightning_complexity.studies.ranking.information import cells, conditional_information, least, subsets
 from lightning_complexity.studies.ranking.kendall import granulated, kendall, mean_of_defined
-from lightning_complexity.studies.ranking.sign_error import MIN_EFFECTIVE_SAMPLES, environments, hoeffding_weight
+from lightning_complexity.studies.ranking.sign_error import MIN_EFFECTIVE_SAMPLES, compared, environments, run_pairs
 
-_NUMBERS_AT_ONCE = 4_000_000
 LOWEST = {"tau_b": -1.0, "Psi": -1.0, "K": 0.0, "sign_error": 0.0}
 """The statistics that can have an interval, and their least value; the greatest is 1."""
 
@@ -116,24 +115,16 @@ def _sign_errors(
 ) -> Floats:
     """Mean over the environments that count with all runs, shape ``(draws, measures)``."""
     kept = environments(design, measures[:, :1], gap, test_samples).enough(minimum)
-    first = np.concatenate([pairs.first for pairs in design.pairs])[kept]
-    second = np.concatenate([pairs.second for pairs in design.pairs])[kept]
-    slots = design.slots
+    first, second, _ = compared(design)
     both = (times[:, :, None] * times[:, None, :]).reshape(len(times), -1).T
     total, count = np.zeros((len(times), measures.shape[1])), np.zeros(len(times))
-    step = max(1, _NUMBERS_AT_ONCE // slots.shape[1] ** 2)
-    for start in range(0, len(first), step):
-        one, other = slots[first[start : start + step]], slots[second[start : start + step]]
-        difference = gap[one][:, :, None] - gap[other][:, None, :]
-        weight = ((one >= 0)[:, :, None] & (other >= 0)[:, None, :]).astype(float)
-        if test_samples is not None:
-            weight *= hoeffding_weight(difference, test_samples)
-        weights = weight.reshape(len(one), -1) @ both
+    for _, part in run_pairs(design.slots, first[kept], second[kept], gap, test_samples):
+        weights = part.weight.reshape(len(part.weight), -1) @ both
         drawn = weights > 0
         inverse = np.divide(1.0, weights, out=np.zeros_like(weights), where=drawn)
         count += drawn.sum(0)
-        for column, values in enumerate(measures.T):
-            error = 1 - np.sign(values[one][:, :, None] - values[other][:, None, :]) * np.sign(difference)
-            total[:, column] += ((weight * error / 2).reshape(len(one), -1) @ both * inverse).sum(0)
+        for column, runs in enumerate(measures.T):
+            errors = (part.weight * part.errors(runs)).reshape(len(part.weight), -1)
+            total[:, column] += (errors @ both * inverse).sum(0)
     with np.errstate(invalid="ignore"):
         return total / count[:, None]

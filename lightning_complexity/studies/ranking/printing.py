@@ -18,17 +18,19 @@ _MEANING = (
 def printed(
     frame: pd.DataFrame,
     psi: pd.DataFrame,
+    sign_error: pd.DataFrame,
     intervals: pd.DataFrame,
     gap: str,
     rows: int,
     left_out: Mapping[str, int],
     notes: Sequence[str],
 ) -> str:
-    """Two tables, what their columns mean, and what a reader must know.
+    """Three tables, what their columns mean, and what a reader must know.
 
     Args:
         frame: A row a measure.
         psi: Measures by hyper-parameters.
+        sign_error: By measure, weights and environments.
         intervals: By measure and statistic; may be empty.
         gap: Name of the gap.
         rows: How many were read.
@@ -45,7 +47,7 @@ def printed(
     table["p90"], table["max"] = frame[f"{error}_p90"].map(_number), frame[f"{error}_max"].map(_number)
     if frame["networks"].nunique() > 1:
         table.insert(0, "networks", frame["networks"])
-    by_hyperparameter = psi.map(_number).add_prefix("psi ")
+    errors = _by_hyperparameter(sign_error, psi, "noise filter" if error.startswith("robust") else "all pairs")
     kept = f"{frame['networks'].max()} of {rows} networks, {frame['configurations'].max()} configurations"
     lost = "; ".join(f"{count} left out: {reason}" for reason, count in left_out.items())
     lines = [
@@ -53,13 +55,19 @@ def printed(
         "",
         _text(table),
         "",
-        _text(by_hyperparameter),
+        _text(psi.map(_number).add_prefix("psi ")),
         "",
+        *([_text(errors.map(_number).add_prefix("error ")), ""] if errors.notna().any(axis=None) else []),
         *_MEANING,
         "The sign error has the noise filter." if error.startswith("robust") else "The sign error has no noise filter.",
         *(f"Note: {note}." for note in notes),
     ]
     return "\n".join(lines)
+
+
+def _by_hyperparameter(sign_error: pd.DataFrame, psi: pd.DataFrame, weights: str) -> pd.DataFrame:
+    means = sign_error["mean"].xs(weights, level="weights").unstack("environments")
+    return means.loc[psi.index, [*psi.columns, "weak_family"]]
 
 
 def _text(table: pd.DataFrame) -> str:

@@ -19,6 +19,7 @@ Source: Dziugaite et al., "In search of robust measures of generalization", Neur
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,6 +103,62 @@ class Environments:
         return Environments(unique[:, 0], unique[:, 1], unique[:, 2], *sums)
 
 
+def compared(design: Design) -> tuple[Ints, Ints, Ints]:
+    """All pairs of configurations that differ in one hyper-parameter only, and which one."""
+    first = np.concatenate([pairs.first for pairs in design.pairs])
+    second = np.concatenate([pairs.second for pairs in design.pairs])
+    which = np.repeat(np.arange(len(design.names)), [len(pairs.first) for pairs in design.pairs])
+    return first, second, which
+
+
+@dataclass(frozen=True)
+class RunPairs:
+    """All pairs of runs of some pairs of configurations, shape ``(environments, runs of one, runs of the other)``.
+
+    Attributes:
+        first: Runs of one, shape ``(environments, runs, 1)``.
+        second: Runs of the other, shape ``(environments, 1, runs)``.
+        order: Sign of the difference of gaps.
+        weight: 0 where there is no run.
+    """
+
+    first: Ints
+    second: Ints
+    order: Floats
+    weight: Floats
+
+    def errors(self, measure: Floats) -> Floats:
+        """Sign error of each pair of runs.
+
+        Args:
+            measure: Of runs, shape ``(runs,)``.
+        """
+        return 0.5 - 0.5 * np.sign(measure[self.first] - measure[self.second]) * self.order
+
+
+def run_pairs(
+    slots: Ints, first: Ints, second: Ints, gap: Floats, test_samples: int | None
+) -> Iterator[tuple[slice, RunPairs]]:
+    """Pairs of runs, for as many pairs of configurations at once as memory should hold.
+
+    Args:
+        slots: Runs of each configuration, ``-1`` where there is none.
+        first: One configuration of each pair.
+        second: The other.
+        gap: Of runs, shape ``(runs,)``.
+        test_samples: Of the noise filter.
+    """
+    step = max(1, _RUN_PAIRS_AT_ONCE // slots.shape[1] ** 2)
+    for start in range(0, len(first), step):
+        rows = slice(start, start + step)
+        one, other = slots[first[rows]][:, :, None], slots[second[rows]][:, None, :]
+        difference = gap[one] - gap[other]
+        weight = ((one >= 0) & (other >= 0)).astype(float)
+        if test_samples is not None:
+            weight *= hoeffding_weight(difference, test_samples)
+        yield rows, RunPairs(one, other, np.sign(difference), weight)
+
+
 def environments(design: Design, measures: Floats, gap: Floats, test_samples: int | None) -> Environments:
     """Compare the runs of all pairs of configurations that differ in one hyper-parameter.
 
@@ -111,29 +168,15 @@ def environments(design: Design, measures: Floats, gap: Floats, test_samples: in
         gap: Of runs, shape ``(runs,)``.
         test_samples: Of the noise filter; ``None`` gives each pair of runs weight 1.
     """
-    first = np.concatenate([pairs.first for pairs in design.pairs])
-    second = np.concatenate([pairs.second for pairs in design.pairs])
-    which = np.repeat(np.arange(len(design.names)), [len(pairs.first) for pairs in design.pairs])
+    first, second, which = compared(design)
     values = np.stack([design.codes[first, which], design.codes[second, which]])
-    slots = _packed(design.slots)
     errors = np.empty((len(first), measures.shape[1]))
     weights, squares = np.empty(len(first)), np.empty(len(first))
-    step = max(1, _RUN_PAIRS_AT_ONCE // slots.shape[1] ** 2)
-    for start in range(0, len(first), step):
-        rows = slice(start, start + step)
-        one, other = slots[first[rows]], slots[second[rows]]
-        difference = gap[one][:, :, None] - gap[other][:, None, :]
-        weight = ((one >= 0)[:, :, None] & (other >= 0)[:, None, :]).astype(float)
-        if test_samples is not None:
-            weight *= hoeffding_weight(difference, test_samples)
-        sign = np.sign(difference)
-        for column, values_of_runs in enumerate(measures.T):
-            error = np.sign(values_of_runs[one][:, :, None] - values_of_runs[other][:, None, :])
-            error *= sign
-            np.subtract(1.0, error, out=error)
-            errors[rows, column] = np.einsum("eab,eab->e", weight, error) / 2
-        weights[rows] = weight.sum((1, 2))
-        squares[rows] = (weight**2).sum((1, 2))
+    for rows, part in run_pairs(_packed(design.slots), first, second, gap, test_samples):
+        for column, runs in enumerate(measures.T):
+            errors[rows, column] = np.einsum("eab,eab->e", part.weight, part.errors(runs))
+        weights[rows] = part.weight.sum((1, 2))
+        squares[rows] = (part.weight**2).sum((1, 2))
     return Environments(which, values.min(0), values.max(0), errors, weights, squares)
 
 

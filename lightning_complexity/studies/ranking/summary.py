@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lightning_complexity.studies.ranking.design import Bools, Design, Floats
+from lightning_complexity.studies.ranking.design import Bools, Design, Floats, without_overflow
 from lightning_complexity.studies.ranking.information import (
     cells,
     competition_information,
@@ -71,7 +71,9 @@ class Ranking:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        return printed(self.frame, self.psi, self.intervals, self.gap, self.rows, self.left_out, self.notes)
+        return printed(
+            self.frame, self.psi, self.sign_error, self.intervals, self.gap, self.rows, self.left_out, self.notes
+        )
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,8 @@ def _rank(table: Table, options: _Options) -> Ranking:
         f"no two configurations differ in {name!r} only: it has no psi, and Psi is the mean of the others"
         for name in lonely
     ]
-    runs, gap = table.frame[list(names)].to_numpy(float), table.frame[table.gap].to_numpy(float)
+    runs = without_overflow(table.frame[list(names)].to_numpy(float))
+    gap = without_overflow(table.frame[[table.gap]].to_numpy(float))[:, 0]
     means, gap_means = design.means(runs), design.means(gap[:, None])[:, 0]
     frame = pd.DataFrame(index=names)
     frame["networks"], frame["configurations"] = len(gap), len(gap_means)
