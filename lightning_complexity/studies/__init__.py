@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_complexity.studies.ranking import Ranking, rank, rank_pairs, rank_within_training
+    from lightning_complexity.studies.ranking import Ranking, rank, rank_over_time, rank_pairs
     from lightning_complexity.studies.records import read_records, read_series
     from lightning_complexity.studies.tables import Table, read_table
 
@@ -14,7 +14,7 @@ _MODULES = {
     "Table": "tables",
     "rank": "ranking",
     "rank_pairs": "ranking",
-    "rank_within_training": "ranking",
+    "rank_over_time": "ranking",
     "read_records": "records",
     "read_series": "records",
     "read_table": "tables",
@@ -24,8 +24,8 @@ __all__ = [
     "Ranking",
     "Table",
     "rank",
+    "rank_over_time",
     "rank_pairs",
-    "rank_within_training",
     "read_records",
     "read_series",
     "read_table",

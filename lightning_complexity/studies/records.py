@@ -63,7 +63,10 @@ def _row(moment: Measurement) -> dict[str, Any]:
 def _networks(folder: Path, settings: str) -> Iterator[tuple[dict[str, Any], list[Measurement]]]:
     paths = sorted(folder.rglob(RECORD_NAME))
     if not paths:
-        raise FileNotFoundError(f"no {RECORD_NAME} in {folder} or in folders below it.")
+        raise FileNotFoundError(
+            f"no {RECORD_NAME} in {folder} or in folders below it; "
+            "ComplexityMonitor writes one where a logger has its files."
+        )
     jsons = {path: _settings_of(path, folder, settings) for path in paths}
     if not any(jsons.values()):
         raise FileNotFoundError(f"no {settings} with hyper-parameters beside any of {len(paths)} records in {folder}.")

@@ -153,23 +153,48 @@ def test_partial_correlation_where_there_is_none() -> None:
     assert np.isnan(partial_rank_correlation(wave[:3], wave[:3], time[:3]))
 
 
-def test_within_trainings_time_is_held() -> None:
+def trainings() -> pd.DataFrame:
+    """The gap and one measure share ups and downs and a level; another only grows, as both do."""
     random = np.random.default_rng(1)
     parts = []
     for run in range(6):
-        time, common = np.arange(30.0), random.normal(size=30)
-        values = {"follows": time + 3 * common, "grows": time + 3 * random.normal(size=30), "gap": time + 3 * common**3}
+        time, common, level = np.arange(30.0), random.normal(size=30), 5 * random.normal()
+        follows, gap = time + level + 3 * common, time + level + 3 * common**3
+        grows = time + 3 * random.normal(size=30)
+        values = {"follows": follows, "grows": grows, "level": time + level, "gap": gap}
         parts.append(pd.DataFrame({"run": run, "time": time, **values}))
-    series = pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True)
+
+
+def over_time(series: pd.DataFrame) -> pd.DataFrame:
+    return studies.rank_over_time(series, measures=["follows", "grows", "level"], gap="gap", time="time", run="run")
+
+
+def test_time_is_held_within_trainings_and_between_them() -> None:
+    series = trainings()
     series.loc[3, "grows"] = np.nan
-    found = studies.rank_within_training(series, measures=["follows", "grows"], gap="gap", time="time", run="run")
-    assert found.loc["follows", "low"] > 0.5
-    assert found.loc["grows", "low"] < 0 < found.loc["grows", "high"]
+    found = over_time(series)
+    assert found.loc["follows", ["pooled_low", "within_low"]].min() > 0.3
+    for kind in ("pooled", "within"):
+        assert found.loc["grows", f"{kind}_low"] < 0 < found.loc["grows", f"{kind}_high"]
     assert found.loc["grows", "alone"] > 0.5
-    assert found["moments"].to_dict() == {"follows": 180, "grows": 179}
-    assert set(found["trainings"]) == {6}
-    with pytest.raises(ValueError, match=r"there is no column 'record.step'; there are run, time"):
-        studies.rank_within_training(series, measures=["grows"], gap="gap", run="run")
+    assert found.loc["level", "pooled"] > 0.3
+    assert np.isnan(found.loc["level", "within"])
+    assert found["moments"].to_dict() == {"follows": 180, "grows": 179, "level": 180}
+    assert found["trainings"].to_dict() == {"follows": 6, "grows": 6, "level": 0}
+    assert set(found["all_trainings"]) == {6}
+
+
+def test_over_time_of_one_training_and_of_none() -> None:
+    series = trainings()
+    one = over_time(series[series["run"] == 0]).loc["follows"]
+    assert one["pooled"] == one["within"] > 0.3
+    assert one[["pooled_low", "within_high"]].isna().all()
+    nothing = over_time(series.assign(gap=np.nan))
+    assert nothing[["pooled", "within", "alone"]].isna().all(axis=None)
+    assert (nothing["moments"] == 0).all()
+    with pytest.raises(ValueError, match=r"there is no column 'record.folder'; there are run, time"):
+        studies.rank_over_time(series, measures=["grows"], gap="gap", time="time")
 
 
 def two_halves(noise: float = 0.01) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Whether a measure follows the gap within a training, beyond that both change with time."""
+"""Whether a measure follows the gap during training, beyond that both change with time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_complexity.studies.records import FOLDER, STEP
 
 
 def partial_rank_correlation(measure: Floats, gap: Floats, time: Floats, *, degree: int = 1) -> float:
-    r"""Correlation of the ranks of two series of one training, given its time.
+    r"""Correlation of the ranks of two series, given time.
 
     Ranks (means of ties) of both series are fitted by a polynomial in the rank of time; the result is the correlation
     of what is left. For degree 1 it is :math:`(r_{\mu g} - r_{\mu t} r_{g t}) / \sqrt{(1 - r_{\mu t}^2)(1 -
@@ -50,7 +50,7 @@ def _residual(values: Floats, basis: Floats) -> Floats:
     return values - basis @ np.linalg.lstsq(basis, values, rcond=None)[0]
 
 
-def rank_within_training(
+def rank_over_time(
     series: pd.DataFrame,
     *,
     measures: Sequence[str],
@@ -58,12 +58,17 @@ def rank_within_training(
     time: str = STEP,
     run: str | Sequence[str] = FOLDER,
     degree: int = 1,
+    draws: int = 100,
     confidence: float = 0.95,
+    random_seed: int = 0,
 ) -> pd.DataFrame:
-    """Mean partial rank correlation of measures with the gap over trainings, given training time.
+    """Partial rank correlation of measures with the gap during training, given training time.
 
-    Most measures grow while a network trains, and so does the gap: by itself their correlation says little. See
-    :func:`partial_rank_correlation`.
+    Most measures grow while a network trains, and so does the gap: their correlation by itself says little. See
+    :func:`partial_rank_correlation`. It is taken in two ways. ``pooled`` is over all moments of all trainings:
+    whether, at a given time, the trainings with the greater measure have the greater gap. ``within`` is the mean of
+    that of each training by itself: whether the measure follows the ups and downs of the gap. It is undefined for
+    trainings in which either only rises or only falls.
 
     Args:
         series: One row a measurement, as :func:`~lightning_complexity.studies.read_series` returns.
@@ -72,12 +77,15 @@ def rank_within_training(
         time: Column of time.
         run: Column, or columns, that tell trainings apart.
         degree: Of the polynomial of time.
-        confidence: Of the intervals over trainings (Student's).
+        draws: Of trainings, for the interval of ``pooled``.
+        confidence: Of the intervals over trainings: Student's, with the deviation over draws, or over trainings.
+        random_seed: Of the draws.
 
     Returns:
-        A row a measure: ``partial``, its mean over trainings; ``low`` and ``high``, ``nan`` for fewer than two
-        trainings; ``alone``, the mean Spearman correlation with time not held; ``trainings`` that it is defined for,
-        and ``moments``, their rows where measure and gap are finite.
+        A row a measure: ``pooled``, ``pooled_low``, ``pooled_high``, ``within``, ``within_low``, ``within_high``;
+        ``alone``, the correlation of all moments with time not held; ``trainings``, those for which ``within`` is
+        defined, of ``all_trainings``; ``moments``, rows where measure, gap and time are finite. What is undefined is
+        ``nan``, as are intervals with fewer than two trainings.
 
     Raises:
         ValueError: If a column is missing.
@@ -89,27 +97,35 @@ def rank_within_training(
     rows = []
     for name in measures:
         used = series[[*runs, time, name, gap]].replace([np.inf, -np.inf], np.nan).dropna()
-        found = []
-        for _, part in used.groupby(runs, sort=False):
-            m, g, t = (part[c].to_numpy(float) for c in (name, gap, time))
-            value = partial_rank_correlation(m, g, t, degree=degree)
-            if np.isfinite(value):
-                found.append((value, partial_rank_correlation(m, g, t, degree=0), len(part)))
-        rows.append({"measure": name, **_mean(found, confidence)})
+        parts = [part[[name, gap, time]].to_numpy(float).T for _, part in used.groupby(runs, sort=False)]
+        rows.append({"measure": name, **_over_time(parts, degree, draws, confidence, random_seed)})
     return pd.DataFrame(rows).set_index("measure")
 
 
-def _mean(found: list[tuple[float, float, int]], confidence: float) -> dict[str, float]:
-    partial = np.array([value for value, _, _ in found])
-    mean = float(partial.mean()) if len(found) else np.nan
-    half = np.nan
-    if len(found) > 1:
-        half = student.ppf((1 + confidence) / 2, len(found) - 1) * partial.std(ddof=1) / np.sqrt(len(found))
+def _over_time(parts: list[Floats], degree: int, draws: int, confidence: float, random_seed: int) -> dict[str, float]:
+    """Statistics of trainings, each with rows of measure, gap and time."""
+    joined = np.concatenate(parts, axis=1) if parts else np.empty((3, 0))
+    pooled, count = partial_rank_correlation(*joined, degree=degree), len(parts)
+    deviation = np.nan
+    if count > 1 and np.isfinite(pooled):
+        drawn = np.random.default_rng(random_seed).integers(count, size=(draws, count))
+        again = [partial_rank_correlation(*np.concatenate([parts[i] for i in d], axis=1), degree=degree) for d in drawn]
+        deviation = float(pd.Series(again).std()) * np.sqrt(count / (count - 1))
+    each = np.array([partial_rank_correlation(*part, degree=degree) for part in parts])
+    each = each[np.isfinite(each)]
+    within = float(each.mean()) if len(each) else np.nan
+    error = float(each.std(ddof=1)) / np.sqrt(len(each)) if len(each) > 1 else np.nan
     return {
-        "partial": mean,
-        "low": max(mean - half, -1.0) if len(found) > 1 else np.nan,
-        "high": min(mean + half, 1.0) if len(found) > 1 else np.nan,
-        "alone": float(np.mean([value for _, value, _ in found])) if found else np.nan,
-        "trainings": len(found),
-        "moments": sum(count for _, _, count in found),
+        **_with_interval("pooled", pooled, deviation, count, confidence),
+        **_with_interval("within", within, error, len(each), confidence),
+        "alone": partial_rank_correlation(*joined, degree=0),
+        "trainings": len(each),
+        "all_trainings": count,
+        "moments": joined.shape[1],
     }
+
+
+def _with_interval(name: str, value: float, deviation: float, count: int, confidence: float) -> dict[str, float]:
+    half = student.ppf((1 + confidence) / 2, count - 1) * deviation if count > 1 else np.nan
+    low, high = np.clip([value - half, value + half], -1.0, 1.0)
+    return {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
