@@ -198,3 +198,14 @@ def test_the_name_of_the_subpackage_loads_nothing_heavy() -> None:
     assert result.stdout.strip() == "set()"
     with pytest.raises(AttributeError, match="has no attribute 'ranks'"):
         _ = studies.ranks
+
+
+def test_without_pandas_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['pandas'] = None; from lightning_complexity import studies; studies.rank"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ImportError: studies need pandas: pip install lightning-complexity[studies]" in result.stderr
+
+
+def test_names_must_be_words() -> None:
+    with pytest.raises(TypeError, match="hyperparameters must be names of columns, got 0"):
+        read(table(), hyperparameters=[0])
