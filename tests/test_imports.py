@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lightning_complexity"
-ORDER = ("functional", "network", "metrics", "regularizers", "recording", "plots", "callbacks", "demo", "cli")
+ORDER = (
+    "functional",
+    "network",
+    "metrics",
+    "regularizers",
+    "recording",
+    "plots",
+    "callbacks",
+    "studies",
+    "demo",
+    "cli",
+)
 HEAVY = ("lightning", "pytorch_lightning", "matplotlib", "tensorboard")
 
 

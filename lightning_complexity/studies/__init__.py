@@ -1,0 +1,1 @@
+"""Studies: many networks, trained to a stated criterion, and what measures of complexity say about them."""
