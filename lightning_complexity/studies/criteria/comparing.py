@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, get_args
@@ -18,7 +18,44 @@ Point = Literal["end", "equal steps", "equal loss"]
 POINTS: tuple[Point, ...] = get_args(Point)
 Results = Mapping[tuple[str, int], Result]
 """By condition and seed."""
+Direction = Literal["higher", "lower", "none"]
 _SAME_LOSS = math.log(1.5)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is compared of two networks.
+
+    Attributes:
+        name: Of a measure, or of what is known of the training.
+        read: Its value at a moment; ``None`` where there is none.
+        direction: Whether a more complex network has a ``"higher"`` or ``"lower"`` value; ``"none"`` where that is not
+            said, and it is judged as if it were higher.
+        is_logarithm: Whether the value is a logarithm.
+        points: Where it is compared.
+    """
+
+    name: str
+    read: Callable[[Moment], float | None]
+    direction: Direction = "higher"
+    is_logarithm: bool = False
+    points: tuple[Point, ...] = POINTS
+
+
+def quantity_of(metric: ComplexityMetric) -> Quantity:
+    """A measure as something to compare."""
+    name, increases = metric.name, metric.increases_with_complexity
+    direction: Direction = "none" if increases is None else ("higher" if increases else "lower")
+    return Quantity(name, lambda moment: moment.measures.get(name), direction, metric.is_logarithm)
+
+
+TRAINING = (
+    Quantity("training_steps", lambda moment: moment.step, points=("end", "equal loss")),
+    Quantity("training_seconds", lambda moment: moment.seconds),
+    Quantity("test_error", lambda m: None if m.test.accuracy is None else 1 - m.test.accuracy),
+    Quantity("generalization_gap", lambda moment: moment.generalization_gap),
+)
+"""What is known of every training, beside its measures."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +63,9 @@ class Row:
     """What a measure does at one point.
 
     Attributes:
-        measure: Its name.
+        measure: The name of the quantity.
         point: Where networks are compared.
-        direction: Whether it is expected to be ``"higher"`` or ``"lower"`` for a more complex network.
+        direction: As that of the quantity.
         verdict: Over all seeds.
         steps_lower: Mean optimizer steps of the networks that are expected to be less complex, at this point.
         steps_higher: Those of the others.
@@ -36,7 +73,7 @@ class Row:
 
     measure: str
     point: Point
-    direction: str
+    direction: Direction
     verdict: Verdict
     steps_lower: float
     steps_higher: float
@@ -84,12 +121,12 @@ def _have_same_loss(first: Moment, second: Moment) -> bool:
 def compare(
     results: Results,
     expectations: Sequence[Expectation],
-    metrics: Iterable[ComplexityMetric],
+    quantities: Iterable[Quantity],
     moments: Moments,
     *,
     every_group: bool = False,
 ) -> list[Row]:
-    """Judge each measure at each point.
+    """Judge each quantity at each point.
 
     At equal steps and at equal loss a pair of networks has several moments. Of a seed the mean over all its pairs and
     moments counts.
@@ -97,26 +134,25 @@ def compare(
     Args:
         results: Networks that reached the criterion.
         expectations: Which of two conditions is expected to be less complex.
-        metrics: The measures.
+        quantities: What is compared; those without a value in any network are left out.
         moments: When networks were measured.
         every_group: See :func:`~lightning_complexity.studies.criteria.verdicts.judge`.
     """
     rows = []
     matched = {point: _matched(results, expectations, point, moments) for point in POINTS}
-    for metric in metrics:
-        for point in POINTS:
+    for quantity in quantities:
+        if all(quantity.read(result.end) is None for result in results.values()):
+            continue
+        for point in quantity.points:
             pairs = [
                 pair
                 for expectation, seed, both in matched[point]
-                for pair in _pairs(metric, expectation.group, seed, both)
+                for pair in _pairs(quantity, expectation.group, seed, both)
             ]
-            if not pairs and not any(metric.name in r.end.measures for r in results.values()):
-                continue
-            verdict = judge(pairs, is_logarithm=metric.is_logarithm, every_group=every_group)
+            verdict = judge(pairs, is_logarithm=quantity.is_logarithm, every_group=every_group)
             steps = [[m.step for *_, both in matched[point] for m in (pair[side] for pair in both)] for side in (0, 1)]
-            direction = "lower" if metric.increases_with_complexity is False else "higher"
             means = [fmean(side) if side else math.nan for side in steps]
-            rows.append(Row(metric.name, point, direction, verdict, *means))
+            rows.append(Row(quantity.name, point, quantity.direction, verdict, *means))
     return rows
 
 
@@ -132,12 +168,11 @@ def _matched(
     return found
 
 
-def _pairs(metric: ComplexityMetric, group: str, seed: int, both: Sequence[tuple[Moment, Moment]]) -> list[Pair]:
+def _pairs(quantity: Quantity, group: str, seed: int, both: Sequence[tuple[Moment, Moment]]) -> list[Pair]:
     """A pair for each moment; :func:`judge` takes the mean over those of a seed."""
-    name, is_reversed = metric.name, metric.increases_with_complexity is False
     found = []
     for first, second in both:
-        if name in first.measures and name in second.measures:
-            values = first.measures[name], second.measures[name]
-            found.append(Pair(seed, group, *(reversed(values) if is_reversed else values)))
+        lower, higher = quantity.read(first), quantity.read(second)
+        if lower is not None and higher is not None:
+            found.append(Pair(seed, group, *((higher, lower) if quantity.direction == "lower" else (lower, higher))))
     return found

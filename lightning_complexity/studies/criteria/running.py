@@ -22,11 +22,11 @@ from lightning_complexity.metrics import (
 from lightning_complexity.plots import plot_histories
 from lightning_complexity.recording import read_record
 from lightning_complexity.studies.criteria import pictures, tables
-from lightning_complexity.studies.criteria.comparing import Results, Row, compare, why_excluded
+from lightning_complexity.studies.criteria.comparing import TRAINING, Results, Row, compare, quantity_of, why_excluded
 from lightning_complexity.studies.criteria.experiments import Condition, Experiment
 from lightning_complexity.studies.data import Data
 from lightning_complexity.studies.settings import Setting
-from lightning_complexity.studies.training import Result, train
+from lightning_complexity.studies.training import RESULT_NAME, Result, train
 from lightning_complexity.studies.user import Change, Problem, train_user
 
 TrainOne = Callable[[Condition, int, Path], Result]
@@ -144,18 +144,7 @@ def run(
         ValueError: If none of the networks could be trained, with the first reason.
     """
     output.mkdir(parents=True, exist_ok=True)
-    results: dict[tuple[str, int], Result] = {}
-    excluded: dict[tuple[str, int], str] = {}
-    cases = list(experiment.cases(num_seeds))
-    with tqdm(total=len(cases), desc=experiment.name, unit="network", smoothing=0) as bar:
-        for condition, seed in cases:
-            bar.set_postfix_str(f"{condition.name}, seed {seed}")
-            key = condition.name, seed
-            try:
-                results[key] = train_one(condition, seed, folder_of(condition, seed, output))
-            except Exception as error:  # of a user's own code, it may be any
-                excluded[key] = f"could not be trained. {type(error).__name__}: {error}"
-            bar.update()
+    results, excluded = _trained(experiment, train_one, output, num_seeds)
     if not results:
         raise ValueError(f"none of the networks could be trained. The first {next(iter(excluded.values()))}")
     reasons = {key: why_excluded(result, experiment.stop) for key, result in results.items()}
@@ -163,12 +152,35 @@ def run(
     reached = {key: result for key, result in results.items() if reasons[key] is None}
     errors = {k: 1 - r.end.test.accuracy for k, r in reached.items() if r.end.test.accuracy is not None}
     expectations = experiment.expectations(errors)
-    rows = compare(reached, expectations, metrics, experiment.moments, every_group=experiment.every_group)
+    quantities = [*TRAINING, *map(quantity_of, metrics)]
+    rows = compare(reached, expectations, quantities, experiment.moments, every_group=experiment.every_group)
     files = _write(experiment, results, reached, excluded, rows, metrics, output)
     if published is not None:
         files += _write_published(experiment, reached, published, output)
     text = _text(experiment, results, excluded, rows, len(expectations), num_seeds)
     return Report(rows, results, excluded, text, files)
+
+
+def _trained(
+    experiment: Experiment, train_one: TrainOne, output: Path, num_seeds: int
+) -> tuple[dict[tuple[str, int], Result], dict[tuple[str, int], str]]:
+    """All networks, and why some could not be trained; finished ones first, so that the time left is that of others."""
+    results: dict[tuple[str, int], Result] = {}
+    failed: dict[tuple[str, int], str] = {}
+    cases = [(c, seed, folder_of(c, seed, output)) for c, seed in experiment.cases(num_seeds)]
+    finished = [case for case in cases if (case[2] / RESULT_NAME).exists()]
+    missing = [case for case in cases if case not in finished]
+    for condition, seed, folder in finished:
+        results[condition.name, seed] = train_one(condition, seed, folder)
+    with tqdm(total=len(cases), initial=len(finished), desc=experiment.name, unit="network", smoothing=0) as bar:
+        for condition, seed, folder in missing:
+            bar.set_postfix_str(f"{condition.name}, seed {seed}")
+            try:
+                results[condition.name, seed] = train_one(condition, seed, folder)
+            except Exception as error:  # of a user's own code, it may be any
+                failed[condition.name, seed] = f"could not be trained. {type(error).__name__}: {error}"
+            bar.update()
+    return results, failed
 
 
 def _write(

@@ -51,7 +51,7 @@ def verdict_rows(experiment: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
 def network_rows(results: Results, excluded: dict[tuple[str, int], str]) -> list[dict[str, Any]]:
     """A row for each network: its condition, its hyper-parameters, how it ended, its measures at the end."""
     rows = []
-    for (condition, seed), result in results.items():
+    for (condition, seed), result in sorted(results.items(), key=lambda item: item[0][1]):
         end = result.end
         rows.append(
             {
@@ -104,9 +104,12 @@ def verdicts_table(rows: Sequence[Row]) -> str:
         by_measure.setdefault(row.measure, {})[row.point] = row
     lines = [["", *(f"at {point}" if point != "end" else "at the end" for point in POINTS)]]
     for measure, found in by_measure.items():
-        mark = " (lower is more complex)" if next(iter(found.values())).direction == "lower" else ""
+        mark = _MARKS[next(iter(found.values())).direction]
         lines.append([measure + mark, *(_cell(found[point].verdict) if point in found else "" for point in POINTS)])
     return aligned(lines, left=True)
+
+
+_MARKS = {"higher": "", "lower": " (more complex if lower)", "none": " (no direction, judged as if higher)"}
 
 
 def _cell(verdict: Verdict) -> str:
