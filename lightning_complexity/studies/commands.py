@@ -78,7 +78,7 @@ def _run_criterion(name: Any, options: dict[str, Any]) -> None:
     problem = _problem(options, Problem)
     data = None if problem is not None else load_data(options["data"])
     found = (
-        criteria.user_experiment(name, rates)
+        criteria.user_experiment(name, rates, quick=options["quick"])
         if data is None
         else criteria.experiment(name, data, quick=options["quick"], rates=rates, widths=options.get("widths"))
     )
@@ -104,6 +104,8 @@ def _problem(options: dict[str, Any], problem: Callable[[str, str], Any]) -> Any
     if (module is None) != (datamodule is None):
         given, missing = ("--module", "--datamodule") if datamodule is None else ("--datamodule", "--module")
         raise ValueError(f"{given} needs {missing} beside it.")
+    if module is not None and options["data"] != "digits":
+        raise ValueError("--data is for networks of the study's own; with --module, data come from --datamodule.")
     return None if module is None or datamodule is None else problem(module, datamodule)
 
 

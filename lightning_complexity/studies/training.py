@@ -253,8 +253,14 @@ def quiet() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
-        for words in (".*does not have many workers.*", ".*LeafSpec.*", ".*logging interval.*", ".*leaves out.*"):
-            warnings.filterwarnings("ignore", message=words)
+        for words in (
+            "does not have many workers",
+            "LeafSpec",
+            "logging interval",
+            "leaves out",
+            "no `validation_step`",
+        ):
+            warnings.filterwarnings("ignore", message=f".*{words}.*")
         try:
             for logger in loggers:
                 logger.setLevel(logging.ERROR)

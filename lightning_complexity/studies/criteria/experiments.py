@@ -119,25 +119,30 @@ def experiment(
         raise ValueError(f"there is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}.")
     made = {"labels": _labels, "width": _width, "optimizers": _optimizers, "confusion": _confusion, "depth": _depth}
     found = made[name](data, _Choices(quick, rates, tuple(sorted(set(widths or ())))))
-    if not quick:
-        return found
+    return _quick(found) if quick else found
+
+
+def _quick(found: Experiment) -> Experiment:
     moments = Moments(steps=(10, 30, 100), losses=(1.0, 0.5), share=None)
     return replace(found, stop=Stop(loss=0.2, max_steps=1500), moments=moments, probe=64)
 
 
-def user_experiment(name: ExperimentName, rates: Mapping[OptimizerName, float]) -> Experiment:
+def user_experiment(
+    name: ExperimentName, rates: Mapping[OptimizerName, float] = LEARNING_RATES, *, quick: bool = False
+) -> Experiment:
     """An experiment of a user's own module and data.
 
     Args:
         name: ``"labels"``, with their targets or these permuted; or ``"optimizers"``, with their optimizer or others.
         rates: Learning rates of the optimizers.
+        quick: To a training loss of 0.2 and 1,500 steps at most.
 
     Raises:
         ValueError: At another experiment.
     """
     if name == "labels":
         true, permuted = "true labels", "permuted labels"
-        return Experiment(
+        made = Experiment(
             "labels",
             "lower for true labels than for permuted ones",
             "labels",
@@ -145,13 +150,15 @@ def user_experiment(name: ExperimentName, rates: Mapping[OptimizerName, float]) 
             _known([Expectation("all samples", true, permuted)]),
             every_group=True,
         )
+        return _quick(made) if quick else made
     if name == "optimizers":
         changes = {name: Change(optimizer=name, learning_rate=rates[name]) for name in OPTIMIZERS}
         named = [("its own", Change()), *changes.items()]
         conditions = tuple(Condition(name, index, "", change) for index, (name, change) in enumerate(named))
-        return Experiment(
+        made = Experiment(
             "optimizers", _OF_OPTIMIZERS, "optimizer", conditions, lambda errors: by_test_error(conditions, errors)
         )
+        return _quick(made) if quick else made
     raise ValueError(
         f"study {name} builds networks of its own; with --module there are study labels and study optimizers."
     )
