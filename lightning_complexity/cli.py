@@ -11,6 +11,7 @@ except ImportError:
     sys.exit("the command line needs jsonargparse: pip install lightning-complexity[cli]")
 
 from lightning_complexity.metrics import catalogue
+from lightning_complexity.studies.commands import add_study, run_study
 
 
 def list_metrics() -> None:
@@ -45,6 +46,7 @@ def _parser() -> ArgumentParser:
     commands.add_subcommand("demo", demo, help="train two networks and compare their complexity")
     listing = ArgumentParser(description="List every metric with its log key, what it needs and what it costs.")
     commands.add_subcommand("list", listing, help="list every metric")
+    add_study(commands)
     return parser
 
 
@@ -53,6 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     if options.subcommand == "list":
         list_metrics()
+        return
+    if options.subcommand == "study":
+        run_study(options.study.as_dict())
         return
     from lightning_complexity.demo import run_demo
 

@@ -23,6 +23,7 @@ __all__ = [
     "completed_batches",
     "double_precision",
     "from_rank_zero",
+    "lightning_of",
     "move_batch",
     "pytorch_lightning",
     "validating",
@@ -43,6 +44,18 @@ else:
 # Objects of either package reach a callback, so their types cannot be named more exactly.
 Trainer = Any
 LightningModule = Any
+
+
+def lightning_of(module: LightningModule) -> Any:
+    """The Lightning package that a module comes from, ``pytorch_lightning`` or ``lightning.pytorch``.
+
+    Each has a ``Trainer`` that takes modules of its own alone.
+    """
+    if any(cls.__module__.startswith("lightning.pytorch.") for cls in type(module).__mro__):
+        import lightning.pytorch
+
+        return lightning.pytorch
+    return pytorch_lightning
 
 
 def completed_batches(trainer: Trainer) -> int:

@@ -317,13 +317,16 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             return
         self._global_step = global_step
         self._steps += 1
-        is_scheduled = bool(self.every_n_steps and self._steps % self.every_n_steps == 0)
-        is_due = is_scheduled or (self._is_watched and self._watchers.look_after(trainer, batch_idx))
+        is_due = self.is_scheduled(self._steps) or (self._is_watched and self._watchers.look_after(trainer, batch_idx))
         if not self._epochs_end_together:
             ends = trainer.is_last_batch and self._is_due_after_epoch(trainer)
             is_due = trainer.strategy.broadcast(is_due or ends)
         if is_due:
             self._measure(trainer, pl_module)
+
+    def is_scheduled(self, step: int) -> bool:
+        """Whether the network is measured once so many optimizer steps are completed; a subclass may choose others."""
+        return bool(self.every_n_steps and step % self.every_n_steps == 0)
 
     @timed
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -519,6 +522,11 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
     def overhead(self) -> float:
         """Time that this monitor spent measuring, divided by the rest of the time since training started."""
         return self.spending.stopwatch.overhead
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Why, by name, for metrics that cannot be computed on this network."""
+        return dict(self._failures.left_out)
 
     def explain(self, module: LightningModule, batch: Any) -> str:
         """How this monitor runs a module on a batch and judges it on it, in a few lines.

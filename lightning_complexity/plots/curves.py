@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 _COLUMNS = 3
 
 
-def _figure_class() -> type[Figure]:
+def figure_class() -> type[Figure]:
+    """Matplotlib's figure, which belongs to no window.
+
+    Raises:
+        ImportError: Without matplotlib.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -42,7 +47,7 @@ def plot_histories(histories: Mapping[str, list[Measurement]], names: list[str] 
         ImportError: Without matplotlib.
         ValueError: If there is nothing to draw.
     """
-    figure_class = _figure_class()
+    make_figure = figure_class()
     measured = {key for history in histories.values() for m in history for key in m.values}
     keys = _default_keys(histories) if names is None else [n if n in measured else f"complexity/{n}" for n in names]
     missing = [key for key in keys if key not in measured]
@@ -50,7 +55,7 @@ def plot_histories(histories: Mapping[str, list[Measurement]], names: list[str] 
         raise ValueError(f"nothing was measured as {missing[0]!r}." if missing else "nothing was measured yet.")
     rows = -(-len(keys) // _COLUMNS)
     columns = min(_COLUMNS, len(keys))
-    figure = figure_class(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
+    figure = make_figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
     for index, key in enumerate(keys):
         axes = figure.add_subplot(rows, columns, index + 1)
         for run, history in histories.items():

@@ -33,7 +33,13 @@ class Measurement:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def _name_of(value: float) -> float | str:
+def to_json(value: float) -> float | str:
+    """A number as records hold it: one that is not finite by its name, since JSON has none.
+
+    Example:
+        >>> to_json(1.5), to_json(math.inf)
+        (1.5, 'Infinity')
+    """
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
@@ -41,12 +47,21 @@ def _name_of(value: float) -> float | str:
 
 def _encoded(measurement: Measurement) -> str:
     row = asdict(measurement)
-    row["values"] = {key: _name_of(value) for key, value in measurement.values.items()}
+    row["values"] = {key: to_json(value) for key, value in measurement.values.items()}
     return json.dumps(row, allow_nan=False)
 
 
+def from_json(value: float | str) -> float:
+    """The number that :func:`to_json` wrote.
+
+    Raises:
+        KeyError: At a name that is none of a number.
+    """
+    return _NOT_FINITE[value] if isinstance(value, str) else float(value)
+
+
 def _decoded(row: dict[str, Any]) -> Measurement:
-    values = {key: _NOT_FINITE[v] if isinstance(v, str) else float(v) for key, v in row["values"].items()}
+    values = {key: from_json(value) for key, value in row["values"].items()}
     return Measurement(int(row["step"]), int(row["epoch"]), float(row["time"]), values, dict(row["seconds"]))
 
 
