@@ -486,3 +486,17 @@ def test_batches_that_are_computed_with_gradients_are_penalised_and_measured() -
     loader = DataLoader(TensorDataset(X, Y), batch_size=4)
     trainer(callbacks=[monitor, penalty], max_epochs=1).fit(Encoding(), loader)
     assert "complexity/jacobian_norm" in monitor.history[-1].values
+
+
+class Counting(Classifier):
+    """Keeps a number at the Trainer."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        self.trainer.seen = getattr(self.trainer, "seen", 0) + 1
+        return super().training_step(batch)
+
+
+def test_what_a_step_adds_to_the_trainer_is_taken_away_again() -> None:
+    fit = trainer(callbacks=[ComplexityMonitor()], max_epochs=2)
+    fit.fit(Counting(mlp(4, 6, 3)), DataLoader(TensorDataset(X, Y), batch_size=8))
+    assert fit.seen == fit.global_step == 6

@@ -7,11 +7,13 @@ import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal, get_args
 
 from torch import Tensor
 from torch.nn.parameter import UninitializedParameter
 
+from lightning_complexity.callbacks.alone import measured_alone
 from lightning_complexity.callbacks.base import (
     LightningModule,
     Trainer,
@@ -46,16 +48,8 @@ from lightning_complexity.network import (
     TargetFunction,
     Task,
     initial_state,
-    mean_loss,
 )
-from lightning_complexity.recording.measuring import (
-    FailureReport,
-    Measured,
-    OnError,
-    gaps,
-    measure_fit,
-    measure_metrics,
-)
+from lightning_complexity.recording.measuring import FailureReport, Measured, OnError
 from lightning_complexity.recording.record import Measurement
 from lightning_complexity.recording.together import Together
 
@@ -480,39 +474,8 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             network = snapshot_of_all(pl_module, self._initial, ranks)
             together = Together(ranks, self._failures, self._whole_only)
             return measured_together(self.metrics, network, self._probes, together, moment, figures=figures)
-        measured = Measured()
-
-        def measure_training_probe() -> dict[str, Tensor]:
-            nonlocal measured
-            snapshot, fit = self._snapshot(pl_module, self._probes.train), {}
-            if moment.part("probe/train", snapshot):
-                with moment.timed("probe/train"):
-                    fit = measure_fit(snapshot, "train", self._failures, moment)
-            measured = measure_metrics(self.metrics, snapshot, self._failures, figures=figures, plan=moment)
-            return fit
-
-        def measure_validation_probe() -> dict[str, Tensor]:
-            snapshot = self._snapshot(pl_module, self._probes.validation)
-            if not moment.part("probe/val", snapshot):
-                return {}
-            with moment.timed("probe/val"):
-                found = {**fit, **measure_fit(snapshot, "val", self._failures, moment)}
-                return {**found, **gaps(found, self._train_loss_as_validated(pl_module, found))}
-
-        fit = self._failures.attempt("the training probe", measure_training_probe)
-        if self._probes.validation is not None:
-            fit |= self._failures.attempt("the validation probe", measure_validation_probe)
-        measured.values |= fit
-        return measured
-
-    def _train_loss_as_validated(self, pl_module: LightningModule, fit: dict[str, Tensor]) -> Tensor | None:
-        """The loss of validation on the training probe, which may be another than that of training."""
-        probe = self._probes.train_as_validated
-        if probe is None or "probe/val_loss" not in fit:
-            return fit.get("probe/train_loss")
-        snapshot = self._snapshot(pl_module, probe)
-        found = self._failures.attempt("probe/generalization_gap", lambda: {"loss": mean_loss(snapshot)})
-        return found.get("loss")
+        snapshot_on = partial(self._snapshot, pl_module)
+        return measured_alone(self.metrics, snapshot_on, self._probes, self._failures, moment, figures=figures)
 
     def _snapshot(self, pl_module: LightningModule, probe: Probe | None) -> Snapshot:
         batches, task = probe or (None, None)
