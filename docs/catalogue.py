@@ -55,6 +55,7 @@ def _section(entry: CatalogueEntry) -> str:
         f"### {entry.metric.__name__}\n\n{entry.summary}\n\n$${entry.formula}$$\n\n"
         f"- Log key: `complexity/{entry.name}`\n- Needs: {needs}\n- Cost: {entry.cost}\n"
         f"- Direction: {direction[entry.increases_with_complexity]}\n- Penalty: {penalty}\n"
+        f"- Misleads when {entry.metric.misleads_when}\n"
         f"- Source: {entry.reference}\n"
     )
 

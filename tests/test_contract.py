@@ -101,6 +101,7 @@ class TestMetric:
         assert "Example:" in cls.__doc__
         assert cls.formula
         assert cls.reference
+        assert cls.misleads_when
         assert cls.name == cls.name.lower()
         assert not cls.is_logarithm or cls.name.startswith("log_")
 

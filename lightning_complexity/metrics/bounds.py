@@ -214,6 +214,7 @@ class MixedNormBound(_NormBound):
         r"R = 2^{d+2} C \sqrt{\ln D} \; r \prod_i \lVert W_i \rVert_{1,\infty} / \gamma"
     )
     reference = "Bartlett and Mendelson, JMLR 2002; constants of Neyshabur et al., ICLR 2019"
+    misleads_when = "compared across depths: the factor 2^d dominates; one unit with large weights decides its layer"
     _quantity = "mixed_norm"
 
     def layer_numbers(self, snapshot: Snapshot, context: Context) -> list[Tensor]:
@@ -261,6 +262,10 @@ class FrobeniusBound(_NormBound):
         r"(R + 3 \sqrt{\ln(m/\delta)}) / \sqrt m, \; R = 2^{d+1} \sqrt C \; r \prod_i \lVert W_i \rVert_F / \gamma"
     )
     reference = "Neyshabur et al., COLT 2015; constants of Neyshabur et al., ICLR 2019"
+    misleads_when = (
+        "compared across depths or widths: the factor 2^d and the norms of wide layers make it grow where test "
+        "error falls; it is above 1 on networks of practical size"
+    )
     _quantity = "frobenius"
 
     def layer_numbers(self, snapshot: Snapshot, context: Context) -> list[Tensor]:
@@ -309,6 +314,10 @@ class SizeIndependentBound(FrobeniusBound):
         r"R = 4 \sqrt C (\sqrt{2 d \ln 2} + 1) \; r \prod_i \lVert W_i \rVert_F / \gamma"
     )
     reference = "after Golowich et al., COLT 2018"
+    misleads_when = (
+        "compared across widths: Frobenius norms grow with the width although wider networks generalize better; "
+        "above 1 in practice"
+    )
     _quantity = "size_independent"
 
     def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
@@ -357,6 +366,10 @@ class SpectralBound(_NormBound):
         r"\prod_i s_i \big( \sum_i (b_i / s_i)^{2/3} \big)^{3/2} / \gamma"
     )
     reference = "after Bartlett et al., NeurIPS 2017"
+    misleads_when = (
+        "layers are wide and far from where they started: the distances grow with the width, so that the bound "
+        "rises while test error falls"
+    )
     _quantity = "spectral"
 
     def layer_numbers(self, snapshot: Snapshot, context: Context) -> list[Tensor]:
@@ -416,6 +429,9 @@ class SpectralFrobeniusBound(_NormBound):
         r"\big( \sum_i h_i \lVert W_i - W_i^0 \rVert_F^2 / \lVert W_i \rVert_2^2 \big)^{1/2} / (\sqrt 2 \gamma)"
     )
     reference = "Neyshabur et al., ICLR 2018; constants of Neyshabur et al., ICLR 2019"
+    misleads_when = (
+        "compared across widths or depths: it grows with the square of the depth times the width; above 1 in practice"
+    )
     _quantity = "spectral_frobenius"
 
     def __init__(self, **kwargs: Any) -> None:
@@ -482,6 +498,7 @@ class TwoLayerBound(_NormBound):
         r"R = 3 \sqrt 2 (\sqrt{2C} + 1) (\lVert V \rVert_F + 1) (h + \lVert U - U^0 \rVert_F r + 1) / \gamma"
     )
     reference = "Neyshabur et al., ICLR 2019"
+    misleads_when = "the network has another form than one hidden layer without biases, for which it is proved"
     _quantity = "two_layer"
 
     def layer_numbers(self, snapshot: Snapshot, context: Context) -> list[Tensor]:
@@ -547,6 +564,10 @@ class VCGeneralizationBound(_Bound):
     no_penalty_reason = "depends on the architecture alone, so that its gradient is zero"
     formula = r"\sqrt{(8 C V \ln(e \max(m/V, 1)) + 8 \ln(2/\delta)) / m}"
     reference = "Vapnik and Chervonenkis; Harvey et al., COLT 2017"
+    misleads_when = (
+        "any two networks of one architecture are compared: it does not see weights or data, and rises with size "
+        "while test error falls"
+    )
     _quantity = "vc_generalization"
 
     def __init__(self, **kwargs: Any) -> None:

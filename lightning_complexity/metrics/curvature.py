@@ -42,6 +42,10 @@ class HessianTrace(ProbedMetric):
     order = 2
     formula = r"\operatorname{tr} \nabla_\theta^2 L"
     reference = "Hutchinson, 1990; Yao et al., PyHessian, 2020"
+    misleads_when = (
+        "layers were rescaled: with ReLU the same function has any trace; near zero training loss it vanishes "
+        "with the loss, whatever was learned; optimizers with large steps lower it without lowering the gap"
+    )
 
     def __init__(self, num_probes: int = 8, *, per_layer: bool = False, **kwargs: Any) -> None:
         super().__init__(num_probes, per_layer=per_layer, **kwargs)

@@ -105,6 +105,9 @@ class FeatureEffectiveRank(_FeatureMetric):
     has_layers = True
     formula = r"\exp\big( -\sum_i p_i \ln p_i \big), \quad p_i = s_i / \sum_j s_j \text{ of the features}"
     reference = "Roy and Vetterli, EUSIPCO 2007; of features as in Garrido et al., RankMe, ICML 2023"
+    misleads_when = (
+        "features have outliers or different scales, which count as directions; compared across widths, which bound it"
+    )
 
     def of_features(self, features: Tensor) -> Tensor:
         """Effective rank."""
@@ -144,6 +147,7 @@ class IntrinsicDimension(_FeatureMetric):
     has_layers = True
     formula = r"d: \; -\ln(1 - F(\mu)) = d \ln \mu, \quad \mu = r_2 / r_1"
     reference = "Facco et al., Scientific Reports 2017; of features as in Ansuini et al., NeurIPS 2019"
+    misleads_when = "there are few samples or duplicates, or the dimension is high, where it is too low"
 
     def __init__(self, layer: Layer = -1, *, discard: float = 0.1, per_layer: bool = False, **kwargs: Any) -> None:
         if not 0 <= discard < 1:
@@ -187,6 +191,7 @@ class DaviesBouldinIndex(_FeatureMetric):
     increases_with_complexity = None
     formula = r"\frac{1}{C} \sum_i \max_{j \neq i} (s_i + s_j) / M_{ij}"
     reference = "Davies and Bouldin, IEEE TPAMI 1979; of features as in Natekar and Sharma, 2020"
+    misleads_when = "the data are those trained on and fitted well: classes then separate also for random labels"
 
     targets: list[Tensor] | Tensor
 

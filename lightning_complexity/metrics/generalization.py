@@ -214,6 +214,10 @@ class GeneralizationMeasure(WeightsAndSamplesMetric):
     cost = "forward"
     formula = rf"\text{{by default }} \ln ({_SPEC} / \gamma^2)"
     reference = "Dziugaite et al., NeurIPS 2020; Jiang et al., ICLR 2020"
+    misleads_when = (
+        "compared across widths or depths, where most of the study's measures of norms rise while test error "
+        "falls; each has one environment at least where its sign is wrong"
+    )
 
     def __init__(
         self,

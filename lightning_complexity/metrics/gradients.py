@@ -52,6 +52,7 @@ class GradientNorm(ComplexityMetric):
     chooses_layers = True
     formula = r"\lVert \nabla_\theta L \rVert_2"
     reference = "Zhao, Zhang and Hu, ICML 2022; Barrett and Dherin, ICLR 2021 (its square)"
+    misleads_when = "training loss is near zero, where it vanishes with the loss for any labels; layers were rescaled"
 
     weighted: Tensor
     count: Tensor

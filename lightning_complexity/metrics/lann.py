@@ -211,6 +211,7 @@ class LANNComplexity(LayerMetric):
     single_update_reason = "its tangents are chosen for all samples together"
     formula = r"d \sum_i \ln \big( \sum_j k_{ij} - m_i + 1 \big)"
     reference = "After Hu et al., KDD 2020"
+    misleads_when = "compared across widths or depths: it is a bound by sizes, far above the regions that there are"
 
     def __init__(self, degree: float = 0.1, *, per_layer: bool = False, **kwargs: Any) -> None:
         if not degree > 0:
@@ -315,6 +316,10 @@ class CustomizedL1(LayerMetric):
     single_update_reason = "its coefficients are means over all samples together"
     formula = r"\sum_{ij} a_{ij} \lVert V_{ij} \rVert_1"
     reference = "After Hu et al., KDD 2020"
+    misleads_when = (
+        "layers were rescaled: it counts weights, not the function; its coefficients need samples that reach the "
+        "nonlinear parts"
+    )
 
     def __init__(
         self, coefficient: Coefficient = "slope", *, degree: float = 0.1, per_layer: bool = False, **kwargs: Any

@@ -70,6 +70,9 @@ class MarginPercentile(SampleDistributionMetric):
     increases_with_complexity: ClassVar[bool | None] = None
     formula = r"\text{percentile}_i \big( f(x_i)_{y_i} - \max_{c \neq y_i} f(x_i)_c \big)"
     reference = "Jiang et al., ICLR 2020, eq. 22 (its inverse square)"
+    misleads_when = (
+        "outputs were scaled: longer training with cross-entropy raises it for any labels; to be divided by a norm"
+    )
 
     def __init__(self, percentile: float = 10, *, per_layer: bool = False, **kwargs: Any) -> None:
         check_percentile(percentile)
@@ -115,6 +118,10 @@ class InverseSquaredMargin(MarginPercentile):
     increases_with_complexity = True
     formula = r"1 / \gamma^2"
     reference = "Jiang et al., ICLR 2020, eq. 22"
+    misleads_when = (
+        "outputs were scaled: any scale of the last layer changes it, and longer training with cross-entropy "
+        "lowers it for any labels"
+    )
 
     def summarize(self, values: Tensor) -> Tensor:
         """The inverse square of the percentile."""
@@ -146,6 +153,10 @@ class MeanMargin(SampleMeanMetric):
     increases_with_complexity = None
     formula = r"\frac1n \sum_i \big( f(x_i)_{y_i} - \max_{c \neq y_i} f(x_i)_c \big)"
     reference = "Crammer and Singer, JMLR 2001 (the margin)"
+    misleads_when = (
+        "outputs were scaled: longer training with cross-entropy raises it for any labels; easy samples hide "
+        "those near the boundary"
+    )
 
     def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Signed margins."""
@@ -178,6 +189,7 @@ class SmoothMarginLoss(SampleMeanMetric):
     increases_with_complexity = None
     formula = r"\frac1n \sum_i T \ln \big( 1 + \sum_{c \neq y_i} e^{(\rho + f_c(x_i) - f_{y_i}(x_i)) / T} \big)"
     reference = "Crammer and Singer, JMLR 2001 (for T = 0)"
+    misleads_when = "outputs are scaled so that all margins pass the threshold: it is zero then for any network"
 
     def __init__(
         self, margin: float = 1.0, *, temperature: float = 1.0, per_layer: bool = False, **kwargs: Any
@@ -266,6 +278,9 @@ class CapacityOverMargin(_CapacityAndMargins):
     is_logarithm = True
     formula = r"\ln ( C / \gamma )"
     reference = "Bartlett et al., NeurIPS 2017; Jiang et al., ICLR 2020, eq. 31, 36, 43"
+    misleads_when = (
+        "the margin percentile is near zero or negative, where it explodes or is nan; it has what misleads its capacity"
+    )
 
     def __init__(self, capacity: ComplexityMetric | None = None, **kwargs: Any) -> None:
         super().__init__(capacity, **kwargs)
@@ -310,6 +325,10 @@ class NormalizedMargin(_CapacityAndMargins):
     increases_with_complexity = False
     formula = r"\gamma / C"
     reference = "Bartlett et al., NeurIPS 2017"
+    misleads_when = (
+        "its norm grows faster than the network's real slope, as products over many layers do: deep networks seem "
+        "to have no margin"
+    )
 
     def __init__(self, capacity: ComplexityMetric | None = None, **kwargs: Any) -> None:
         super().__init__(capacity, **kwargs)

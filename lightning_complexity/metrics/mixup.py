@@ -73,6 +73,7 @@ class MixupDaviesBouldin(ComplexityMetric):
     single_update_reason = "pairs are taken among all samples of a class"
     formula = r"\text{DB} \cdot (1 - \text{accuracy on } (x_i + x_j) / 2 \text{ of one class})"
     reference = "After Natekar and Sharma, 2020 (the winners of PGDL, NeurIPS 2020)"
+    misleads_when = "there are few samples of a class to be mixed, or mixing leaves the data, as for tokens"
 
     def __init__(self, layer: Layer = -1, *, at_most: int = 10, per_layer: bool = False, **kwargs: Any) -> None:
         if at_most < 2:
@@ -136,6 +137,7 @@ class MixupMargin(ComplexityMetric):
     single_update_reason = "pairs and variances are taken among all samples"
     formula = r"\frac{1}{\sqrt{v}\, n} \sum_i m(x_i) / \lVert \partial m(x_i) / \partial h \rVert"
     reference = "After Natekar and Sharma, 2020 (PGDL, NeurIPS 2020)"
+    misleads_when = "samples of a class, mixed, are no sample of it; outputs were scaled"
 
     def __init__(
         self,
@@ -217,6 +219,9 @@ class LabelVariation(ComplexityMetric):
     single_update_reason = "inputs are mixed with one another and neighbours are found among all"
     formula = r"\operatorname{tr}(Y^T L Y) / (4 n)"
     reference = "After the team BrAIn's VPM in PGDL, NeurIPS 2020"
+    misleads_when = (
+        "features do not separate classes at all, or there are few samples of each class: neighbours are then random"
+    )
 
     def __init__(self, layer: Layer = -1, *, per_layer: bool = False, **kwargs: Any) -> None:
         super().__init__(per_layer=per_layer, **kwargs)

@@ -73,6 +73,10 @@ class ParameterNorm(_ParameterLpMetric):
     name = "parameter_norm"
     formula = r"\lVert \theta \rVert_p"
     reference = "Jiang et al., ICLR 2020, eq. 42 (its square, of weight matrices)"
+    misleads_when = (
+        "layers were rescaled, or feed a BatchNorm: the same function has any norm; trainings have different "
+        "lengths or weight decay"
+    )
 
     def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Norm of each parameter."""
@@ -111,6 +115,10 @@ class DistanceFromInitialization(_ParameterLpMetric):
     needs = frozenset({"initial"})
     formula = r"\lVert \theta - \theta_0 \rVert_p"
     reference = "Nagarajan and Kolter, 2019; Jiang et al., ICLR 2020, eq. 40 (its square, of weight matrices)"
+    misleads_when = (
+        "trainings have different lengths, learning rates or numbers of samples: it grows with the steps; layers "
+        "were rescaled"
+    )
 
     def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Distance of each parameter."""
@@ -156,6 +164,7 @@ class WeightDistance(WeightMetric):
     needs = frozenset({"initial"})
     formula = r"\big( \sum_i \lVert W_i - W_i^0 \rVert^2 \big)^{1/2}"
     reference = "Bartlett et al., NeurIPS 2017; Jiang et al., ICLR 2020, eq. 40 and 41 (its square)"
+    misleads_when = "trainings have different lengths or learning rates; layers were rescaled"
 
     def __init__(
         self, norm: MatrixNorm = "spectral", *, fold_batch_norm: bool = False, per_layer: bool = False, **kwargs: Any
@@ -211,6 +220,9 @@ class LogSpectralComplexity(ComplexityMetric):
         r"/ \lVert W_i \rVert_2 )^{2/3} \big)^{3/2} \big)"
     )
     reference = "Bartlett et al., NeurIPS 2017, eq. 1.2"
+    misleads_when = (
+        "compared across widths or lengths of training: distances from the origin grow with both while test error falls"
+    )
 
     def __init__(
         self, *, origin: Origin = "zero", fold_batch_norm: bool = False, per_layer: bool = False, **kwargs: Any
@@ -267,6 +279,10 @@ class LogNormProduct(WeightMetric):
     is_logarithm = True
     formula = r"\sum_i \ln \lVert W_i \rVert"
     reference = "Neyshabur et al., COLT 2015; Jiang et al., ICLR 2020, eq. 37 (twice this)"
+    misleads_when = (
+        "compared across depths, with which it grows or falls exponentially; weights before a BatchNorm, whose "
+        "scale has no effect, count unless folded"
+    )
     _suffix = "product"
 
     def __init__(
@@ -332,6 +348,7 @@ class LogNormSum(LogNormProduct):
     is_logarithm = True
     formula = r"\ln d + \frac{1}{d} \sum_i \ln \lVert W_i \rVert^2"
     reference = "Jiang et al., ICLR 2020, eq. 39 and 35"
+    misleads_when = "compared across widths, with which Frobenius norms grow; the number of layers is a factor"
     _suffix = "sum"
 
     def combine(self, values: Tensor) -> Tensor:

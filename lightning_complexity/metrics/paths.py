@@ -71,6 +71,10 @@ class PathNorm(ComplexityMetric):
     cost = "forward"
     formula = r"\ln \big( \sum_{\text{paths}} \prod_e \lvert \theta_e \rvert^q \big)^{1/q}"
     reference = "Neyshabur et al., COLT 2015; Gonon et al., ICLR 2024"
+    misleads_when = (
+        "compared across depths, over which it sums exponentially many paths; paths through units that are never "
+        "active count"
+    )
 
     outputs: Tensor
 

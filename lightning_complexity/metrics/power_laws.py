@@ -46,6 +46,7 @@ class HeavyTailAlpha(SpectrumMetric):
     increases_with_complexity = None
     formula = r"\frac{1}{L} \sum_i \alpha_i, \quad p_i(\lambda) \propto \lambda^{-\alpha_i}"
     reference = "Martin and Mahoney, JMLR 2021; Clauset et al., SIAM Review 2009"
+    misleads_when = "layers are small: a power law fitted to few eigenvalues says little; it has no direction by itself"
 
     def __init__(
         self, of: HeavyTailOf = "alpha", *, fold_batch_norm: bool = False, per_layer: bool = False, **kwargs: Any

@@ -78,6 +78,10 @@ class LinearRegions(ComplexityMetric):
     single_update_reason = "it looks at segments between samples that follow each other"
     formula = r"\#\{ \text{maximal connected sets on which } f \text{ is one affine map} \}"
     reference = "Montufar et al., NeurIPS 2014; Hanin and Rolnick, ICML 2019"
+    misleads_when = (
+        "segments or planes are of other lengths or places: it counts along them, not in the whole input space; "
+        "smooth activations have no regions"
+    )
 
     def __init__(
         self,
@@ -174,6 +178,7 @@ class RegionBoundaryDistance(SampleMeanMetric):
     cost = "sampling"
     formula = r"\frac{1}{n} \sum_i \min_j |z_j(x_i) - b_j| \,/\, \lVert \nabla z_j(x_i) \rVert"
     reference = "Hanin and Rolnick, ICML 2019"
+    misleads_when = "units that matter little have their kinks nearby: every kink counts alike; inputs were scaled"
 
     def __init__(self, *, max_units: int = 4096, per_layer: bool = False, **kwargs: Any) -> None:
         super().__init__(per_layer=per_layer, **kwargs)
@@ -246,6 +251,9 @@ class RegionBound(ComplexityMetric):
     cost = "forward"
     formula = r"\ln \prod_l \sum_{j \le n_0} \binom{N_l}{j}"
     reference = "Zaslavsky, 1975; Montufar, 2017; Serra et al., ICML 2018"
+    misleads_when = (
+        "any two networks of one architecture are compared: it does not see weights, and is far above what there is"
+    )
 
     def __init__(self, of: Bound = "any", *, per_layer: bool = False, **kwargs: Any) -> None:
         if of not in get_args(Bound):
@@ -357,6 +365,9 @@ class LocalComplexity(NeighbourhoodMetric):
         r"\frac{1}{n} \sum_i \#\{ j : z_j - b_j \text{ has both signs among } x_i \pm r s_1, \dots, x_i \pm r s_P \}"
     )
     reference = "Humayun, Balestriero and Baraniuk, ICML 2024"
+    misleads_when = (
+        "neighbourhoods of another radius are compared: they are a choice; wide networks have more kinks everywhere"
+    )
 
     def at_vertices(self, preactivations: Tensor, kinks: tuple[float, ...]) -> Tensor:
         """How many units do not have the same code at all vertices."""
@@ -398,6 +409,7 @@ class SmoothLocalComplexity(NeighbourhoodMetric):
         r"\,/\, (\max_v z_{jv} - \min_v z_{jv})"
     )
     reference = "a smooth form of Humayun, Balestriero and Baraniuk, ICML 2024"
+    misleads_when = "its radius or sharpness is of another scale than the data's"
 
     def at_vertices(self, preactivations: Tensor, kinks: tuple[float, ...]) -> Tensor:
         """Sum over units of how deeply they cut."""

@@ -136,6 +136,10 @@ class JacobianNorm(SampleMeanMetric):
     cost = "backward"
     formula = r"\frac{1}{n} \sum_i \lVert \partial f(x_i) / \partial x_i \rVert_F"
     reference = "Novak et al., ICLR 2018"
+    misleads_when = (
+        "outputs or inputs were scaled: longer training with cross-entropy raises it for any labels; it is local, "
+        "and says nothing between samples"
+    )
 
     def __init__(
         self,
@@ -205,6 +209,10 @@ class GeometricComplexity(SampleMeanMetric):
     cost = "backward"
     formula = r"\frac1n \sum_i \lVert \partial f(x_i) / \partial x_i \rVert_F^2"
     reference = "Dherin et al., NeurIPS 2022"
+    misleads_when = (
+        "outputs or inputs were scaled: longer training with cross-entropy raises it for any labels; compare at "
+        "equal loss"
+    )
 
     def __init__(self, *, num_projections: int | None = None, per_layer: bool = False, **kwargs: Any) -> None:
         _check_projections(num_projections)
@@ -251,6 +259,7 @@ class LocalLipschitzConstant(SampleDistributionMetric):
     cost = "backward"
     formula = r"\max_i \lVert \partial f(x_i) / \partial x_i \rVert_2"
     reference = "Weng et al., ICLR 2018 (local Lipschitz constants)"
+    misleads_when = "more samples are taken, with which a largest value rises; outputs or inputs were scaled"
 
     def __init__(self, of: JacobianOf = "logits", *, per_layer: bool = False, **kwargs: Any) -> None:
         _check_of(of)
@@ -296,6 +305,7 @@ class InputGradientNorm(SampleMeanMetric):
     cost = "backward"
     formula = r"\frac1n \sum_i \lVert \partial \ell(f(x_i), y_i) / \partial x_i \rVert_2"
     reference = "Drucker and Le Cun, 1992, as double backpropagation (its square)"
+    misleads_when = "training loss is near zero: it vanishes with the loss, also for random labels"
 
     def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
         """Norm of each sample's gradient."""
@@ -355,6 +365,7 @@ class NoiseSensitivity(_OutputChange):
     no_penalty_reason = "JacobianNorm is its limit, at less noise"
     formula = r"\frac{1}{nm} \sum_{i,k} \lVert f(x_i + \sigma \epsilon_k) - f(x_i) \rVert_2"
     reference = "Novak et al., ICLR 2018, sec. 3.1 (the motivation of the Jacobian norm)"
+    misleads_when = "noise is of another scale than the data's; outputs were scaled"
 
     def __init__(
         self,
@@ -407,6 +418,7 @@ class ShiftSensitivity(_OutputChange):
     no_penalty_reason = "shifting the training images is what one trains with"
     formula = r"\frac{1}{ns} \sum_{i,s} \lVert f(\text{shift}_s\, x_i) - f(x_i) \rVert_2"
     reference = "after Novak et al., ICLR 2018 (the trajectories of shifts)"
+    misleads_when = "images have borders that matter, which a shift wraps around; outputs were scaled"
 
     def __init__(
         self, of: JacobianOf | None = None, *, pixels: int = 1, per_layer: bool = False, **kwargs: Any

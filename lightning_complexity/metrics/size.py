@@ -70,6 +70,7 @@ class ParameterCount(LayerMetric):
     no_penalty_reason = "an integer has no gradient"
     formula = r"\sum_i \lvert \theta_i \rvert"
     reference = "Jiang et al., ICLR 2020, eq. 20"
+    misleads_when = "used for capacity: it rises with width while test error falls, and does not see weights or data"
 
     def __init__(self, *, of: Parameters = "all", per_layer: bool = False, **kwargs: Any) -> None:
         super().__init__(per_layer=per_layer, **kwargs)
@@ -135,6 +136,9 @@ class FlopCount(LayerMetric):
     cost = "forward"
     formula = r"2 \sum_{\text{products}} \text{MACs}"
     reference = "PyTorch, torch.utils.flop_counter; Radosavovic et al., CVPR 2020"
+    misleads_when = (
+        "used for anything but cost: it rises with size while test error falls, and does not see weights or data"
+    )
 
     def __init__(self, *, of: Operations = "flops", per_layer: bool = False, **kwargs: Any) -> None:
         super().__init__(per_layer=per_layer, **kwargs)
@@ -188,6 +192,7 @@ class ActivationCount(LayerMetric):
     cost = "forward"
     formula = r"\sum_i c_i h_i w_i"
     reference = "Radosavovic et al., CVPR 2020"
+    misleads_when = "any two networks of one architecture are compared: it counts, and does not see weights or data"
 
     def __init__(self, *, of: Activations = "convolutions", per_layer: bool = False, **kwargs: Any) -> None:
         super().__init__(per_layer=per_layer, **kwargs)
@@ -244,6 +249,7 @@ class PeakActivationMemory(ComplexityMetric):
     cost = "forward"
     formula = r"\max_t \sum_{a \text{ alive at } t} \text{bytes}(a)"
     reference = "Sandler et al., CVPR 2018, section 5.1"
+    misleads_when = "used for anything but cost: it does not see weights or data"
 
     def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The peak, in bytes."""
@@ -298,6 +304,10 @@ class VCDimensionBound(ComplexityMetric):
     cost = "forward"
     formula = r"L + \sum_i (L-i+1) q_i \log_2\big(8e R \log_2(4e R)\big), \; R = \sum_i i\, a_i"
     reference = "Harvey et al., COLT 2017; Bartlett et al., JMLR 2019; Jiang et al., ICLR 2020, eq. 19"
+    misleads_when = (
+        "any two networks of one architecture are compared: it does not see weights or data, and rises with size "
+        "while test error falls"
+    )
 
     def __init__(self, *, of: VCBound = "piecewise_linear", per_layer: bool = False, **kwargs: Any) -> None:
         super().__init__(per_layer=per_layer, **kwargs)

@@ -71,6 +71,10 @@ class LogSpectralProduct(WeightMetric):
     is_logarithm = True
     formula = r"\sum_i \ln \lVert W_i \rVert_2"
     reference = "Bartlett et al., NeurIPS 2017; Jiang et al., ICLR 2020, eq. 32 (twice this)"
+    misleads_when = (
+        "compared across depths: the product is far above the network's slope, the more the deeper; weights "
+        "before a BatchNorm count unless folded"
+    )
 
     def __init__(
         self,
@@ -128,6 +132,7 @@ class SoftOrthogonality(WeightMetric):
     increases_with_complexity = None
     formula = r"\frac{1}{L} \sum_i \lVert W_i W_i^T - I \rVert_F^2"
     reference = "Bansal et al., NeurIPS 2018"
+    misleads_when = "weights are scaled: it is small for orthonormal rows only, and no measure of a function"
 
     def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Defect of each weight."""
@@ -168,6 +173,9 @@ class StableRank(WeightMetric):
     suite = "fast"
     formula = r"\frac{1}{L} \sum_i \lVert W_i \rVert_F^2 / \lVert W_i \rVert_2^2"
     reference = "Rudelson and Vershynin, J. ACM 2007; Jiang et al., ICLR 2020, eq. 33 (the sum)"
+    misleads_when = (
+        "used alone: it says in how many directions a layer acts, not how strongly; random matrices have a high one"
+    )
 
     def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Stable rank of each weight."""
@@ -205,6 +213,10 @@ class EffectiveRank(SpectrumMetric):
     name = "effective_rank"
     formula = r"\frac{1}{L} \sum_i \exp \big( -\sum_k p_{ik} \ln p_{ik} \big)"
     reference = "Roy and Vetterli, EUSIPCO 2007"
+    misleads_when = (
+        "compared across widths, which bound it, or soon after initialization, when random matrices have nearly "
+        "full rank"
+    )
 
     def of_spectrum(self, spectrum: Tensor) -> Tensor:
         """The value of one layer."""
@@ -236,6 +248,7 @@ class ParticipationRatio(SpectrumMetric):
     name = "participation_ratio"
     formula = r"\frac{1}{L} \sum_i \big( \sum_k s_{ik}^2 \big)^2 / \sum_k s_{ik}^4"
     reference = "Gao et al., bioRxiv 214262, 2017"
+    misleads_when = "compared across widths, which bound it, or soon after initialization"
 
     def of_spectrum(self, spectrum: Tensor) -> Tensor:
         """The value of one layer."""
@@ -265,6 +278,7 @@ class SchattenNorm(WeightMetric):
     name = "schatten_norm"
     formula = r"\frac{1}{L} \sum_i \big( \sum_k s_{ik}^p \big)^{1/p}"
     reference = "Schatten, 1960; as a complexity Neyshabur et al., COLT 2015"
+    misleads_when = "layers were rescaled or are of different sizes: it is a mean of norms"
 
     def __init__(self, p: float = 1, *, fold_batch_norm: bool = False, per_layer: bool = False, **kwargs: Any) -> None:
         if not p >= 1:
@@ -312,6 +326,7 @@ class LogConditionNumber(SpectrumMetric):
     increases_with_complexity = None
     formula = r"\frac{1}{L} \sum_i \ln ( \max_k s_{ik} / \min_k s_{ik} )"
     reference = "Golub and Van Loan, Matrix Computations"
+    misleads_when = "one singular value is tiny: it alone decides, though nothing passes through it"
 
     def of_spectrum(self, spectrum: Tensor) -> Tensor:
         """The value of one layer."""
@@ -344,6 +359,7 @@ class LogVolume(SpectrumMetric):
     is_logarithm = True
     formula = r"\sum_i \sum_k \ln s_{ik}"
     reference = "half the log-determinant of the Gram matrix"
+    misleads_when = "one singular value is tiny: the logarithm makes it dominate; layers were rescaled"
 
     def of_spectrum(self, spectrum: Tensor) -> Tensor:
         """The value of one layer."""

@@ -91,6 +91,7 @@ class Transitions(SampleMeanMetric):
     single_update_reason = "its trajectories run through several samples"
     formula = r"\sum_i \lVert c(z_i) - c(z_{i+1}) \rVert_0"
     reference = "Novak et al., ICLR 2018"
+    misleads_when = "trajectories of another length are compared; wide networks have more units that change"
 
     sum_of_half: Tensor
 
@@ -193,6 +194,7 @@ class TrajectoryLength(LayerMetric):
     single_update_reason = "its trajectories run through several samples"
     formula = r"\int \lVert \dot z^{(L)}(t) \rVert \, dt \Big/ \int \lVert \dot x(t) \rVert \, dt"
     reference = "Raghu et al., ICML 2017"
+    misleads_when = "trajectories of another shape are compared; wide networks lengthen them at initialization already"
 
     def __init__(
         self,

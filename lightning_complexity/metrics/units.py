@@ -104,6 +104,7 @@ class DeadUnits(UnitMetric):
     increases_with_complexity = False
     formula = r"\frac{1}{N} \#\{ j : \phi'(z_j(x_i)) = 0 \text{ for all } i \}"
     reference = "Lu et al., Dying ReLU and initialization, 2020"
+    misleads_when = "few samples are taken: a unit that is on for none of them may be on for others"
 
     def __init__(self, count: Behaviour = "dead", *, per_layer: bool = False, **kwargs: Any) -> None:
         if count not in get_args(Behaviour):
@@ -145,6 +146,7 @@ class ActivationEntropy(UnitMetric):
     no_penalty_reason = "counts of samples have no gradient"
     formula = r"\frac{1}{N} \sum_j H(c_j)"
     reference = "Novak et al., ICLR 2018, for the codes; Shannon, 1948"
+    misleads_when = "units switch for reasons that do not reach the output: every unit counts alike"
 
     def of_units(self, counts: Tensor, flat: tuple[int, ...]) -> Tensor:
         """Entropy of each unit."""
@@ -182,6 +184,10 @@ class PatternEntropy(ComplexityMetric):
     cost = "forward"
     formula = r"-\sum_p \hat P(p) \ln \hat P(p)"
     reference = "Hanin and Rolnick, NeurIPS 2019, for the patterns; Shannon, 1948"
+    misleads_when = (
+        "there are fewer samples than patterns: it is at most the logarithm of the number of samples, and reaches "
+        "it at initialization"
+    )
 
     patterns: list[Tensor] | Tensor
     invalid: Tensor

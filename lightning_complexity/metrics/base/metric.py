@@ -72,6 +72,7 @@ class ComplexityMetric(Metric, ABC):
         suite: The smallest suite that it is part of, ``None`` for none.
         formula: The formula in LaTeX.
         reference: Where the measure comes from.
+        misleads_when: Where its value says something else than how the network generalizes.
         layers_chosen: Which layers count, see :meth:`on`; ``None`` for all.
         has_measured: Whether something was measured since ``reset``.
         failure: Why an update since ``reset`` has failed, which other processes must know; ``None`` if none has.
@@ -92,6 +93,7 @@ class ComplexityMetric(Metric, ABC):
     suite: ClassVar[Suite | None] = "full"
     formula: ClassVar[str]
     reference: ClassVar[str]
+    misleads_when: ClassVar[str]
 
     has_measured: bool
     failure: str | None
