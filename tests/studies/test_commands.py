@@ -29,10 +29,10 @@ def test_a_quick_study_from_the_command_line(tmp_path: Path, capsys: pytest.Capt
 
 def test_a_users_own_by_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = ["--module", "tests.studies.own:Network", "--datamodule", "tests.studies.own:Data"]
-    options = ["--metrics", "ParameterNorm", "--loss", "0.3", "--max_steps", "600"]
+    options = ["--metrics", "ParameterNorm", "--loss", "0.3", "--max-steps", "600"]
     run("labels", *own, *options, "--seeds", "2", "--output", str(tmp_path / "labels"))
     assert "permuted labels" in capsys.readouterr().out
-    rates = ["--learning_rates", "sgd=0.5", "momentum=0.2"]
+    rates = ["--learning-rates", "sgd=0.5", "momentum=0.2"]
     run("optimizers", *own, *options, "--seeds", "1", *rates, "--output", str(tmp_path / "optimizers"))
     printed = capsys.readouterr().out
     assert "its own" in printed
@@ -52,8 +52,8 @@ def test_a_users_own_by_one_command(tmp_path: Path, capsys: pytest.CaptureFixtur
             "--data is for networks of the study's own; with --module, data come from --datamodule",
         ),
         (["labels", "--module", "nowhere:B", "--datamodule", "a:B"], "there is no module 'nowhere'"),
-        (["optimizers", "--learning_rates", "adma=1"], "must be such as adam=0.01, of sgd, .*, got 'adma=1'"),
-        (["optimizers", "--learning_rates", "adam"], "must be such as adam=0.01"),
+        (["optimizers", "--learning-rates", "adma=1"], "must be such as adam=0.01, of sgd, .*, got 'adma=1'"),
+        (["optimizers", "--learning-rates", "adam"], "must be such as adam=0.01"),
         (["confusion", "--loss", "-1"], "loss must be a positive number, got -1.0"),
         (["width", "--widths", "0"], "width must be a whole number of at least 1, got 0"),
     ],

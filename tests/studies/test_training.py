@@ -15,7 +15,7 @@ from lightning_complexity.studies.data import Data
 from lightning_complexity.studies.networks import Perceptron, TensorBatches
 from lightning_complexity.studies.settings import Moments, Setting, Stop
 from lightning_complexity.studies.training import Result, read_result, train
-from lightning_complexity.studies.watching import fit_of
+from lightning_complexity.studies.watching import Fit, fit_of, judge_of_tensors
 
 FEW = Moments(steps=(2,), losses=(0.5, 0.2), share=0.1)
 SETTING = Setting(width=8, depth=1, optimizer="adam", learning_rate=0.05, batch_size=8)
@@ -178,3 +178,27 @@ def test_dropout_and_batch_norm_are_judged_in_evaluation_mode(data: Data, tmp_pa
     found = trained(data, tmp_path, replace(SETTING, dropout=0.5, batch_norm=True), Stop(max_steps=3))
     assert found.end.train != found.moments[0].train
     assert [len(m.measures) for m in found.moments] == [2] * len(found.moments)
+
+
+def test_many_samples_are_judged_when_a_few_say_that_it_is_worth_it(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "GLANCE", 20)
+    seen: list[int] = []
+
+    def counting(x: torch.Tensor, y: torch.Tensor) -> object:
+        judge = judge_of_tensors(x, y)
+
+        def judged(module: object) -> Fit:
+            seen.append(len(y))
+            return judge(module)
+
+        return judged
+
+    monkeypatch.setattr(training, "judge_of_tensors", counting)
+    found = train(SETTING, data, tmp_path, metrics=["ParameterNorm"], stop=STOP, moments=Moments((), (), None))
+    assert found.reached
+    assert found.end.train.loss is not None
+    assert found.end.train.loss <= STOP.loss
+    # All 40 training samples at the start, at the end and when it was reached; the few more often.
+    assert seen.count(40) <= 5 < seen.count(20)
