@@ -99,7 +99,8 @@ def _run_criterion(name: Any, options: dict[str, Any]) -> None:
         train_one = criteria.trainer_of_user(found, problem, metrics)
     else:
         assert data is not None
-        torch.set_num_threads(1)  # so small networks gain nothing from more
+        if options["data"] == "digits":
+            torch.set_num_threads(1)  # so small networks gain nothing from more
         train_one = criteria.trainer_of_data(found, data, metrics)
     output = options["output"] or Path("complexity_study") / name
     report = criteria.run(

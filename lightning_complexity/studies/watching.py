@@ -198,7 +198,7 @@ class Watch(Callback):
         if self.judged and self.judged[-1].step == self._step:  # training ended by itself at a moment
             last = self.judged.pop()
             names, train = [*last.names, *names], last.train
-        seconds = time.perf_counter() - self._started - self._spent - self.measuring()
+        seconds = max(time.perf_counter() - self._started - self._spent - self.measuring(), 0.0)
         train = train or self._timed(self._train, module)
         test = Fit(None, None) if self._test is None else self._timed(self._test, module)
         self.judged.append(Judged(tuple(names), self._step, seconds, train, test))

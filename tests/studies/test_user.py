@@ -50,6 +50,17 @@ def test_true_and_permuted_labels(problem: Problem, tmp_path: Path) -> None:
     assert true.end.train.accuracy == 1
 
 
+def test_a_glance_at_many_samples_comes_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trained(PAIRS, tmp_path / "whole")
+    monkeypatch.setattr(user, "GLANCE", 10)
+    glanced = trained(PAIRS, tmp_path / "glanced")
+    assert glanced.reached
+    assert whole.end.step <= glanced.end.step <= whole.end.step + 5
+    at = whole.moment("loss 0.5")
+    assert at is not None
+    assert at.train == next(m for m in glanced.moments if m.step == at.step).train
+
+
 def test_targets_are_permuted_and_inputs_are_not() -> None:
     data = own.Data()
     loader = user.with_permuted_targets(data.train_dataloader(), seed=1)
