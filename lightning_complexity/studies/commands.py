@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+_EXTRAS = ("matplotlib", "optuna", "pandas", "sklearn", "tqdm")
 _SUMMARIES = {
     "labels": "true against random labels, over several numbers of samples",
     "width": "networks with more and more hidden units; the gap against weights and Jacobian norm",
@@ -62,7 +63,9 @@ def run_study(options: dict[str, Any]) -> None:
     try:
         _RUNNERS.get(name, _run_criterion)(name, options[name])
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"study {name}: {error}")
+        missing = isinstance(error, ImportError) and error.name in _EXTRAS
+        hint = ": pip install lightning-complexity[studies]" if missing else ""
+        sys.exit(f"study {name}: {error}{hint}")
 
 
 def _run_criterion(name: Any, options: dict[str, Any]) -> None:

@@ -182,9 +182,16 @@ def train_user(
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed the generators of Python, NumPy and torch, and put their states back."""
+    names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # which Lightning leaves for processes that it starts
+    before = {name: os.environ[name] for name in names if name in os.environ}
     with pytorch_lightning.utilities.seed.isolate_rng():
         pytorch_lightning.seed_everything(seed, verbose=False)
-        yield
+        try:
+            yield
+        finally:
+            for name in names:
+                os.environ.pop(name, None)
+            os.environ.update(before)
 
 
 def loaders(data: Any) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,14 @@ def test_errors_are_said_in_words(arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit, match=message):
         run(*arguments, "--output", "unused")
     assert not Path("unused").exists()
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    for name in [n for n in sys.modules if n.startswith("lightning_complexity.studies.criteria")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(SystemExit, match=r"tqdm.*: pip install lightning-complexity\[studies\]"):
+        run("labels", "--quick", "--output", str(tmp_path))
 
 
 @pytest.mark.parametrize("arguments", [["study"], ["study", "width"], ["study", "optimizers"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,10 @@ def test_optimizers_are_replaced(optimizer: str, tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_network_and_leaves_random_numbers_alone(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    before = torch.get_rng_state()
+    before, environment = torch.get_rng_state(), dict(os.environ)
     first, again = (trained(PAIRS, tmp_path / name, Stop(max_steps=8), seed=3) for name in "ab")
     assert torch.equal(before, torch.get_rng_state())
+    assert environment == dict(os.environ)
     assert first.end.measures == again.end.measures
     assert first.end.measures != trained(PAIRS, tmp_path / "c", Stop(max_steps=8), seed=4).end.measures
     monkey = trained(PAIRS, tmp_path / "a", Stop(max_steps=8), seed=3)

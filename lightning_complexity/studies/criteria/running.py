@@ -20,6 +20,7 @@ from lightning_complexity.metrics import (
     resolve,
 )
 from lightning_complexity.plots import plot_histories
+from lightning_complexity.plots.curves import figure_class
 from lightning_complexity.recording import read_record
 from lightning_complexity.studies.criteria import pictures, tables
 from lightning_complexity.studies.criteria.comparing import TRAINING, Results, Row, compare, quantity_of, why_excluded
@@ -141,8 +142,11 @@ def run(
         published: Published curves to draw beside those of widths.
 
     Raises:
-        ValueError: If none of the networks could be trained, with the first reason.
+        ImportError: Without matplotlib.
+        ValueError: If none of the networks could be trained, with the first reason; if a folder has the result of
+            something else.
     """
+    figure_class()  # what pictures need is missed before anything is trained
     output.mkdir(parents=True, exist_ok=True)
     results, excluded = _trained(experiment, train_one, output, num_seeds)
     if not results:
