@@ -47,14 +47,14 @@ def test_it_stops_at_its_criterion_and_not_before(result: tuple[Result, Path]) -
     assert found.end.train.loss is not None
     assert found.end.train.loss <= 0.1
     assert found.end.train.accuracy == 1
-    assert all(m.train.loss > 0.1 or m.train.accuracy < 1 for m in found.moments[:-1])  # type: ignore[operator]
+    assert all(m.train.loss > 0.1 or m.train.accuracy < 1 for m in found.moments[:-1])
 
 
 def test_moments_come_when_they_should(result: tuple[Result, Path]) -> None:
     found, _ = result
     assert found.moments[0].names == ("initialization",)
     assert "end" in found.end.names
-    assert found.moment("step 2").step == 2  # type: ignore[union-attr]
+    assert found.moment("step 2").step == 2
     for loss in FEW.losses:
         moment = found.moment(f"loss {loss:g}")
         assert moment is not None
@@ -137,7 +137,7 @@ def test_training_leaves_random_numbers_as_they_were(data: Data, tmp_path: Path)
 )
 def test_settings_are_checked(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Setting(**{field: value})  # type: ignore[arg-type]
+        Setting(**{field: value})
 
 
 def test_settings_that_exclude_each_other() -> None:
@@ -169,9 +169,9 @@ def test_judging_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch, data
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "rmsprop", "lbfgs", "path_sgd"])
 def test_each_optimizer_lowers_the_loss(optimizer: str, data: Data, tmp_path: Path) -> None:
-    setting = replace(SETTING, optimizer=optimizer, learning_rate=0.02)  # type: ignore[arg-type]
+    setting = replace(SETTING, optimizer=optimizer, learning_rate=0.02)
     found = trained(data, tmp_path, setting, Stop(loss=1e-6, max_steps=20))
-    assert found.end.train.loss < 0.95 * found.moments[0].train.loss  # type: ignore[operator]
+    assert found.end.train.loss < 0.95 * found.moments[0].train.loss
 
 
 def test_dropout_and_batch_norm_are_judged_in_evaluation_mode(data: Data, tmp_path: Path) -> None:

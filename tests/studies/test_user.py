@@ -25,7 +25,7 @@ MOMENTS = Moments(steps=(5,), losses=(0.5,), share=None)
 def trained(problem: Problem, folder: Path, stop: Stop = STOP, **change: object) -> Result:
     return train_user(
         problem,
-        Change(**change),  # type: ignore[arg-type]
+        Change(**change),
         folder,
         metrics=["ParameterNorm", "JacobianNorm"],
         stop=stop,
@@ -66,7 +66,7 @@ def test_targets_are_permuted_and_inputs_are_not() -> None:
     data = own.Data()
     loader = user.with_permuted_targets(data.train_dataloader(), seed=1)
     x, y = (torch.stack(parts) for parts in zip(*loader.dataset, strict=True))
-    before_x, before_y = data.train_dataloader().dataset.tensors  # type: ignore[attr-defined]
+    before_x, before_y = data.train_dataloader().dataset.tensors
     assert torch.equal(x, before_x)
     assert not torch.equal(y, before_y)
     assert y.sum() == before_y.sum()
@@ -76,7 +76,7 @@ def test_targets_are_permuted_and_inputs_are_not() -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lbfgs", "path_sgd"])
 def test_optimizers_are_replaced(optimizer: str, tmp_path: Path) -> None:
-    found = trained(PAIRS, tmp_path, optimizer=optimizer, learning_rate=LEARNING_RATES[optimizer])  # type: ignore[index]
+    found = trained(PAIRS, tmp_path, optimizer=optimizer, learning_rate=LEARNING_RATES[optimizer])
     assert found.reached
     own_steps = trained(PAIRS, tmp_path / "own").end.step
     assert found.end.step != own_steps
