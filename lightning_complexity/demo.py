@@ -12,7 +12,7 @@ import warnings
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,10 +36,22 @@ HIGHER_FOR_RANDOM_LABELS = (
     "jacobian_norm",
     "hessian_trace",
 )
+# And at most of the moments at which both are still training, norms are higher for true labels.
+HIGHER_FOR_TRUE_LABELS_AT_EQUAL_STEPS = (
+    "distance_from_initialization",
+    "parameter_norm",
+    "log_spectral_product",
+    "log_path_norm",
+)
 _CLEARLY = 1.2
 _MEANING = (
     "Both networks fit their training labels, but only the one with true labels has learned anything that\n"
     "carries over to new data. A measure that explains generalization should be much higher for random labels."
+)
+_MATCHED = (
+    "Random labels take longer, and norms grow on the way. So the networks are compared at the end; when both have\n"
+    "the same training loss, after {true:,} steps for true and {random:,} for random labels; and after equal steps,\n"
+    "at {shared} measurements. Over most of these the norms are higher for true labels, which are learned faster."
 )
 
 
@@ -51,11 +63,11 @@ class DemoSize:
     width: int
     max_epochs: int
     batch_size: int = 32
-    every_n_epochs: int = 10
+    every_n_epochs: int = 2
 
 
 FULL = DemoSize(num_train=1437, width=256, max_epochs=300)
-QUICK = DemoSize(num_train=300, width=256, max_epochs=400)
+QUICK = DemoSize(num_train=300, width=256, max_epochs=400, every_n_epochs=3)
 
 
 class DigitsClassifier(pl.LightningModule):
@@ -171,14 +183,63 @@ def ratio(name: str, true: float, random: float) -> float:
     return random / true if true else math.nan
 
 
-def comparison(true: list[Measurement], random: list[Measurement]) -> list[tuple[str, float, float, float, float]]:
-    """For each measure: its name, its value at the start, at both ends, and the ratio of the ends."""
-    rows = []
+class Comparison(NamedTuple):
+    """One measure of the two runs.
+
+    Attributes:
+        name: Of the measure.
+        at_end: Its ratio of random to true labels, of the networks as they end.
+        at_equal_loss: When both have the training loss of the one that ends with the higher one.
+        higher_for_true: At how many of the measurements after equal steps it is higher for true labels.
+    """
+
+    name: str
+    at_end: float
+    at_equal_loss: float
+    higher_for_true: int
+
+
+def shared_moments(true: list[Measurement], random: list[Measurement]) -> list[tuple[Measurement, Measurement]]:
+    """Measurements of both runs after equal numbers of steps, the initialization left out."""
+    by_step = {measurement.step: measurement for measurement in random}
+    return [(m, by_step[m.step]) for m in true if m.step in by_step and m.step > 0]
+
+
+def at_loss(history: list[Measurement], loss: float) -> Measurement:
+    """What a run measured when its loss on the training probe first was so low, by its logarithm between two moments.
+
+    Args:
+        history: Of the run.
+        loss: Where to look; the last moment counts for one that it did not reach.
+    """
+    key = "probe/train_loss"
+    reached = next((i for i, m in enumerate(history) if m.values[key] <= loss), len(history) - 1)
+    before, after = history[max(reached - 1, 0)], history[reached]
+    losses = [math.log(m.values[key]) for m in (before, after)]
+    share = (losses[0] - math.log(loss)) / (losses[0] - losses[1]) if losses[0] > losses[1] else 1.0
+    share = min(max(share, 0.0), 1.0)
+
+    def between(first: float, second: float) -> float:
+        return first + share * (second - first)
+
+    values = {k: between(before.values[k], v) for k, v in after.values.items() if k in before.values}
+    return Measurement(round(between(before.step, after.step)), after.epoch, after.time, values)
+
+
+def at_equal_loss(true: list[Measurement], random: list[Measurement]) -> tuple[Measurement, Measurement]:
+    """Both runs at the training loss of the one that ends with the higher one."""
+    loss = max(history[-1].values["probe/train_loss"] for history in (true, random))
+    return at_loss(true, loss), at_loss(random, loss)
+
+
+def comparison(true: list[Measurement], random: list[Measurement]) -> list[Comparison]:
+    """Compare the runs in each measure, at matched points."""
+    rows, shared, equal = [], shared_moments(true, random), at_equal_loss(true, random)
     for name in [entry.name for entry in catalogue()]:
         key = f"complexity/{name}"
         if key in true[-1].values and key in random[-1].values:
-            start, end, other = true[0].values[key], true[-1].values[key], random[-1].values[key]
-            rows.append((name, start, end, other, ratio(name, end, other)))
+            ratios = [ratio(name, a.values[key], b.values[key]) for a, b in ((true[-1], random[-1]), equal)]
+            rows.append(Comparison(name, ratios[0], ratios[1], sum(a.values[key] > b.values[key] for a, b in shared)))
     return rows
 
 
@@ -189,14 +250,17 @@ def _cell(name: str, measurement: Measurement) -> str:
 
 
 def _print_table(true: list[Measurement], random: list[Measurement]) -> None:
-    header = ("", "at start", *RUNS.values(), "random / true")
-    lines = [
-        (name, *(_cell(name, m) for m in (true[0], true[-1], random[-1])), f"x {_number(quotient)}")
-        for name, *_, quotient in comparison(true, random)
-    ]
+    rows, shared = comparison(true, random), shared_moments(true, random)
+    header = ("", "at start", *RUNS.values(), "random / true", "at equal loss", "true higher at")
+    moments = (true[0], true[-1], random[-1])
+    lines = [("optimizer steps", *(f"{m.step:,}" for m in moments), "", "", "equal steps")]
+    for row in rows:
+        ratios = (f"x {_number(value)}" for value in (row.at_end, row.at_equal_loss))
+        cells = (_cell(row.name, m) for m in moments)
+        lines.append((row.name, *cells, *ratios, f"{row.higher_for_true} of {len(shared)}"))
     for key in ("probe/train_accuracy", "probe/val_accuracy"):
         start, end, other = (f"{100 * m.values[key]:.1f} %" for m in (true[0], true[-1], random[-1]))
-        lines.append((key, start, end, other, ""))
+        lines.append((key, start, end, other, "", "", ""))
     widths = [max(len(line[i]) for line in (header, *lines)) for i in range(len(header))]
     print()
     for line in (header, *lines):
@@ -205,12 +269,14 @@ def _print_table(true: list[Measurement], random: list[Measurement]) -> None:
                 cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
             )
         )
-    rows = comparison(true, random)
-    higher = [name for name, *_, quotient in rows if quotient > _CLEARLY]
-    others = [name for name, *_, quotient in rows if not quotient > _CLEARLY]
     print(f"\n(a ratio of a log_ measure is that of what the logarithm is taken of)\n\n{_MEANING}")
-    print(f"  more than {_CLEARLY} times as high here: {', '.join(higher)}")
-    print(f"  not so: {', '.join(others)}")
+    for where, column in (("at the end", "at_end"), ("at equal training loss", "at_equal_loss")):
+        higher = [row.name for row in rows if getattr(row, column) > _CLEARLY]
+        others = [row.name for row in rows if row.name not in higher]
+        print(f"  more than {_CLEARLY} times as high {where}: {', '.join(higher)}")
+        print(f"  not so: {', '.join(others)}")
+    steps = [measurement.step for measurement in at_equal_loss(true, random)]
+    print(f"\n{_MATCHED.format(true=steps[0], random=steps[1], shared=len(shared))}")
 
 
 def _print_overhead(overhead: float, size: DemoSize) -> None:
@@ -252,7 +318,7 @@ def run_demo(*, quick: bool = False, seed: int = 0, output: Path = Path("complex
     _print_table(histories["true_labels"], histories["random_labels"])
     _print_overhead(overhead["true_labels"], size)
     curves = output / "curves.png"
-    drawn = [name for name, *_ in comparison(*histories.values()) if name != "parameter_count"]
+    drawn = [row.name for row in comparison(*histories.values()) if row.name != "parameter_count"]
     plot_histories({RUNS[run]: history for run, history in histories.items()}, drawn).savefig(curves, dpi=120)
     print(f"\nCurves: {curves}   (took {time.perf_counter() - started:.0f} s)")
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(output)]

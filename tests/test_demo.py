@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from lightning_complexity import cli
-from lightning_complexity.demo import HIGHER_FOR_RANDOM_LABELS, comparison, ratio
+from lightning_complexity.demo import (
+    HIGHER_FOR_RANDOM_LABELS,
+    HIGHER_FOR_TRUE_LABELS_AT_EQUAL_STEPS,
+    at_loss,
+    comparison,
+    ratio,
+    shared_moments,
+)
 from lightning_complexity.metrics import catalogue, resolve
 from lightning_complexity.recording import Measurement, read_record
 
@@ -35,10 +42,38 @@ def test_both_networks_fit_their_labels_and_one_generalizes(runs: tuple[list[Mea
 
 
 def test_measures_are_higher_for_random_labels(runs: tuple[list[Measurement], list[Measurement]]) -> None:
-    ratios = {row[0]: row[-1] for row in comparison(*runs)}
+    ratios = {row.name: row.at_end for row in comparison(*runs)}
     expected = resolve(["ParameterCount", "standard", "HessianTrace"])
     assert ratios.keys() == {metric.name for metric in expected}
     assert all(ratios[name] > 1.2 for name in HIGHER_FOR_RANDOM_LABELS), ratios
+
+
+def test_norms_are_higher_for_true_labels_over_most_of_the_shared_steps(
+    runs: tuple[list[Measurement], list[Measurement]],
+) -> None:
+    true, random = runs
+    shared = shared_moments(true, random)
+    assert random[-1].step > 2 * true[-1].step
+    assert shared[-1][0].step >= 0.8 * true[-1].step
+    counts = {row.name: row.higher_for_true for row in comparison(true, random)}
+    assert all(counts[name] > len(shared) / 2 for name in HIGHER_FOR_TRUE_LABELS_AT_EQUAL_STEPS), counts
+
+
+def test_measures_are_higher_for_random_labels_at_equal_training_loss(
+    runs: tuple[list[Measurement], list[Measurement]],
+) -> None:
+    ratios = {row.name: row.at_equal_loss for row in comparison(*runs)}
+    assert all(ratios[name] > 1.2 for name in HIGHER_FOR_RANDOM_LABELS), ratios
+
+
+def test_a_run_at_a_loss_lies_between_two_measurements() -> None:
+    losses = (1.0, 0.1, 0.2, 0.001)
+    history = [Measurement(10 * i, 0, 0.0, {"probe/train_loss": v, "a": float(i)}) for i, v in enumerate(losses)]
+    half = at_loss(history, 10**-0.5)
+    assert (half.step, half.values["a"]) == (5, pytest.approx(0.5))
+    assert at_loss(history, 0.1).values["a"] == pytest.approx(1.0)  # where it is first so low
+    assert at_loss(history, 1e-9).values["a"] == 3.0
+    assert at_loss(history, 5.0).values["a"] == 0.0
 
 
 def test_both_runs_start_from_the_same_network(runs: tuple[list[Measurement], list[Measurement]]) -> None:
@@ -51,7 +86,13 @@ def test_everything_is_written_and_said(demo: tuple[Path, str]) -> None:
     for run in ("true_labels", "random_labels"):
         assert len(list((output / run).glob("events.out.tfevents.*"))) == 1
     assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
-    for text in ("random / true", "jacobian_norm", "Measuring took", "should be much higher for random labels"):
+    for text in (
+        "random / true",
+        "jacobian_norm",
+        "Measuring took",
+        "should be much higher for random labels",
+        "optimizer steps",
+    ):
         assert text in printed
     assert f"-m tensorboard.main --logdir {output}" in printed
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_complexity.demo import HIGHER_FOR_RANDOM_LABELS
+from lightning_complexity.demo import HIGHER_FOR_RANDOM_LABELS, HIGHER_FOR_TRUE_LABELS_AT_EQUAL_STEPS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -47,5 +47,8 @@ def test_first_lines_print_what_the_readme_says(first_screen: tuple[str, str]) -
 
 
 def test_the_demo_output_in_the_readme_bears_out_its_claims() -> None:
-    ratios = {name: float(value) for name, value in re.findall(r"^([a-z_]+) .* x ([0-9.]+)\s*$", README, re.MULTILINE)}
+    ratios = {name: float(value) for name, value in re.findall(r"^([a-z_]+) .*? x ([0-9.]+)", README, re.MULTILINE)}
     assert all(ratios[name] > 1.2 for name in HIGHER_FOR_RANDOM_LABELS)
+    found = re.findall(r"^([a-z_]+) .* (\d+) of (\d+)$", README, re.MULTILINE)
+    counts = {name: (int(count), int(total)) for name, count, total in found}
+    assert all(2 * counts[name][0] > counts[name][1] for name in HIGHER_FOR_TRUE_LABELS_AT_EQUAL_STEPS)

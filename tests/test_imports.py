@@ -51,6 +51,11 @@ def test_measuring_many_quantities_and_drawing_samples_need_no_lightning() -> No
     assert loaded_by(code, ("torchmetrics",)) == {"torchmetrics"}
 
 
+def test_studies_load_what_they_need_when_they_need_it() -> None:
+    names = (*HEAVY, "torch", "sklearn", "pandas", "optuna")
+    assert loaded_by("import lightning_complexity as c; c.studies", names) == set()
+
+
 def test_the_check_can_fail() -> None:
     assert "pytorch_lightning" in loaded_by(
         "import lightning_complexity; lightning_complexity.ComplexityMonitor", HEAVY

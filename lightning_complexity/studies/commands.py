@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+_EXTRAS = ("matplotlib", "optuna", "pandas", "sklearn", "tqdm")
 _SUMMARIES = {
     "labels": "true against random labels, over several numbers of samples",
     "width": "networks with more and more hidden units; the gap against weights and Jacobian norm",
@@ -42,12 +43,14 @@ def _criterion_parser(name: str, summary: str) -> ArgumentParser:
     parser.add_argument("--output", type=Path, help=f"folder for all that is written (complexity_study/{name})")
     parser.add_argument("--quick", action="store_true", help="few, small networks: a check that everything works")
     parser.add_argument("--loss", type=float, help="train until this training loss and no training error (0.01)")
-    parser.add_argument("--max_steps", type=int, help="or for so many optimizer steps, then not compared (20000)")
+    parser.add_argument("--max-steps", type=int, help="or for so many optimizer steps, then not compared (20000)")
     if name in ("labels", "optimizers"):
         parser.add_argument("--module", help="package.module:Class of a LightningModule of yours, instead of an MLP")
         parser.add_argument("--datamodule", help="package.module:Class of the LightningDataModule with its data")
-    if name == "optimizers":
-        parser.add_argument("--learning_rates", nargs="+", default=[], help="such as adam=0.01 sgd=0.1")
+    parser.add_argument("--batch-size", type=int, default=32, help="samples of an optimizer step of an MLP")
+    parser.add_argument(
+        "--learning-rates", nargs="+", default=[], help="such as adam=0.01; MLPs are trained with momentum"
+    )
     if name == "width":
         parser.add_argument("--widths", type=int, nargs="+", help="numbers of hidden units")
         parser.add_argument("--published", type=Path, help="JSON with curves of a paper, to be drawn beside these")
@@ -60,7 +63,9 @@ def run_study(options: dict[str, Any]) -> None:
     try:
         _RUNNERS.get(name, _run_criterion)(name, options[name])
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"study {name}: {error}")
+        missing = isinstance(error, ImportError) and error.name in _EXTRAS
+        hint = ": pip install lightning-complexity[studies]" if missing else ""
+        sys.exit(f"study {name}: {error}{hint}")
 
 
 def _run_criterion(name: Any, options: dict[str, Any]) -> None:
@@ -74,13 +79,20 @@ def _run_criterion(name: Any, options: dict[str, Any]) -> None:
 
     if options["seeds"] < 1:
         raise ValueError(f"--seeds must be at least 1, got {options['seeds']}.")
-    rates = _learning_rates(options.get("learning_rates", []))
+    rates = _learning_rates(options["learning_rates"])
     problem = _problem(options, Problem)
     data = None if problem is not None else load_data(options["data"])
     found = (
         criteria.user_experiment(name, rates, quick=options["quick"])
         if data is None
-        else criteria.experiment(name, data, quick=options["quick"], rates=rates, widths=options.get("widths"))
+        else criteria.experiment(
+            name,
+            data,
+            quick=options["quick"],
+            rates=rates,
+            widths=options.get("widths"),
+            batch_size=options["batch_size"],
+        )
     )
     changed = {"loss": options["loss"], "max_steps": options["max_steps"]}
     found = replace(found, stop=replace(found.stop, **{k: v for k, v in changed.items() if v is not None}))
@@ -90,7 +102,8 @@ def _run_criterion(name: Any, options: dict[str, Any]) -> None:
         train_one = criteria.trainer_of_user(found, problem, metrics)
     else:
         assert data is not None
-        torch.set_num_threads(1)  # so small networks gain nothing from more
+        if options["data"] == "digits":
+            torch.set_num_threads(1)  # so small networks gain nothing from more
         train_one = criteria.trainer_of_data(found, data, metrics)
     output = options["output"] or Path("complexity_study") / name
     report = criteria.run(
@@ -120,7 +133,7 @@ def _learning_rates(given: list[str]) -> Any:
         except ValueError:
             rate = 0.0
         if name not in rates or not 0 < rate < float("inf"):
-            raise ValueError(f"--learning_rates must be such as adam=0.01, of {', '.join(rates)}, got {item!r}.")
+            raise ValueError(f"--learning-rates must be such as adam=0.01, of {', '.join(rates)}, got {item!r}.")
         rates[name] = rate
     return rates
 

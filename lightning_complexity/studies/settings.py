@@ -83,7 +83,8 @@ class Setting:
 class Stop:
     """When training is over.
 
-    It is checked on all training samples, in evaluation mode, ten times an epoch once it is near.
+    It is checked on all training samples, in evaluation mode: ten times an epoch once it is near, and twice where there
+    are more than 2,000 of them.
 
     Attributes:
         loss: The mean loss on them, cross-entropy for classes, is at most so much,

@@ -18,12 +18,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_complexity.callbacks import ComplexityMonitor
 from lightning_complexity.callbacks.base import pytorch_lightning as pl
+from lightning_complexity.callbacks.probe import evenly_spaced
 from lightning_complexity.metrics import ComplexityMetric, resolve
 from lightning_complexity.recording.record import from_json, to_json
 from lightning_complexity.studies.data import Data, training_samples
 from lightning_complexity.studies.networks import Perceptron, TensorBatches
 from lightning_complexity.studies.settings import Moments, Setting, Stop, as_dict
-from lightning_complexity.studies.watching import Fit, MonitorAtMoments, Watch, judge_of_tensors
+from lightning_complexity.studies.watching import GLANCE, Fit, MonitorAtMoments, Watch, judge_of_tensors
 
 RESULT_NAME = "result.json"
 Metrics = str | ComplexityMetric | Iterable[str | ComplexityMetric]
@@ -156,10 +157,16 @@ def train(
         seed=setting.seed,
     )
     batches = TensorBatches(x, y, None if setting.optimizer == "lbfgs" else setting.batch_size, setting.seed)
+    few = evenly_spaced(range(len(y)), GLANCE)
     watch = Watch(
-        stop, moments, judge_of_tensors(x, y), judge_of_tensors(data.x_test, data.y_test), batches.steps_per_epoch
+        stop,
+        moments,
+        judge_of_tensors(x, y),
+        judge_of_tensors(data.x_test, data.y_test),
+        batches.steps_per_epoch,
+        glance=judge_of_tensors(x[few], y[few]) if len(few) < len(y) else None,
     )
-    chosen = torch.linspace(0, len(y) - 1, min(probe, len(y))).round().long()
+    chosen = evenly_spaced(range(len(y)), probe)
     monitor = MonitorAtMoments(copy.deepcopy(resolved), watch, probe=(x[chosen], y[chosen]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setting.seed)

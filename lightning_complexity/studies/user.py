@@ -6,12 +6,13 @@ import copy
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from lightning_complexity.recording.measuring import FailureReport, measure_fit
 from lightning_complexity.studies.optimizers import OptimizerName, build_optimizer
 from lightning_complexity.studies.settings import Moments, Stop, as_dict
 from lightning_complexity.studies.training import Metrics, Result, finish, finished_result, fit
-from lightning_complexity.studies.watching import Fit, Judge, MonitorAtMoments, Watch
+from lightning_complexity.studies.watching import GLANCE, Fit, Judge, MonitorAtMoments, Watch
 
 
 def load_object(path: str, option: str) -> Any:
@@ -169,7 +170,10 @@ def train_user(
             train_loader = with_permuted_targets(train_loader, change.seed)
         if change.optimizer is not None:
             train_loader = _replace_optimizer(module, train_loader, change.optimizer, change.learning_rate)
-        watch = Watch(stop, moments, *_judges(train_loader, test_loader), _length(train_loader))
+        judges = _Judges(train_loader, test_loader)
+        watch = Watch(
+            stop, moments, judges.train, judges.test, _length(train_loader, default=100), glance=judges.glance
+        )
         monitor = MonitorAtMoments(copy.deepcopy(resolved), watch, probe=probe)
         fit(lightning_of(module).Trainer, module, train_loader, test_loader, folder, watch, monitor, stop.max_steps)
     return finish(folder, asked, watch, monitor)
@@ -178,9 +182,16 @@ def train_user(
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed the generators of Python, NumPy and torch, and put their states back."""
+    names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # which Lightning leaves for processes that it starts
+    before = {name: os.environ[name] for name in names if name in os.environ}
     with pytorch_lightning.utilities.seed.isolate_rng():
         pytorch_lightning.seed_everything(seed, verbose=False)
-        yield
+        try:
+            yield
+        finally:
+            for name in names:
+                os.environ.pop(name, None)
+            os.environ.update(before)
 
 
 def loaders(data: Any) -> tuple[Any, Any]:
@@ -205,11 +216,11 @@ def _loader(data: Any, name: str) -> Any:
         return None
 
 
-def _length(loader: Any) -> int:
+def _length(sized: Any, default: int) -> int:
     try:
-        return len(loader)
+        return len(sized)
     except TypeError:
-        return 100
+        return default
 
 
 class _PermutedTargets(Dataset[Any]):
@@ -301,29 +312,43 @@ def _replace_optimizer(module: Any, loader: Any, name: OptimizerName, learning_r
 
 
 class _Judges:
-    """Judge a module as the monitor does, on all samples of two loaders; they are drawn when first needed."""
+    """Judge a module as the monitor does, on samples of two loaders; they are drawn when first needed.
+
+    Attributes:
+        train: On all training samples.
+        test: On all samples that are not trained on; ``None`` without such a loader.
+        glance: On a few training samples; ``None`` where there are not many, or it is not known how many.
+    """
 
     def __init__(self, train: Any, test: Any) -> None:
-        self._loaders = {"train": train, "val": test}
-        self._drawn: dict[str, tuple[Batches, Task]] = {}
+        self._loaders = train, test
+        self._task: Task | None = None
+        self.train: Judge = self._judge(partial(self._drawn_train, count=None))
+        self.glance: Judge | None = None
+        if _length(getattr(train, "dataset", None), default=0) > GLANCE:
+            self.glance = self._judge(partial(self._drawn_train, count=GLANCE))
+        self.test: Judge | None = None if test is None else self._judge(self._drawn_test)
 
-    def judge(self, part: Literal["train", "val"], module: Any) -> Fit:
-        if part not in self._drawn:
-            self._drawn[part] = self._draw(part, module)
-        batches, task = self._drawn[part]
-        found = measure_fit(Snapshot(module, batches, task=task), part, FailureReport())
-        values = {key.rpartition("_")[2]: float(value) for key, value in found.items()}
-        return Fit(values.get("loss"), values.get("accuracy"))
+    def _judge(self, drawn: Callable[[Any], tuple[Batches, Task]]) -> Judge:
+        known: list[tuple[Batches, Task]] = []
 
-    def _draw(self, part: str, module: Any) -> tuple[Batches, Task]:
-        batches = draw(self._loaders[part], None, module.trainer, module)
-        if part == "train":
-            return batches, find_task(module, batches.batches[0], Task())
-        return batches, find_validation_task(module, batches.batches[0], self._drawn["train"][1], Task())
+        def judge(module: Any) -> Fit:
+            if not known:
+                known.append(drawn(module))
+            batches, task = known[0]
+            found = measure_fit(Snapshot(module, batches, task=task), "train", FailureReport())
+            values = {key.rpartition("_")[2]: float(value) for key, value in found.items()}
+            return Fit(values.get("loss"), values.get("accuracy"))
 
+        return judge
 
-def _judges(train: Any, test: Any) -> tuple[Judge, Judge | None]:
-    both = _Judges(train, test)
-    return lambda module: both.judge("train", module), (
-        None if test is None else (lambda module: both.judge("val", module))
-    )
+    def _drawn_train(self, module: Any, count: int | None) -> tuple[Batches, Task]:
+        batches = draw(self._loaders[0], count, module.trainer, module)
+        if self._task is None:
+            self._task = find_task(module, batches.batches[0], Task())
+        return batches, self._task
+
+    def _drawn_test(self, module: Any) -> tuple[Batches, Task]:
+        batches = draw(self._loaders[1], None, module.trainer, module)
+        assert self._task is not None  # training samples are judged first
+        return batches, find_validation_task(module, batches.batches[0], self._task, Task())

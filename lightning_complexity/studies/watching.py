@@ -21,6 +21,9 @@ Ended = Literal["criterion", "max_steps", "diverged", "training itself"]
 _NEAR = 1.5  # how far above the next loss that matters a mean over some batches makes it worth looking exactly
 _CHECKS_PER_EPOCH = 10
 _CHUNK = 4096
+GLANCE = 2000
+"""Of so many samples a judgement costs next to nothing."""
+_ALMOST = 1.1  # how near such a judgement has to come, for one of all samples to be worth its time
 
 
 class Fit(NamedTuple):
@@ -88,6 +91,8 @@ class Watch(Callback):
         train: Judges on all training samples.
         test: Judges on samples that are not trained on; ``None`` where there are none.
         steps_per_epoch: How many optimizer steps a pass through the training samples takes.
+        glance: Judges on a few training samples, where all are many: whether it is worth to judge on all. The criterion
+            is then looked at every half epoch at most.
 
     Attributes:
         judged: What was found, in the order of steps.
@@ -96,9 +101,18 @@ class Watch(Callback):
         measuring: Gives the seconds that measuring has taken, which are not those of training.
     """
 
-    def __init__(self, stop: Stop, moments: Moments, train: Judge, test: Judge | None, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        stop: Stop,
+        moments: Moments,
+        train: Judge,
+        test: Judge | None,
+        steps_per_epoch: int,
+        glance: Judge | None = None,
+    ) -> None:
         self.stop, self.moments = stop, moments
-        self._train, self._test = train, test
+        self._train, self._test, self._glance = train, test, glance
+        self._last_look = -steps_per_epoch
         self._losses = sorted({loss for loss in moments.losses if loss > stop.loss}, reverse=True)
         self._every = max(steps_per_epoch // _CHECKS_PER_EPOCH, 1)
         self._epoch = max(steps_per_epoch, 1)
@@ -128,7 +142,7 @@ class Watch(Callback):
         loss = _loss_of(outputs)
         self._follow(loss)
         names = self.moments.at_step(self._step, self.stop.max_steps)
-        fit = self._timed(self._train, pl_module) if names or self._is_near() else None
+        fit = self._timed(self._train, pl_module) if names or self._is_worth_it(pl_module) else None
         names += self._losses_passed(fit)
         ended = self._end(loss, fit)
         if ended is not None:
@@ -147,12 +161,25 @@ class Watch(Callback):
             weight = 1 / max(self._every, 10)
             self._mean = loss if self._mean is None else self._mean + weight * (loss - self._mean)
 
-    def _is_near(self) -> bool:
-        """Whether the exact loss may be one that matters."""
-        if self._step % self._epoch == 0:
-            return True
+    def _is_worth_it(self, module: LightningModule) -> bool:
+        """Whether the loss on all samples may be one that matters."""
         wanted = self._losses[0] if self._losses else self.stop.loss
-        return self._step % self._every == 0 and self._mean is not None and self._mean < _NEAR * wanted
+        is_near = self._step % self._every == 0 and self._mean is not None and self._mean < _NEAR * wanted
+        if not is_near and self._step % self._epoch:
+            return False
+        if self._glance is None:
+            return True
+        is_for_stop = not self._losses
+        if is_for_stop and self._step - self._last_look < self._epoch / 2:
+            return False
+        few = self._timed(self._glance, module)
+        if few.loss is not None and few.loss > _ALMOST * wanted:
+            return False
+        if is_for_stop:
+            if self.stop.zero_error and few.accuracy is not None and few.accuracy < 1:
+                return False
+            self._last_look = self._step
+        return True
 
     def _losses_passed(self, fit: Fit | None) -> list[str]:
         passed: list[str] = []
@@ -171,7 +198,7 @@ class Watch(Callback):
         if self.judged and self.judged[-1].step == self._step:  # training ended by itself at a moment
             last = self.judged.pop()
             names, train = [*last.names, *names], last.train
-        seconds = time.perf_counter() - self._started - self._spent - self.measuring()
+        seconds = max(time.perf_counter() - self._started - self._spent - self.measuring(), 0.0)
         train = train or self._timed(self._train, module)
         test = Fit(None, None) if self._test is None else self._timed(self._test, module)
         self.judged.append(Judged(tuple(names), self._step, seconds, train, test))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,10 @@ def test_a_quick_study_from_the_command_line(tmp_path: Path, capsys: pytest.Capt
 
 def test_a_users_own_by_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = ["--module", "tests.studies.own:Network", "--datamodule", "tests.studies.own:Data"]
-    options = ["--metrics", "ParameterNorm", "--loss", "0.3", "--max_steps", "600"]
+    options = ["--metrics", "ParameterNorm", "--loss", "0.3", "--max-steps", "600"]
     run("labels", *own, *options, "--seeds", "2", "--output", str(tmp_path / "labels"))
     assert "permuted labels" in capsys.readouterr().out
-    rates = ["--learning_rates", "sgd=0.5", "momentum=0.2"]
+    rates = ["--learning-rates", "sgd=0.5", "momentum=0.2"]
     run("optimizers", *own, *options, "--seeds", "1", *rates, "--output", str(tmp_path / "optimizers"))
     printed = capsys.readouterr().out
     assert "its own" in printed
@@ -52,8 +53,8 @@ def test_a_users_own_by_one_command(tmp_path: Path, capsys: pytest.CaptureFixtur
             "--data is for networks of the study's own; with --module, data come from --datamodule",
         ),
         (["labels", "--module", "nowhere:B", "--datamodule", "a:B"], "there is no module 'nowhere'"),
-        (["optimizers", "--learning_rates", "adma=1"], "must be such as adam=0.01, of sgd, .*, got 'adma=1'"),
-        (["optimizers", "--learning_rates", "adam"], "must be such as adam=0.01"),
+        (["optimizers", "--learning-rates", "adma=1"], "must be such as adam=0.01, of sgd, .*, got 'adma=1'"),
+        (["optimizers", "--learning-rates", "adam"], "must be such as adam=0.01"),
         (["confusion", "--loss", "-1"], "loss must be a positive number, got -1.0"),
         (["width", "--widths", "0"], "width must be a whole number of at least 1, got 0"),
     ],
@@ -62,6 +63,14 @@ def test_errors_are_said_in_words(arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit, match=message):
         run(*arguments, "--output", "unused")
     assert not Path("unused").exists()
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    for name in [n for n in sys.modules if n.startswith("lightning_complexity.studies.criteria")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(SystemExit, match=r"tqdm.*: pip install lightning-complexity\[studies\]"):
+        run("labels", "--quick", "--output", str(tmp_path))
 
 
 @pytest.mark.parametrize("arguments", [["study"], ["study", "width"], ["study", "optimizers"]])

@@ -58,7 +58,7 @@ def test_points_may_have_opposite_verdicts() -> None:
 
 def test_only_losses_that_are_equal_count_as_equal() -> None:
     first, second = network(), network()
-    jumped = replace(second, moments=tuple(replace(m, train=Fit(m.train.loss * 0.5, 1.0)) for m in second.moments))  # type: ignore[operator]
+    jumped = replace(second, moments=tuple(replace(m, train=Fit(m.train.loss * 0.5, 1.0)) for m in second.moments))
     assert len(matched_moments(first, second, "equal loss", MOMENTS)) == 2
     assert matched_moments(first, jumped, "equal loss", MOMENTS) == []
     assert len(matched_moments(first, jumped, "equal steps", MOMENTS)) == 2
@@ -132,7 +132,7 @@ def test_conditions_are_what_they_are_called(name: criteria.experiments.Experime
 
 def test_an_unknown_experiment() -> None:
     with pytest.raises(ValueError, match="no experiment 'label'; there are labels, width"):
-        criteria.experiment("label", load_data("digits"))  # type: ignore[arg-type]
+        criteria.experiment("label", load_data("digits"))
 
 
 # A whole experiment ----------------------------------------------------------------------------------
@@ -179,11 +179,11 @@ def test_finished_networks_are_read_and_missing_ones_trained(
     def train_one(condition: criteria.experiments.Condition, seed: int, folder: Path) -> Result:
         if not (folder / "result.json").exists():
             trained.append(folder.name)
-        return criteria.trainer_of_data(experiment, load_data("digits"), metrics)(condition, seed, folder)  # type: ignore[arg-type]
+        return criteria.trainer_of_data(experiment, load_data("digits"), metrics)(condition, seed, folder)
 
     gone = running.folder_of(experiment.conditions[0], 1, output)
     (gone / "result.json").unlink()
-    again = criteria.run(experiment, train_one, metrics, output, num_seeds=2)  # type: ignore[arg-type]
+    again = criteria.run(experiment, train_one, metrics, output, num_seeds=2)
     assert trained == [gone.name]
     assert [row for row in again.rows if row.measure != "training_seconds"] == [
         row for row in report.rows if row.measure != "training_seconds"

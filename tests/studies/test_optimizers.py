@@ -107,5 +107,5 @@ def test_convolutions_have_paths_too() -> None:
 
 def test_unknown_names_say_what_there_is(network: nn.Sequential) -> None:
     with pytest.raises(ValueError, match="there is no optimizer 'adma'; there are sgd, momentum"):
-        build_optimizer("adma", network, None, learning_rate=0.1)  # type: ignore[arg-type]
+        build_optimizer("adma", network, None, learning_rate=0.1)
     assert len(OPTIMIZERS) == 6

@@ -15,7 +15,7 @@ from lightning_complexity.studies.data import Data
 from lightning_complexity.studies.networks import Perceptron, TensorBatches
 from lightning_complexity.studies.settings import Moments, Setting, Stop
 from lightning_complexity.studies.training import Result, read_result, train
-from lightning_complexity.studies.watching import fit_of
+from lightning_complexity.studies.watching import Fit, fit_of, judge_of_tensors
 
 FEW = Moments(steps=(2,), losses=(0.5, 0.2), share=0.1)
 SETTING = Setting(width=8, depth=1, optimizer="adam", learning_rate=0.05, batch_size=8)
@@ -47,14 +47,14 @@ def test_it_stops_at_its_criterion_and_not_before(result: tuple[Result, Path]) -
     assert found.end.train.loss is not None
     assert found.end.train.loss <= 0.1
     assert found.end.train.accuracy == 1
-    assert all(m.train.loss > 0.1 or m.train.accuracy < 1 for m in found.moments[:-1])  # type: ignore[operator]
+    assert all(m.train.loss > 0.1 or m.train.accuracy < 1 for m in found.moments[:-1])
 
 
 def test_moments_come_when_they_should(result: tuple[Result, Path]) -> None:
     found, _ = result
     assert found.moments[0].names == ("initialization",)
     assert "end" in found.end.names
-    assert found.moment("step 2").step == 2  # type: ignore[union-attr]
+    assert found.moment("step 2").step == 2
     for loss in FEW.losses:
         moment = found.moment(f"loss {loss:g}")
         assert moment is not None
@@ -137,7 +137,7 @@ def test_training_leaves_random_numbers_as_they_were(data: Data, tmp_path: Path)
 )
 def test_settings_are_checked(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Setting(**{field: value})  # type: ignore[arg-type]
+        Setting(**{field: value})
 
 
 def test_settings_that_exclude_each_other() -> None:
@@ -169,12 +169,36 @@ def test_judging_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch, data
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "rmsprop", "lbfgs", "path_sgd"])
 def test_each_optimizer_lowers_the_loss(optimizer: str, data: Data, tmp_path: Path) -> None:
-    setting = replace(SETTING, optimizer=optimizer, learning_rate=0.02)  # type: ignore[arg-type]
+    setting = replace(SETTING, optimizer=optimizer, learning_rate=0.02)
     found = trained(data, tmp_path, setting, Stop(loss=1e-6, max_steps=20))
-    assert found.end.train.loss < 0.95 * found.moments[0].train.loss  # type: ignore[operator]
+    assert found.end.train.loss < 0.95 * found.moments[0].train.loss
 
 
 def test_dropout_and_batch_norm_are_judged_in_evaluation_mode(data: Data, tmp_path: Path) -> None:
     found = trained(data, tmp_path, replace(SETTING, dropout=0.5, batch_norm=True), Stop(max_steps=3))
     assert found.end.train != found.moments[0].train
     assert [len(m.measures) for m in found.moments] == [2] * len(found.moments)
+
+
+def test_many_samples_are_judged_when_a_few_say_that_it_is_worth_it(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "GLANCE", 20)
+    seen: list[int] = []
+
+    def counting(x: torch.Tensor, y: torch.Tensor) -> object:
+        judge = judge_of_tensors(x, y)
+
+        def judged(module: object) -> Fit:
+            seen.append(len(y))
+            return judge(module)
+
+        return judged
+
+    monkeypatch.setattr(training, "judge_of_tensors", counting)
+    found = train(SETTING, data, tmp_path, metrics=["ParameterNorm"], stop=STOP, moments=Moments((), (), None))
+    assert found.reached
+    assert found.end.train.loss is not None
+    assert found.end.train.loss <= STOP.loss
+    # All 40 training samples at the start, at the end and when it was reached; the few more often.
+    assert seen.count(40) <= 5 < seen.count(20)

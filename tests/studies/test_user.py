@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ MOMENTS = Moments(steps=(5,), losses=(0.5,), share=None)
 def trained(problem: Problem, folder: Path, stop: Stop = STOP, **change: object) -> Result:
     return train_user(
         problem,
-        Change(**change),  # type: ignore[arg-type]
+        Change(**change),
         folder,
         metrics=["ParameterNorm", "JacobianNorm"],
         stop=stop,
@@ -50,11 +51,22 @@ def test_true_and_permuted_labels(problem: Problem, tmp_path: Path) -> None:
     assert true.end.train.accuracy == 1
 
 
+def test_a_glance_at_many_samples_comes_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trained(PAIRS, tmp_path / "whole")
+    monkeypatch.setattr(user, "GLANCE", 10)
+    glanced = trained(PAIRS, tmp_path / "glanced")
+    assert glanced.reached
+    assert whole.end.step <= glanced.end.step <= whole.end.step + 5
+    at = whole.moment("loss 0.5")
+    assert at is not None
+    assert at.train == next(m for m in glanced.moments if m.step == at.step).train
+
+
 def test_targets_are_permuted_and_inputs_are_not() -> None:
     data = own.Data()
     loader = user.with_permuted_targets(data.train_dataloader(), seed=1)
     x, y = (torch.stack(parts) for parts in zip(*loader.dataset, strict=True))
-    before_x, before_y = data.train_dataloader().dataset.tensors  # type: ignore[attr-defined]
+    before_x, before_y = data.train_dataloader().dataset.tensors
     assert torch.equal(x, before_x)
     assert not torch.equal(y, before_y)
     assert y.sum() == before_y.sum()
@@ -64,7 +76,7 @@ def test_targets_are_permuted_and_inputs_are_not() -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lbfgs", "path_sgd"])
 def test_optimizers_are_replaced(optimizer: str, tmp_path: Path) -> None:
-    found = trained(PAIRS, tmp_path, optimizer=optimizer, learning_rate=LEARNING_RATES[optimizer])  # type: ignore[index]
+    found = trained(PAIRS, tmp_path, optimizer=optimizer, learning_rate=LEARNING_RATES[optimizer])
     assert found.reached
     own_steps = trained(PAIRS, tmp_path / "own").end.step
     assert found.end.step != own_steps
@@ -72,9 +84,10 @@ def test_optimizers_are_replaced(optimizer: str, tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_network_and_leaves_random_numbers_alone(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    before = torch.get_rng_state()
+    before, environment = torch.get_rng_state(), dict(os.environ)
     first, again = (trained(PAIRS, tmp_path / name, Stop(max_steps=8), seed=3) for name in "ab")
     assert torch.equal(before, torch.get_rng_state())
+    assert environment == dict(os.environ)
     assert first.end.measures == again.end.measures
     assert first.end.measures != trained(PAIRS, tmp_path / "c", Stop(max_steps=8), seed=4).end.measures
     monkey = trained(PAIRS, tmp_path / "a", Stop(max_steps=8), seed=3)

@@ -94,6 +94,8 @@ def test_every_group_must_be_right_where_that_is_asked() -> None:
     assert judge(pairs(*more)).outcome == "pass"
     strict = judge(pairs(*more), every_group=True)
     assert (strict.outcome, strict.reason) == ("fail", "it is on the wrong side with small")
+    assert strict.is_by_pairs
+    assert not judge(pairs(*more)).is_by_pairs
 
 
 def test_a_group_that_only_leans_to_the_wrong_side_leaves_it_open() -> None:

@@ -114,8 +114,8 @@ def matched_moments(first: Result, second: Result, point: Point, moments: Moment
 
 
 def _have_same_loss(first: Moment, second: Moment) -> bool:
-    losses = first.train.loss, second.train.loss
-    return None not in losses and 0 not in losses and abs(math.log(losses[0] / losses[1])) < _SAME_LOSS  # type: ignore[operator]
+    one, other = first.train.loss, second.train.loss
+    return one is not None and other is not None and min(one, other) > 0 and abs(math.log(one / other)) < _SAME_LOSS
 
 
 def compare(

@@ -102,6 +102,7 @@ def experiment(
     quick: bool = False,
     rates: Mapping[OptimizerName, float] = LEARNING_RATES,
     widths: Sequence[int] | None = None,
+    batch_size: int = 32,
 ) -> Experiment:
     """An experiment of an MLP.
 
@@ -111,6 +112,7 @@ def experiment(
         quick: Few, small networks, for a check that everything works.
         rates: Learning rates of the optimizers.
         widths: Numbers of hidden units, for ``"width"``.
+        batch_size: Samples of an optimizer step.
 
     Raises:
         ValueError: At an unknown name, or if there are too few samples.
@@ -118,7 +120,7 @@ def experiment(
     if name not in EXPERIMENTS:
         raise ValueError(f"there is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}.")
     made = {"labels": _labels, "width": _width, "optimizers": _optimizers, "confusion": _confusion, "depth": _depth}
-    found = made[name](data, _Choices(quick, rates, tuple(sorted(set(widths or ())))))
+    found = made[name](data, _Choices(quick, rates, tuple(sorted(set(widths or ()))), batch_size))
     return _quick(found) if quick else found
 
 
@@ -172,11 +174,16 @@ class _Choices:
     quick: bool
     rates: Mapping[OptimizerName, float]
     widths: tuple[int, ...]
+    batch_size: int
 
     @property
     def base(self) -> Setting:
         return Setting(
-            width=64 if self.quick else 256, depth=2, optimizer="momentum", learning_rate=self.rates["momentum"]
+            width=64 if self.quick else 256,
+            depth=2,
+            optimizer="momentum",
+            learning_rate=self.rates["momentum"],
+            batch_size=self.batch_size,
         )
 
 

@@ -32,11 +32,11 @@ PUBLISHED = {
 def picture_of_levels(experiment: Experiment, results: Results, metrics: Sequence[ComplexityMetric]) -> Figure:
     """Test error, gap, steps and each measure at the end, over the experiment's axis; bars span the seeds."""
     values: list[tuple[str, Callable[[Result], float | None]]] = [
-        ("test error", lambda r: None if r.end.test.accuracy is None else 1 - r.end.test.accuracy),
+        ("test error", _test_error),
         ("generalization gap", lambda r: r.end.generalization_gap),
         ("steps to the criterion", lambda r: float(r.end.step)),
     ]
-    values += [(m.name, lambda r, name=m.name: r.end.measures.get(name)) for m in metrics]  # type: ignore[misc]
+    values += [(metric.name, _at_end(metric.name)) for metric in metrics]
     rows = -(-len(values) // _COLUMNS)
     figure = figure_class()(figsize=(3.6 * _COLUMNS, 2.8 * rows), layout="constrained")
     for index, (title, value) in enumerate(values):
@@ -120,7 +120,7 @@ def beside_published(experiment: Experiment, results: Results, path: Path) -> tu
     published = published_curves(path)
     curves = {"test error": (published["hidden_units_error"]["test"], _means(experiment, results, _test_error))}
     for name, title in PUBLISHED.items():
-        ours = _means(experiment, results, lambda r, name=name: r.end.measures.get(name))  # type: ignore[misc]
+        ours = _means(experiment, results, _at_end(name))
         curves[title] = published["hidden_units_measures"][title], ours
     rows: list[dict[str, Any]] = []
     figure = figure_class()(figsize=(3.6 * 3, 5.6), layout="constrained")
@@ -140,6 +140,11 @@ def beside_published(experiment: Experiment, results: Results, path: Path) -> tu
             for width in sorted({*theirs_at, *ours})
         ]
     return rows, figure
+
+
+def _at_end(name: str) -> Callable[[Result], float | None]:
+    """Read a measure of the network as it ended."""
+    return lambda result: result.end.measures.get(name)
 
 
 def _test_error(result: Result) -> float | None:

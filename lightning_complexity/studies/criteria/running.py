@@ -20,6 +20,7 @@ from lightning_complexity.metrics import (
     resolve,
 )
 from lightning_complexity.plots import plot_histories
+from lightning_complexity.plots.curves import figure_class
 from lightning_complexity.recording import read_record
 from lightning_complexity.studies.criteria import pictures, tables
 from lightning_complexity.studies.criteria.comparing import TRAINING, Results, Row, compare, quantity_of, why_excluded
@@ -141,8 +142,11 @@ def run(
         published: Published curves to draw beside those of widths.
 
     Raises:
-        ValueError: If none of the networks could be trained, with the first reason.
+        ImportError: Without matplotlib.
+        ValueError: If none of the networks could be trained, with the first reason; if a folder has the result of
+            something else.
     """
+    figure_class()  # what pictures need is missed before anything is trained
     output.mkdir(parents=True, exist_ok=True)
     results, excluded = _trained(experiment, train_one, output, num_seeds)
     if not results:
@@ -239,6 +243,9 @@ def _text(
         parts.append("\n".join([f"Left out of the comparison, {len(excluded)} networks:", *named]))
     parts.append(f"A measure passes if it is {experiment.criterion}.\n{_HOW}")
     parts.append(tables.verdicts_table(rows) if rows else "There is nothing to compare.")
+    notes = [f"  {row.measure}, {row.point}: {row.verdict.reason}" for row in rows if row.verdict.is_by_pairs]
+    if notes:
+        parts.append("\n".join(["Not by the interval, but by its pairs:", *notes]))
     if not num_expectations:
         parts.append("No two conditions differ in test error by more than its standard error over seeds.")
     if num_seeds < 2:
@@ -247,6 +254,6 @@ def _text(
 
 
 _HOW = (
-    "Beside each verdict, how much higher it is where it should be, and the 95 % interval over seeds: as a factor "
-    "(right above x 1), or\nin standard deviations of all values (right above 0)."
+    "Beside each verdict, how much higher it is where it should be, with the 95 % interval over seeds: as a factor, "
+    "above x 1 for\na pass, or in standard deviations of all values, above 0 for a pass."
 )

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 Outcome = Literal["pass", "fail", "inconclusive"]
 Scale = Literal["ratio", "standard deviations"]
 CONFIDENCE = 0.95
+_DIFFERENT_SIDES = "the mean and most pairs are on different sides"
 
 
 class Pair(NamedTuple):
@@ -44,6 +45,7 @@ class Verdict:
         num_seeds: Seeds that have a pair.
         num_pairs: Pairs with two finite values.
         reason: Why it is not a pass.
+        is_by_pairs: Whether that is not to be seen from the interval.
     """
 
     outcome: Outcome
@@ -55,6 +57,7 @@ class Verdict:
     num_seeds: int
     num_pairs: int
     reason: str = ""
+    is_by_pairs: bool = False
 
 
 def judge(pairs: Iterable[Pair], *, is_logarithm: bool = False, every_group: bool = False) -> Verdict:
@@ -90,10 +93,12 @@ def judge(pairs: Iterable[Pair], *, is_logarithm: bool = False, every_group: boo
     mean, low, high = interval([sum(values) / len(values) for values in by_seed.values()])
     agreement = sum((d > 0) - (d < 0) for d in differences) / len(differences)
     outcome, reason = _outcome(differences, low, high, agreement, len(by_seed))
+    by_interval = outcome, reason
     if every_group and outcome != "inconclusive":
         outcome, reason = _of_groups(outcome, reason, by_group)
+    is_by_pairs = reason == _DIFFERENT_SIDES or (outcome, reason) != by_interval
     mean, low, high = (math.exp(min(value, 700.0)) if scale == "ratio" else value for value in (mean, low, high))
-    return Verdict(outcome, mean, low, high, scale, agreement, len(by_seed), len(usable), reason)
+    return Verdict(outcome, mean, low, high, scale, agreement, len(by_seed), len(usable), reason, is_by_pairs)
 
 
 def _differences(pairs: Sequence[Pair], is_logarithm: bool) -> tuple[Scale, list[float]]:
@@ -139,7 +144,7 @@ def _outcome(
     if high < 0 and agreement < 0:
         return "fail", "it is on the wrong side"
     if low > 0 or high < 0:
-        return "inconclusive", "the mean and most pairs are on different sides"
+        return "inconclusive", _DIFFERENT_SIDES
     return "inconclusive", "the interval over seeds has both sides"
 
 
