@@ -152,14 +152,16 @@ def _train(run: str, train: TensorDataset, test: TensorDataset, size: DemoSize, 
     """Train one network; return the overhead of the standard monitor."""
     pl.seed_everything(seed, verbose=False)
     shutil.rmtree(output / run, ignore_errors=True)
-    monitor = ComplexityMonitor(every_n_epochs=size.every_n_epochs)
+    monitor = ComplexityMonitor(every_n_epochs=size.every_n_epochs, budget=None)
     trainer = pl.Trainer(
         max_epochs=size.max_epochs,
         accelerator="cpu",
         logger=pl.loggers.TensorBoardLogger(output, name="", version=run),
         callbacks=[
             monitor,
-            ComplexityMonitor(["ParameterCount", HessianTrace(num_probes=32)], every_n_epochs=size.every_n_epochs),
+            ComplexityMonitor(
+                ["ParameterCount", HessianTrace(num_probes=32)], every_n_epochs=size.every_n_epochs, budget=None
+            ),
             FittedBar(RUNS[run], size.num_train),
         ],
         enable_progress_bar=False,
