@@ -159,11 +159,16 @@ class Spending:
         self._told.update(new)
         if new:
             _log.info(
-                "ComplexityMonitor keeps to %s of the training time and measures some quantities more rarely, at about "
+                "ComplexityMonitor keeps to %s and measures some quantities more rarely, at about "
                 "these times and amounts of memory each: %s.",
-                _percent(self.budget.share or 0.0),
+                self._limit(),
                 ", ".join(f"{name} {self._amount(name)}" for name in new),
             )
+
+    def _limit(self) -> str:
+        """The budget in words."""
+        share = f"{100 * (self.budget.share or 0.0):.3g} % of the training time"
+        return f"{share} (at least {self.budget.at_least:.0f} s)" if self.budget.at_least else share
 
     def _amount(self, name: str) -> str:
         memory = self.forecasts.memory(name)
@@ -175,19 +180,18 @@ class Spending:
         names = [name for name in self.due if name not in left_out]
         never = [name for name in names if not self.measured.get(name)]
         rarely = [name for name in names if 0 < self.measured.get(name, 0) < self.due[name]]
-        share = _percent(self.budget.share or 0.0)
         if rarely:
             _log.info(
-                "ComplexityMonitor kept to %s of the training time; measured more rarely: %s.",
-                share,
+                "ComplexityMonitor kept to %s; measured more rarely: %s.",
+                self._limit(),
                 ", ".join(f"{name} {self.measured[name]} times of {self.due[name]}" for name in rarely),
             )
         if never:
             _log.warning(
-                "ComplexityMonitor never measured %s: more than %s of the training time or most of the free memory. "
+                "ComplexityMonitor never measured %s: more than %s or most of the free memory. "
                 "Give it a larger budget, budget=None for no limit, or a smaller probe.",
                 ", ".join(f"{name} ({self._amount(name)})" for name in never),
-                share,
+                self._limit(),
             )
 
     # Checkpoints ---------------------------------------------------------------------------------
@@ -317,7 +321,8 @@ class Moment(Plan):
         """How much longer than forecast the quantities of this moment took."""
         if self._promised or self._forecast < _WORTH_A_LOOK:
             return 1.0
-        return max(1.0, (self._spending.stopwatch.spent - self._began) / self._forecast)
+        spent = self._spending.stopwatch.spent - self._began - self._on_pieces
+        return max(1.0, spent / self._forecast)
 
     def _room_at_ends(self, name: str) -> float:
         """Seconds that a quantity may take in any case, at the first and the last moment."""
@@ -369,7 +374,3 @@ def _gives(name: str, key: str) -> bool:
     if name in _LOSSES:
         return key.startswith(name) or "gap" in key
     return key == f"complexity/{name}" or key.startswith(f"complexity/{name}/")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
