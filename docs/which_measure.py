@@ -1,0 +1,207 @@
+"""Write docs/which-measure.md from studies: ``python docs/which_measure.py FOLDER``; ``--train`` runs them first.
+
+The folder has one of studies for each data set: ``digits/labels``, ``digits/sweep``, ``mnist/labels`` and so on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from lightning_complexity.metrics import SUITES, catalogue
+from lightning_complexity.studies import rank
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "which-measure.md"
+COSTS = ROOT / "benchmarks" / "results.md"
+CRITERIA = ("labels", "width", "optimizers", "confusion", "depth")
+# Minutes a network, or of random places whose number would have to be chosen for each width.
+LEFT_OUT = (
+    "RegionBoundaryDistance",
+    "LinearRegions",
+    "LocalComplexity",
+    "SmoothLocalComplexity",
+    "Transitions",
+    "TrajectoryLength",
+)
+METRICS = [name for name in SUITES["full"] if name not in LEFT_OUT]
+FACTORS = ["width", "depth", "learning_rate", "batch_size", "weight_decay", "dropout", "num_samples", "label_noise"]
+MARKS = {"pass": "pass", "fail": "fail", "inconclusive": "?"}
+
+
+def commands(data: str, path: str) -> dict[str, list[str]]:
+    """What is run for a data set, by the folder of its results."""
+    common = ["--data", path, "--metrics", *METRICS]
+    of_mnist = {"labels": ["--seeds", "2"], "width": ["--seeds", "2"], "optimizers": ["--seeds", "2"]}
+    if data == "mnist":
+        return {name: ["study", name, *common, *options] for name, options in of_mnist.items()}
+    found = {name: ["study", name, *common, "--seeds", "3"] for name in CRITERIA}
+    found["audit"] = ["study", "audit", *common, "--seeds", "3"]
+    found["sweep"] = ["study", "sweep", *common, "--seeds", "2"]
+    return found
+
+
+def shown(command: list[str], data: str) -> str:
+    """A command as a reader types it."""
+    words = " ".join(command).replace(" ".join(METRICS), "$METRICS")
+    return f"lightning-complexity {words.replace(command[3], 'digits' if data == 'digits' else 'MNIST')}"
+
+
+def train(folder: Path, mnist: str | None) -> None:
+    """Run all studies; what is finished is not run again."""
+    for data, path in (("digits", "digits"), ("mnist", mnist)):
+        for name, command in commands(data, path).items() if path else ():
+            output = ["--output", str(folder / data / name)]
+            subprocess.run([sys.executable, "-m", "lightning_complexity", *command, *output], check=True)
+
+
+def costs() -> dict[str, str]:
+    """Training steps that a metric takes on the MLP of the benchmarks."""
+    lines = COSTS.read_text(encoding="utf-8").split("## MLP")[1].split("\n## ")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {row[0]: row[1].split()[0] for row in reversed(cells) if len(row) == 4 and "penalty" not in row[0]}
+
+
+def verdicts(folder: Path, data: str) -> dict[str, pd.DataFrame]:
+    """By criterion, a row for each measure and point."""
+    paths = {name: folder / data / name / "verdicts.csv" for name in CRITERIA}
+    return {name: pd.read_csv(path) for name, path in paths.items() if path.exists()}
+
+
+def outcomes(found: pd.DataFrame, measure: str) -> str:
+    """The verdicts at the end, at equal steps and at equal loss."""
+    rows = found[found["measure"] == measure]
+    if rows.empty:
+        return "-"
+    return " / ".join(MARKS[row] for row in rows["verdict"])
+
+
+def criteria_table(folder: Path, data: str) -> list[str]:
+    """A row for each measure: which criteria it passes."""
+    found, cost = verdicts(folder, data), costs()
+    lines = [
+        f"| measure | cost | {' | '.join(found)} |",
+        f"|---|---:|{'---|' * len(found)}",
+    ]
+    for entry in catalogue():
+        cells = [outcomes(table, entry.name) for table in found.values()]
+        if set(cells) != {"-"}:
+            lines.append(f"| `{entry.name}` | {cost.get(entry.metric.__name__, '')} | {' | '.join(cells)} |")
+    return lines
+
+
+def passing(folder: Path, data: str, names: list[str]) -> list[str]:
+    """Measures that pass all of some criteria at the end and fail none of them at a matched point."""
+    found = verdicts(folder, data)
+    if not set(names) <= found.keys():
+        return []
+    measures = [entry.name for entry in catalogue()]
+    return [m for m in measures if all(_passes(found[name], m) for name in names)]
+
+
+def _passes(found: pd.DataFrame, measure: str) -> bool:
+    rows = found[found["measure"] == measure]
+    at_end = rows[rows["point"] == "end"]["verdict"]
+    return len(at_end) == 1 and at_end.item() == "pass" and "fail" not in set(rows["verdict"])
+
+
+def ranking_text(folder: Path) -> str:
+    """The ranking of the sweep's networks, as printed."""
+    networks = folder / "digits" / "sweep" / "networks.csv"
+    if not networks.exists():
+        return "Not run."
+    table = pd.read_csv(networks)
+    varied = [name for name in FACTORS if table[name].nunique() > 1]
+    found = rank(table, hyperparameters=varied, gap="generalization_gap", seed="seed")
+    return f"```\n{found}\n```"
+
+
+def audit_text(folder: Path) -> str:
+    """The grades of the audit."""
+    path = folder / "digits" / "audit" / "summary.csv"
+    if not path.exists():
+        return "Not run."
+    frame = pd.read_csv(path).drop(columns="reason", errors="ignore").fillna("")
+    rows = [frame.columns, ["---"] * len(frame.columns), *frame.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+
+
+def short_answer(folder: Path) -> str:
+    """What a reader in a hurry needs."""
+    lines = []
+    for names in (["labels"], ["labels", "optimizers"], ["labels", "width", "optimizers"]):
+        found = passing(folder, "digits", names)
+        lines.append(f"- {' and '.join(names)}, on digits: {', '.join(f'`{m}`' for m in found) or 'none'}.")
+    both = [m for m in passing(folder, "digits", ["labels"]) if m in passing(folder, "mnist", ["labels"])]
+    if verdicts(folder, "mnist"):
+        lines.append(f"- labels, on digits and MNIST: {', '.join(f'`{m}`' for m in both) or 'none'}.")
+    return "\n".join(lines)
+
+
+INTRODUCTION = """\
+# Which measure explains generalization?
+
+Written by `python docs/which_measure.py FOLDER --train`, where `FOLDER` takes the trained networks. Networks are
+multilayer perceptrons with ReLU, trained to no training error and a mean cross-entropy of 0.01; those that did not
+reach it are not compared. All measures of the suite `full` but those of random places in the input space
+({left_out}), whose number would have to be chosen for each width.
+
+A measure **passes** a criterion if it is lower where it should be, at a confidence of 95 % over seeds; it **fails** if
+it is higher; else `?`. Three verdicts stand side by side: at the end of training, at equal steps, at equal training
+loss. At the end alone random labels have had more steps, which norms grow with.
+
+## Short answer
+
+Measures that pass at the end and fail nowhere:
+
+{answer}
+
+No measure of this page is one to rely on alone. With few seeds `?` means that more would be needed, not that there is
+no effect. What misleads each measure stands in the [catalogue](catalogue.md).
+"""
+
+
+def page(folder: Path) -> str:
+    """The page."""
+    answer, left_out = short_answer(folder), ", ".join(LEFT_OUT)
+    parts = [INTRODUCTION.format(answer=answer, left_out=left_out)]
+    for data, title in (("digits", "Digits"), ("mnist", "MNIST")):
+        if not verdicts(folder, data):
+            continue
+        parts.append(f"## Criteria: {title}\n")
+        parts.append(
+            "Cost is in training steps of the benchmarks' MLP ([results](../benchmarks/results.md)). Verdicts: "
+            "end / equal steps / equal loss.\n"
+        )
+        parts += ["\n".join(criteria_table(folder, data)), "\nCommands:\n"]
+        ran = {name: c for name, c in commands(data, data).items() if name in verdicts(folder, data)}
+        parts += ["```", *(shown(command, data) for command in ran.values()), "```\n"]
+    sweep, audit = commands("digits", "digits")["sweep"], commands("digits", "digits")["audit"]
+    parts += [
+        "## Ranking on a designed grid of digits networks\n",
+        f"`{shown(sweep, 'digits')}`\n",
+        ranking_text(folder),
+    ]
+    parts += ["\n## Fragility on digits\n", f"`{shown(audit, 'digits')}`\n", audit_text(folder), ""]
+    parts.append(f'`METRICS="{" ".join(METRICS)}"`\n')
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """Run the studies if asked to, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--train", action="store_true", help="run the studies, or go on with them")
+    parser.add_argument("--mnist", help="folder with the IDX files of MNIST; left out without")
+    options = parser.parse_args()
+    if options.train:
+        train(options.folder, options.mnist)
+    PAGE.write_text(page(options.folder), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
