@@ -49,7 +49,7 @@ def _criterion_parser(name: str, summary: str) -> ArgumentParser:
         parser.add_argument("--datamodule", help="package.module:Class of the LightningDataModule with its data")
     parser.add_argument("--batch-size", type=int, default=32, help="samples of an optimizer step of an MLP")
     parser.add_argument(
-        "--learning-rates", nargs="+", default=[], help="such as adam=0.01; MLPs are trained with momentum"
+        "--learning-rates", nargs="+", default=[], help="such as adam=0.01; study depth takes adam, others momentum"
     )
     if name == "width":
         parser.add_argument("--widths", type=int, nargs="+", help="numbers of hidden units")

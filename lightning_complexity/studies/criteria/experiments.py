@@ -283,12 +283,14 @@ def _depth(data: Data, chosen: _Choices) -> Experiment:
     budget = 5_000 if chosen.quick else 50_000
     inputs, outputs = data.x_train.shape[1], data.num_classes
     size = min(200, len(data)) if chosen.quick else None
+    # With momentum eight layers do not leave the start; the question is about the optimizers of today.
+    base = replace(chosen.base, optimizer="adam", learning_rate=chosen.rates["adam"], num_samples=size)
     conditions = tuple(
         Condition(
             f"{depth} hidden layers",
             depth,
             "",
-            replace(chosen.base, depth=depth, width=width_for(budget, depth, inputs, outputs), num_samples=size),
+            replace(base, depth=depth, width=width_for(budget, depth, inputs, outputs)),
         )
         for depth in depths
     )
