@@ -240,3 +240,11 @@ def test_widths_come_beside_published_curves(tmp_path: Path) -> None:
     published.write_text("{}")
     with pytest.raises(ValueError, match="does not hold the published curves over hidden units"):
         pictures.published_curves(published)
+
+
+def test_equal_numbers_have_no_range() -> None:
+    for number in (0.1, 1 / 3, 84.7):  # the mean of three is one rounding off for some
+        mean, below, above = pictures.mean_and_range([number] * 3)
+        assert mean == pytest.approx(number)
+        assert 0 <= below < 1e-12
+        assert 0 <= above < 1e-12

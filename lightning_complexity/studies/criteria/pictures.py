@@ -59,11 +59,9 @@ def _draw_levels(axes: Axes, experiment: Experiment, results: Results, value: Ca
             found = [value(result) for (name, _), result in results.items() if name == condition.name]
             numbers = [number for number in found if number is not None and math.isfinite(number)]
             if numbers:
-                points.append((condition.level, fmean(numbers), min(numbers), max(numbers)))
+                points.append((condition.level, *mean_and_range(numbers)))
         if points:
-            levels, means, least, most = zip(*points, strict=True)
-            below = [mean - low for mean, low in zip(means, least, strict=True)]
-            above = [high - mean for mean, high in zip(means, most, strict=True)]
+            levels, means, below, above = zip(*points, strict=True)
             axes.errorbar(levels, means, yerr=[below, above], marker=".", capsize=2, label=series)
     positive = [condition.level for condition in experiment.conditions]
     if experiment.name == "optimizers":
@@ -72,6 +70,12 @@ def _draw_levels(axes: Axes, experiment: Experiment, results: Results, value: Ca
         axes.set_xscale("log")
     axes.set_xlabel(experiment.axis, fontsize=8)
     axes.tick_params(labelsize=7)
+
+
+def mean_and_range(numbers: list[float]) -> tuple[float, float, float]:
+    """The mean, and how far the smallest and the largest number are from it; never below 0, as rounding may have it."""
+    mean = fmean(numbers)
+    return mean, max(mean - min(numbers), 0.0), max(max(numbers) - mean, 0.0)
 
 
 def picture_of_gap(results: Results) -> Figure:
