@@ -202,7 +202,7 @@ class MonitorAtMoments(ComplexityMonitor):
     """
 
     def __init__(self, metrics: list[ComplexityMetric], watch: Watch, **options: Any) -> None:
-        super().__init__(metrics, every_n_epochs=None, **options)
+        super().__init__(metrics, every_n_epochs=None, budget=None, **options)
         self._watch = watch
         watch.measuring = lambda: self.spending.stopwatch.spent
 
