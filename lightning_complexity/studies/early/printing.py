@@ -1,0 +1,60 @@
+"""An early verdict as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from lightning_complexity.studies.early.verdict import EarlyVerdict
+
+_SAID = {
+    "helps": "Measures help to predict {target}: R2 rises by {gain} beside losses and settings.",
+    "harms": "Measures make the prediction of {target} worse: R2 changes by {gain} beside losses and settings.",
+    "no gain shown": "No gain from measures is shown for {target}: R2 changes by {gain} beside losses and settings.",
+}
+
+
+def printed(verdict: EarlyVerdict) -> str:
+    """What was predicted how well, what measures add, and what a reader must know.
+
+    Args:
+        verdict: Of :func:`~lightning_complexity.studies.early_verdict`.
+    """
+    kept = len(verdict.predictions) // len(verdict.offered)
+    scores, gains = verdict.scores, verdict.gains
+    table = pd.DataFrame({name: _with_interval(scores, name) for name in ("r2", "spearman")}, index=scores.index)
+    table["within interval"] = scores["coverage"].map("{:.2f}".format)
+    table["half width"] = scores["half_width"].map("{:.3g}".format)
+    added = pd.DataFrame({f"{n} gained": _with_interval(gains, n) for n in ("r2", "spearman")}, index=gains.index)
+    added["measures"] = gains["verdict"]
+    lines = [
+        f"{kept} of {verdict.rows} networks, {verdict.configurations} configurations; "
+        f"intervals of {verdict.confidence:.0%}",
+        *(f"  {count} left out without {why}" for why, count in verdict.left_out.items()),
+        *(f"  {name} left out: {why}" for name, why in verdict.columns_left_out.items()),
+        "",
+        "Predicted from, on configurations held out:",
+        _text(table, "from"),
+        "",
+        "What measures add:",
+        _text(added, "to"),
+        "",
+    ]
+    beside_settings = gains.reset_index("features").query("features == 'losses, settings'")
+    for target, row in beside_settings.to_dict("index").items():
+        gain = f"{row['r2']:+.3f} [{row['r2_low']:+.3f}, {row['r2_high']:+.3f}]"
+        lines.append(_SAID[str(row["verdict"])].format(target=target, gain=gain))
+    return "\n".join(lines)
+
+
+def _with_interval(frame: pd.DataFrame, name: str) -> list[str]:
+    columns = zip(frame[name], frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
+    return [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in columns]
+
+
+def _text(table: pd.DataFrame, features: str) -> str:
+    named: Any = table.rename_axis(["target", features]).reset_index()
+    named["target"] = named["target"].where(~named["target"].duplicated(), "")
+    return str(named.to_string(index=False, justify="right"))
