@@ -129,4 +129,7 @@ def _learning_rates(given: list[str]) -> Any:
     return rates
 
 
-_RUNNERS: dict[str, Callable[[Any, dict[str, Any]], None]] = {"early": run_early, "capacity": run_capacity}
+_RUNNERS: dict[str, Callable[[Any, dict[str, Any]], None]] = {
+    "early": lambda _, options: run_early(options),
+    "capacity": lambda _, options: run_capacity(options),
+}

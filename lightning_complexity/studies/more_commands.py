@@ -35,8 +35,10 @@ def add_early(studies: Any) -> None:
     studies.add_subcommand("early", parser, help=_EARLY)
 
 
-def run_early(name: Any, options: dict[str, Any]) -> None:
+def run_early(options: dict[str, Any]) -> None:
     """Train a grid of networks if there are none, judge and write."""
+    import pandas as pd
+
     from lightning_complexity.studies.early import design, early_table, early_verdict, train_networks
     from lightning_complexity.studies.early.reading import EARLY, SETTING
 
@@ -59,8 +61,8 @@ def run_early(name: Any, options: dict[str, Any]) -> None:
     files = {"scores": verdict.scores, "gains": verdict.gains, "predictions": verdict.predictions}
     for file, frame in files.items():
         frame.to_csv(output / f"{file}.csv", index=file != "predictions")
-    if records.is_dir():
-        early_table(records).to_csv(output / "networks.csv", index=False)
+    if isinstance(table, pd.DataFrame):
+        table.to_csv(output / "networks.csv", index=False)
         files = {"networks": verdict.scores, **files}
     print(f"{verdict}\n\nWritten: {', '.join(str(output / f'{file}.csv') for file in files)}")
 
@@ -98,7 +100,7 @@ def add_capacity(studies: Any) -> None:
     studies.add_subcommand("capacity", parser, help=_CAPACITY)
 
 
-def run_capacity(name: Any, options: dict[str, Any]) -> None:
+def run_capacity(options: dict[str, Any]) -> None:
     """Find capacities, and write them."""
     from lightning_complexity.studies.capacity.study import Plan, study_capacity
     from lightning_complexity.studies.settings import Setting, Stop

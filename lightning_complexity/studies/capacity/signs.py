@@ -95,8 +95,9 @@ def empirical_rademacher_complexity(
                     f"the model must give one output for each of {len(signs)} samples, got the shape "
                     f"{tuple(outputs.shape)}."
                 )
-            reached = float((signs * (outputs if bound is None else bound(outputs))).mean())
-            best = reached if not best >= reached and math.isfinite(reached) else best
+            if outputs.isfinite().all():
+                reached = float((signs * (outputs if bound is None else bound(outputs))).mean())
+                best = reached if math.isnan(best) else max(best, reached)
         found.append(best)
     return rademacher_estimate(found, is_exact=draws is None)
 

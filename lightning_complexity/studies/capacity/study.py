@@ -168,10 +168,10 @@ def _text(table: pd.DataFrame, data: Data, plan: Plan, notes: Sequence[str]) -> 
             shown.to_string(index=False),
             "",
             f"samples fitted: effective model complexity, the most samples of {data.name} that are fitted with a mean",
-            f"training error of at most {plan.error:g} over {plan.seeds} seeds, found up to {plan.resolution:.0%} (>=: all "
-            "that there are).",
-            f"random signs: empirical Rademacher complexity of the signs of outputs on {plan.samples} samples, the mean",
-            f"of {plan.draws} draws: a lower bound, as training need not find the best fit. 1: all signs are fitted.",
+            f"training error of at most {plan.error:g} over {plan.seeds} seeds, found up to {plan.resolution:.0%}; "
+            ">= where these are all.",
+            f"random signs: empirical Rademacher complexity of signs of outputs on {plan.samples} samples, the mean of",
+            f"{plan.draws} draws: a lower bound, as training need not find the best fit. 1: all signs are fitted.",
             *notes,
         ]
     )
