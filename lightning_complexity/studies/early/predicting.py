@@ -194,6 +194,9 @@ def explained(y: Floats, held_out: HeldOut, weights: Floats) -> Floats:
 def rank_correlation(y: Floats, held_out: HeldOut, weights: Floats) -> Floats:
     """Spearman's correlation between what was and what was predicted, the mean over divisions.
 
+    Predictions count as differences from the mean of those fitted to. That is low where the values held out are
+    high, so that a prediction of nothing but the mean would seem to be misleading.
+
     Args:
         y: What was to be predicted.
         held_out: What was.
@@ -205,7 +208,7 @@ def rank_correlation(y: Floats, held_out: HeldOut, weights: Floats) -> Floats:
     total = weights.sum(1, keepdims=True)
     first = _ranks(y, weights) - (total + 1) / 2
     found = []
-    for predicted in held_out.predicted:
+    for predicted in held_out.predicted - held_out.mean:
         second = _ranks(predicted, weights) - (total + 1) / 2
         products, a, b = ((weights * u * v).sum(1) for u, v in ((first, second), (first, first), (second, second)))
         size = np.sqrt(a * b)

@@ -28,21 +28,24 @@ def printed(verdict: EarlyVerdict) -> str:
     table["within interval"] = scores["coverage"].map("{:.2f}".format)
     table["half width"] = scores["half_width"].map("{:.3g}".format)
     added = pd.DataFrame({f"{n} gained": _with_interval(gains, n) for n in ("r2", "spearman")}, index=gains.index)
-    added["measures"] = gains["verdict"]
+    added["verdict"] = gains["verdict"]
+    constant = [name for name, why in verdict.columns_left_out.items() if why == "one value in all networks"]
+    others = {name: why for name, why in verdict.columns_left_out.items() if name not in constant}
     lines = [
         f"{kept} of {verdict.rows} networks, {verdict.configurations} configurations; "
         f"intervals of {verdict.confidence:.0%}",
         *(f"  {count} left out without {why}" for why, count in verdict.left_out.items()),
-        *(f"  {name} left out: {why}" for name, why in verdict.columns_left_out.items()),
+        *(f"  {name} left out: {why}" for name, why in others.items()),
+        *([f"  of one value in all: {', '.join(constant)}"] if constant else []),
         "",
         "Predicted from, on configurations held out:",
         _text(table, "from"),
         "",
-        "What measures add:",
-        _text(added, "to"),
+        "What is gained:",
+        _text(added, "from", "by adding"),
         "",
     ]
-    beside_settings = gains.reset_index("features").query("features == 'losses, settings'")
+    beside_settings = gains.xs("losses, settings", level="features").reset_index("added")
     for target, row in beside_settings.to_dict("index").items():
         gain = f"{row['r2']:+.3f} [{row['r2_low']:+.3f}, {row['r2_high']:+.3f}]"
         lines.append(_SAID[str(row["verdict"])].format(target=target, gain=gain))
@@ -54,7 +57,7 @@ def _with_interval(frame: pd.DataFrame, name: str) -> list[str]:
     return [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in columns]
 
 
-def _text(table: pd.DataFrame, features: str) -> str:
-    named: Any = table.rename_axis(["target", features]).reset_index()
+def _text(table: pd.DataFrame, *names: str) -> str:
+    named: Any = table.rename_axis(["target", *names]).reset_index()
     named["target"] = named["target"].where(~named["target"].duplicated(), "")
     return str(named.to_string(index=False, justify="right"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lightning_complexity.studies.early.judging import drawn_weights, judge, offered_features
 from lightning_complexity.studies.early.predicting import (
     Encoder,
     Floats,
@@ -16,10 +17,8 @@ from lightning_complexity.studies.early.predicting import (
     Ints,
     Ridge,
     divide,
-    explained,
     hold_out,
     is_number,
-    rank_correlation,
 )
 from lightning_complexity.studies.early.reading import EARLY, FINAL, MEASURES, SEED, SETTING, early_table
 
@@ -27,7 +26,6 @@ _MIN_CONFIGURATIONS = 10
 _MIN_FINITE = 0.9  # a measure that is finite in a smaller share of networks is left out, and not the networks
 _TARGETS = ("generalization_gap", "accuracy_gap", "test_accuracy")
 _TARGETS_OF_RECORDS = ("probe/generalization_gap", "probe/accuracy_gap", "probe/val_accuracy")
-_STATISTICS = {"r2": explained, "spearman": rank_correlation}
 
 
 @dataclass(frozen=True)
@@ -38,12 +36,13 @@ class EarlyVerdict:
         scores: A row for each target and set of features: ``r2`` and ``spearman`` over held-out configurations, each
             with ``low`` and ``high``; ``coverage``, the share of networks within their intervals, and the mean
             ``half_width`` of these.
-        gains: A row for each target and pair of sets: what measures add to ``r2`` and ``spearman``, with intervals, and
-            ``verdict``: ``"helps"``, ``"harms"`` or ``"no gain shown"``.
+        gains: A row for each target, set of features and what is added to it: the gain in ``r2`` and ``spearman``, with
+            intervals, and ``verdict``, by ``r2``: ``"helps"``, ``"harms"`` or ``"no gain shown"``.
         predictions: A row for each network and target: its value, and what was predicted for it, with ``low`` and
             ``high``, when its configuration was held out.
         features: Columns by set of features.
-        offered: By target, the set that :meth:`predict` uses: with measures only where they help.
+        offered: By target, the set that :meth:`predict` uses: settings, with losses and with measures only where these
+            help.
         rows: How many networks were read.
         left_out: How many of them were left out, by reason.
         columns_left_out: Why columns were.
@@ -165,11 +164,9 @@ def early_verdict(
         for target, y in values.items()
         for name, x in encoded.items()
     }
-    weights = _drawn_weights(groups, draws, random_seed)
-    scores, gains = _judge(values, found, weights, confidence)
-    offered = {
-        target: _COMPARED[_KNOWN] if gains.loc[(target, _KNOWN), "verdict"] == "helps" else _KNOWN for target in values
-    }
+    weights = drawn_weights(groups, draws, random_seed)
+    scores, gains = judge(values, found, weights, confidence)
+    offered = {target: offered_features(gains, target) for target in values}
     models = {}
     for target, y in values.items():
         encoder = Encoder.of(kept, sets[offered[target]])
@@ -315,61 +312,6 @@ def _sets(roles: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         "losses, settings, measures": ("losses", "settings", "measures"),
     }
     return {name: tuple(column for part in parts for column in roles[part]) for name, parts in known.items()}
-
-
-# The judgement -----------------------------------------------------------------------------------------
-
-
-_KNOWN = "losses, settings"
-_COMPARED = {"losses": "losses, measures", _KNOWN: "losses, settings, measures"}
-
-
-def _drawn_weights(groups: Ints, draws: int, random_seed: int) -> Floats:
-    """How often each network counts: once in the first row, then in draws of configurations."""
-    count = int(groups.max()) + 1
-    drawn = np.random.default_rng(random_seed).multinomial(count, np.full(count, 1 / count), size=draws)
-    return np.concatenate([np.ones((1, len(groups))), drawn[:, groups]])
-
-
-def _judge(
-    values: Mapping[str, Floats], found: Mapping[tuple[str, str], HeldOut], weights: Floats, confidence: float
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    drawn = {
-        (*key, statistic): function(values[key[0]], held_out, weights)
-        for key, held_out in found.items()
-        for statistic, function in _STATISTICS.items()
-    }
-    scores: dict[tuple[str, str], dict[str, float]] = {}
-    gains: dict[tuple[str, str], dict[str, float]] = {}
-    for (target, name), held_out in found.items():
-        row: dict[str, float] = {}
-        for statistic in _STATISTICS:
-            row |= _with_interval(statistic, drawn[target, name, statistic], confidence)
-        row["coverage"] = float((np.abs(values[target] - held_out.predicted) <= held_out.half_width).mean())
-        row["half_width"] = float(held_out.half_width.mean())
-        scores[target, name] = row
-        if name in _COMPARED:
-            gain: dict[str, float] = {}
-            for statistic in _STATISTICS:
-                more, less = drawn[target, _COMPARED[name], statistic], drawn[target, name, statistic]
-                gain |= _with_interval(statistic, more - less, confidence)
-            gains[target, name] = gain
-    of_scores, of_gains = _frame(scores), _frame(gains)
-    of_gains["verdict"] = [
-        "helps" if low > 0 else "harms" if high < 0 else "no gain shown"
-        for low, high in zip(of_gains["r2_low"], of_gains["r2_high"], strict=True)
-    ]
-    return of_scores, of_gains
-
-
-def _frame(rows: dict[tuple[str, str], dict[str, float]]) -> pd.DataFrame:
-    index = pd.MultiIndex.from_tuples(rows, names=["target", "features"])
-    return pd.DataFrame(list(rows.values()), index=index)
-
-
-def _with_interval(name: str, drawn: Floats, confidence: float) -> dict[str, float]:
-    low, high = np.nanquantile(drawn[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
-    return {name: float(drawn[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def _predictions(
