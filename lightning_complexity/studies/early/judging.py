@@ -27,7 +27,7 @@ def offered_features(gains: pd.DataFrame, target: str) -> str:
         gains: Of :func:`judge`.
         target: What is predicted.
     """
-    helps = {pair for pair, verdict in gains.loc[target, "verdict"].items() if verdict == "helps"}
+    helps = {(less, added) for name, less, added in gains.index[gains["verdict"] == "helps"] if name == target}
     if {("losses, settings", "measures"), ("settings", "losses, measures")} <= helps:
         return "losses, settings, measures"
     return "losses, settings" if ("settings", "losses") in helps else "settings"

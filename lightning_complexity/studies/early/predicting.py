@@ -72,6 +72,9 @@ class Ridge:
     Attributes:
         centre: Of the features.
         scale: Of the features.
+        least: Of the features, less half of their range: what is lower counts as that.
+        most: Of the features, and half of their range more: what is higher counts as that. Without, a network that is
+            far from all others would be predicted to be anything.
         intercept: The mean of the target.
         weights: Of standardized features.
         half_width: Of an interval around a prediction: the quantile of absolute errors for configurations
@@ -80,6 +83,8 @@ class Ridge:
 
     centre: Floats
     scale: Floats
+    least: Floats
+    most: Floats
     intercept: float
     weights: Floats
     half_width: float
@@ -99,12 +104,13 @@ class Ridge:
         for k in np.unique(part):
             held = part == k
             centre, scale, mean, weights = _solutions(x[~held], y[~held])
-            errors[:, held] = y[held] - mean - weights @ ((x[held] - centre) / scale).T
+            inside = np.clip(x[held], *_limits(x[~held]))
+            errors[:, held] = y[held] - mean - weights @ ((inside - centre) / scale).T
         best = int((errors**2).sum(1).argmin())
         ordered = np.sort(np.abs(errors[best]))
         place = min(int(np.ceil((len(y) + 1) * confidence)), len(y)) - 1
         centre, scale, mean, weights = _solutions(x, y)
-        return cls(centre, scale, mean, weights[best], float(ordered[place]))
+        return cls(centre, scale, *_limits(x), mean, weights[best], float(ordered[place]))
 
     def predict(self, x: Floats) -> Floats:
         """Shape ``(networks,)``.
@@ -112,7 +118,13 @@ class Ridge:
         Args:
             x: Features, shape ``(networks, features)``.
         """
-        return self.intercept + (x - self.centre) / self.scale @ self.weights
+        inside = np.clip(x, self.least, self.most)
+        return self.intercept + (inside - self.centre) / self.scale @ self.weights
+
+
+def _limits(x: Floats) -> tuple[Floats, Floats]:
+    half = (x.max(0) - x.min(0)) / 2
+    return x.min(0) - half, x.max(0) + half
 
 
 def _solutions(x: Floats, y: Floats) -> tuple[Floats, Floats, float, Floats]:

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from lightning_complexity.studies.early.verdict import EarlyVerdict
 
 _SAID = {
-    "helps": "Measures help to predict {target}: R2 rises by {gain} beside losses and settings.",
-    "harms": "Measures make the prediction of {target} worse: R2 changes by {gain} beside losses and settings.",
-    "no gain shown": "No gain from measures is shown for {target}: R2 changes by {gain} beside losses and settings.",
+    "settings": "nothing that is known early is shown to help beyond the settings",
+    "losses, settings": "early losses help beyond the settings; measures are not shown to help beside them",
+    "losses, settings, measures": "early measures help, beside early losses and beyond the settings",
 }
 
 
@@ -45,10 +45,7 @@ def printed(verdict: EarlyVerdict) -> str:
         _text(added, "from", "by adding"),
         "",
     ]
-    beside_settings = gains.xs("losses, settings", level="features").reset_index("added")
-    for target, row in beside_settings.to_dict("index").items():
-        gain = f"{row['r2']:+.3f} [{row['r2_low']:+.3f}, {row['r2_high']:+.3f}]"
-        lines.append(_SAID[str(row["verdict"])].format(target=target, gain=gain))
+    lines += [f"{target}: {_SAID[features]}." for target, features in verdict.offered.items()]
     return "\n".join(lines)
 
 

@@ -63,8 +63,11 @@ def _row_of_result(place: Path, folder: Path, share: float) -> dict[str, Any]:
 
 
 def _table_of_records(folder: Path, share: float, settings: str) -> pd.DataFrame:
+    end = read_records(folder, settings=settings)
+    if end.empty:
+        raise ValueError(f"no network in {folder} has been measured yet.")
+    end = end.set_index(FOLDER)
     early = read_records(folder, settings=settings, at=share).set_index(FOLDER)
-    end = read_records(folder, settings=settings).set_index(FOLDER)
     measured = [c for c in end.columns if re.match(r"(complexity|probe)/", c)]
     early = early.loc[early[STEP] > 0, _whole(c for c in early.columns if c in measured)]
     others = [c for c in end.columns if c not in measured and not c.startswith("record.")]

@@ -41,8 +41,8 @@ class EarlyVerdict:
         predictions: A row for each network and target: its value, and what was predicted for it, with ``low`` and
             ``high``, when its configuration was held out.
         features: Columns by set of features.
-        offered: By target, the set that :meth:`predict` uses: settings, with losses and with measures only where these
-            help.
+        offered: By target, the set that :meth:`predict` uses: settings; with losses, if these help beyond settings;
+            with measures too, if they help beside losses and settings, and both beyond settings.
         rows: How many networks were read.
         left_out: How many of them were left out, by reason.
         columns_left_out: Why columns were.
@@ -117,7 +117,9 @@ def early_verdict(
     Networks that agree in all settings but the seed are one configuration, and always held out together.
 
     Intervals of scores are percentiles over draws of configurations: they say what other configurations of this kind
-    may give, not what other data would. The test set of the early and of the final loss is the same.
+    may give, not what other data would. (In 60 simulated tables of 36 configurations with six measures of pure noise
+    a gain was claimed in 2; with one that carries as much as what is left over, in 59. 96 % of networks were within
+    intervals of 95 %.) The test set of the early and of the final loss is the same.
 
     Args:
         records: A folder of trainings (see :func:`early_table`); or its table, as a pandas frame or a CSV.
