@@ -84,6 +84,17 @@ def test_no_gain_is_claimed_for_noise() -> None:
     assert np.median([gain(v.gains)["r2"] for v in verdicts]) < 0.01
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("of_measure", "least", "most"), [(0.0, 0, 4), (0.5, 56, 60)])
+def test_how_often_a_gain_is_claimed(of_measure: float, least: int, most: int) -> None:
+    verdicts = [early_verdict(table(100 + seed, of_measure=of_measure), draws=300, repeats=2) for seed in range(60)]
+    claimed = sum(gain(v.gains)["verdict"] == "helps" for v in verdicts)
+    covered = np.mean([v.scores["coverage"].mean() for v in verdicts])
+    print(f"{claimed} of 60 claimed, {covered:.3f} within intervals")
+    assert least <= claimed <= most
+    assert 0.93 < covered < 0.98
+
+
 def test_measures_that_repeat_the_settings_gain_nothing_beside_them() -> None:
     frame = table(own=0.1)
     frame["early/complexity/size"] = frame["setting/width"] ** 2 * 7.0
@@ -319,7 +330,7 @@ def test_records_of_ones_own(tmp_path: Path) -> None:
                     "probe/train_loss": 2.0 + random.random(),
                     "probe/generalization_gap": width + random.random(),
                 }
-                file.write(json.dumps({"step": step, "epoch": 0, "time": 0.0, "values": values}) + "\n")
+                file.write(json.dumps({"step": step, "epoch": 0, "time": 0.0, "values": values, "seconds": {}}) + "\n")
     frame = early_table(tmp_path)
     assert sorted(frame.columns) == [
         *("early/complexity/norm", "early/probe/generalization_gap", "early/probe/train_loss"),
@@ -332,7 +343,7 @@ def test_records_of_ones_own(tmp_path: Path) -> None:
     assert early_table(tmp_path, share=0.01)["early/complexity/norm"].isna().all()  # nothing but initializations
     for record in tmp_path.rglob(RECORD_NAME):
         record.write_text("")
-    with pytest.raises(ValueError, match="no network in .* has been measured yet"):
+    with pytest.raises(ValueError, match=r"no network in .* has been measured yet"):
         early_table(tmp_path)
 
 
