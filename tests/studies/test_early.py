@@ -85,12 +85,11 @@ def test_no_gain_is_claimed_for_noise() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("of_measure", "least", "most"), [(0.0, 0, 4), (0.5, 56, 60)])
+@pytest.mark.parametrize(("of_measure", "least", "most"), [(0.0, 0, 3), (0.5, 30, 48), (1.0, 57, 60)])
 def test_how_often_a_gain_is_claimed(of_measure: float, least: int, most: int) -> None:
     verdicts = [early_verdict(table(100 + seed, of_measure=of_measure), draws=300, repeats=2) for seed in range(60)]
     claimed = sum(gain(v.gains)["verdict"] == "helps" for v in verdicts)
     covered = np.mean([v.scores["coverage"].mean() for v in verdicts])
-    print(f"{claimed} of 60 claimed, {covered:.3f} within intervals")
     assert least <= claimed <= most
     assert 0.93 < covered < 0.98
 

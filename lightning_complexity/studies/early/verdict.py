@@ -117,9 +117,9 @@ def early_verdict(
     Networks that agree in all settings but the seed are one configuration, and always held out together.
 
     Intervals of scores are percentiles over draws of configurations: they say what other configurations of this kind
-    may give, not what other data would. (In 60 simulated tables of 36 configurations with six measures of pure noise
-    a gain was claimed in 2; with one that carries as much as what is left over, in 59. 96 % of networks were within
-    intervals of 95 %.) The test set of the early and of the final loss is the same.
+    may give, not what other data would. (Of 60 simulated tables of 36 configurations, a gain was claimed in none where
+    measures were pure noise, in 39 where one raised ``r2`` by 0.31, in 60 where one raised it by 0.67; 96 % of networks
+    were within intervals of 95 %.) The test set of the early and of the final loss is the same.
 
     Args:
         records: A folder of trainings (see :func:`early_table`); or its table, as a pandas frame or a CSV.
