@@ -204,6 +204,18 @@ def test_a_network_of_ones_own() -> None:
     assert found.value == 6
 
 
+def test_images_are_for_networks_of_ones_own() -> None:
+    images, classes = normal(6, 1, 4, 4).float(), torch.arange(6) % 2
+    setting, stop = Setting(optimizer="sgd"), Stop(max_steps=1)
+    with pytest.raises(ValueError, match=r"inputs must have the shape \(n, d\) .* got \(6, 1, 4, 4\)"):
+        SettingFit(setting, stop)(images, classes)
+
+    def convolutional(inputs: int, outputs: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 2, 2), nn.Flatten(), nn.Linear(18, outputs))
+
+    assert SettingFit(setting, stop, make_network=convolutional)(images, classes)(images).shape == (6, 2)
+
+
 def test_random_numbers_stay_as_they_were() -> None:
     before = torch.get_rng_state()
     fit = SettingFit(Setting(width=2, depth=1), Stop(max_steps=2))

@@ -276,6 +276,12 @@ def test_networks_and_columns_that_are_left_out_are_named() -> None:
         (lambda f: f, {"losses": ["early/loss"]}, "losses: there is no column 'early/loss'"),
         (lambda f: f, {"targets": ["early/test_loss"]}, "column 'early/test_loss' is declared twice"),
         (lambda f: f.drop(columns=TARGET), {}, "targets must name at least one column"),
+        (lambda f: f.assign(**{TARGET: 1.0}), {}, "'final/test_accuracy' has one value in all 72 networks"),
+        (
+            lambda f: f.assign(**{"setting/rare": (f.index == 0) * 1}),
+            {"hold_out_by": "setting/rare"},
+            "hold_out_by='setting/rare' leaves 1 configurations to learn from; 5 or more are needed",
+        ),
         (lambda f: f.assign(**{TARGET: np.nan}), {}, "no network is left; 72 have no finite 'final/test_accuracy'"),
         (lambda f: f.assign(**{"early/test_loss": 1.0}), {}, "no column of losses is left"),
     ],

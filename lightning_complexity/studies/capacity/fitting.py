@@ -94,10 +94,18 @@ class SettingFit:
         Args:
             inputs: Shape ``(n, d)``, or what ``make_network`` takes.
             targets: Classes or numbers, shape ``(n,)``.
+
+        Raises:
+            ValueError: If inputs have other dimensions and there is no ``make_network``.
         """
         setting, is_numbers = self.setting, targets.is_floating_point()
         num_outputs = 1 if is_numbers else self.num_classes or int(targets.max()) + 1
         make_network = self.make_network or self._perceptron
+        if self.make_network is None and inputs.ndim != 2:
+            raise ValueError(
+                f"inputs must have the shape (n, d) for a multilayer perceptron, got {tuple(inputs.shape)}: flatten them, "
+                "or give make_network."
+            )
         network = make_network(inputs[0].numel(), num_outputs).to(inputs)
         optimizer = build_optimizer(
             setting.optimizer,

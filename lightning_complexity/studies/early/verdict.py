@@ -253,6 +253,9 @@ def _kept(
             frame = _finite_rows(frame, name, left_out)
     if frame.empty:
         raise ValueError(f"no network is left; {'; '.join(f'{n} have no {why}' for why, n in left_out.items())}.")
+    for name in roles["targets"]:
+        if frame[name].nunique() < 2:
+            raise ValueError(f"{name!r} has one value in all {len(frame)} networks: there is nothing to predict.")
     for name in (*roles["settings"], *roles["losses"], *roles["measures"]):
         if name not in columns_left_out and frame[name].nunique() < 2:
             columns_left_out[name] = "one value in all networks"
@@ -302,7 +305,13 @@ def _divisions(
     if hold_out_by not in settings:
         raise ValueError(f"hold_out_by must be one of {', '.join(settings)}, got {hold_out_by!r}.")
     first = np.unique(groups, return_index=True)[1]
-    return [pd.factorize(frame[hold_out_by].iloc[first])[0].astype(np.int64)]
+    parts = pd.factorize(frame[hold_out_by].iloc[first])[0].astype(np.int64)
+    if count - np.bincount(parts).max() < _MIN_CONFIGURATIONS // 2:
+        raise ValueError(
+            f"hold_out_by={hold_out_by!r} leaves {count - np.bincount(parts).max()} configurations to learn from; "
+            f"{_MIN_CONFIGURATIONS // 2} or more are needed."
+        )
+    return [parts]
 
 
 def _sets(roles: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
