@@ -86,6 +86,13 @@ def test_bisection_finds_any_number(true: int, most: int) -> None:
     assert found.is_monotone
 
 
+def test_a_training_may_fail_on_few_samples() -> None:
+    found = largest_fitted(lambda size, seed: float(size > 21 or size in (2, 4)), 1000, error=0.0, seeds=1)
+    assert found.value == 21
+    assert not found.is_monotone
+    assert max(found.errors) == 128
+
+
 def test_fewer_trainings_where_the_number_need_not_be_exact() -> None:
     rough = largest_fitted(lambda size, seed: float(size > 700), 1000, error=0.0, seeds=2, resolution=0.1)
     exact = largest_fitted(lambda size, seed: float(size > 700), 1000, error=0.0, seeds=2)

@@ -103,8 +103,8 @@ class SettingFit:
         make_network = self.make_network or self._perceptron
         if self.make_network is None and inputs.ndim != 2:
             raise ValueError(
-                f"inputs must have the shape (n, d) for a multilayer perceptron, got {tuple(inputs.shape)}: flatten them, "
-                "or give make_network."
+                f"inputs must have the shape (n, d) for a multilayer perceptron, got {tuple(inputs.shape)}: flatten "
+                "them, or give make_network."
             )
         network = make_network(inputs[0].numel(), num_outputs).to(inputs)
         optimizer = build_optimizer(

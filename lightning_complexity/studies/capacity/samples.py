@@ -10,6 +10,8 @@ from torch import Tensor
 
 from lightning_complexity.studies.capacity.fitting import Fit, fitted, mean_square, share_of_wrong
 
+_PATIENCE = 3  # doublings: a training may fail on few samples, and not on more
+
 
 @dataclass(frozen=True)
 class SampleCapacity:
@@ -56,8 +58,9 @@ def effective_model_complexity(
 
     for a training procedure :math:`T`; so it depends on optimizer, number of steps and labels as well as on the model.
     Samples are drawn without replacement, those of a smaller number being part of those of a larger one. The number
-    is doubled until the error is too large, and then bisected, which takes for granted that the error
-    rises with it (``is_monotone`` of the result says whether it did). Minimum-norm least squares with :math:`p`
+    is doubled until the error is too large three times in a row (a small network with dead units may fail on two
+    samples, and not on twenty), and then bisected, which takes for granted that the error rises with it
+    (``is_monotone`` of the result says whether it did). Minimum-norm least squares with :math:`p`
     features in general position and any targets has :math:`p`.
 
     Args:
@@ -123,10 +126,15 @@ def largest_fitted(
         errors[size] = tuple(error_of(size, seed) for seed in range(seeds))
         return sum(errors[size]) / seeds <= error  # not so where one is nan
 
-    low, high = 0, 1
-    while high < most and fits(high):
-        low, high = high, min(2 * high, most)
-    if high == most and fits(most):
+    low, high, failures, size = 0, 0, 0, 0
+    while size < most and failures < _PATIENCE:
+        size = min(max(2 * size, 1), most)
+        if fits(size):
+            low, failures = size, 0
+        else:
+            failures += 1
+            high = size if failures == 1 else high
+    if low == most:
         return SampleCapacity(most, error, errors, is_all=True)
     while high - low > max(1, resolution * low):
         middle = (low + high) // 2
