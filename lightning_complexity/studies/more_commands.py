@@ -78,7 +78,7 @@ def add_capacity(studies: Any) -> None:
         "and empirical Rademacher complexity. Finished networks are not trained again."
     )
     parser.add_argument("--data", default="digits", help=_DATA)
-    parser.add_argument("--widths", type=int, nargs="+", default=[2, 4, 8], help="numbers of hidden units")
+    parser.add_argument("--widths", type=int, nargs="+", default=[4, 8, 16], help="numbers of hidden units")
     parser.add_argument("--depth", type=int, default=1, help="hidden layers")
     parser.add_argument("--optimizer", default="adam", help="sgd, momentum, adam, rmsprop, lbfgs or path_sgd")
     parser.add_argument("--learning_rate", type=float, default=0.01)
