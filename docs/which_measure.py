@@ -151,9 +151,9 @@ multilayer perceptrons with ReLU, trained to no training error and a mean cross-
 reach it are not compared. All measures of the suite `full` but those of random places in the input space
 ({left_out}), whose number would have to be chosen for each width.
 
-A measure **passes** a criterion if it is lower where it should be, at a confidence of 95 % over seeds; it **fails** if
-it is not, or never differs; else `?`. Three verdicts stand side by side: at the end of training, at equal steps, at equal training
-loss. At the end alone random labels have had more steps, which norms grow with.
+A measure **passes** a criterion if it is lower where it should be, at a confidence of 95 % over seeds; it **fails**
+if it is not, or never differs; else `?`. Three verdicts stand side by side: at the end of training, at equal steps,
+at equal training loss. At the end alone random labels have had more steps, which norms grow with.
 
 ## Short answer
 
@@ -161,10 +161,10 @@ Measures that pass at the end of training and do not fail at equal training loss
 
 {answer}
 
-At equal steps nearly every measure that grows in training fails the first criterion: true labels are fitted sooner, and a
-network that has fitted has larger weights. Compare networks at equal loss, not at equal steps. No measure of this page
-is one to rely on alone. With few seeds `?` means that more would be needed, not that there is no effect. What misleads
-each measure stands in the [catalogue](catalogue.md).
+At equal steps nearly every measure that grows in training fails the first criterion: true labels are fitted sooner,
+and a network that has fitted has larger weights. Compare networks at equal loss, not at equal steps. No measure of
+this page is one to rely on alone. With few seeds `?` means that more would be needed, not that there is no effect.
+What misleads each measure stands in the [catalogue](catalogue.md).
 """
 
 

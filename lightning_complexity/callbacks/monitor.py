@@ -196,7 +196,8 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         self._failures = FailureReport(self.on_error, "ComplexityMonitor")
         self._fingerprint: Fingerprint | None = None
         self._whole_only: set[str] = set()
-        self._probes_are_ready, self._epochs_end_together = False, True
+        self._is_under_way = self._probes_are_ready = False
+        self._epochs_end_together = True
         self._steps, self._global_step, self._knows_steps = 0, 0, False
         self._chosen: set[str] | None = None  # of the latest measurement, where it was made here
         self.spending = Spending(self.budget, self.metrics)
@@ -222,7 +223,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         put_in_order(trainer)
         if trainer.global_step == 0:
             self._forget()
-        self._probes_are_ready = False
+        self._is_under_way = self._probes_are_ready = False
         self.share_results()
 
     def _before(self, trainer: Trainer) -> list[ComplexityMonitor]:
@@ -260,7 +261,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; find the place of the record; let others have the last values of a run that goes on."""
         self.spending.stopwatch.start()
-        self._probes_are_ready = False
+        self._is_under_way = self._probes_are_ready = False
         if not self._knows_steps:
             self._steps = completed_batches(trainer)
         elif self._global_step != trainer.global_step:  # the checkpoint was saved before the step was counted here
@@ -274,7 +275,6 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         self.publish(trainer)
         self.open_record(trainer)
 
-    @timed
     def on_train_batch_start(
         self,
         trainer: Trainer,
@@ -283,9 +283,10 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         batch_idx: int,
     ) -> None:
         """Measure at initialization."""
-        if not (self._knows_steps and self._probes_are_ready and self._history):  # each step comes here
+        if not self._is_under_way:  # each step comes here
             self._start(trainer, pl_module, batch)
 
+    @timed
     def _start(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         if not self._knows_steps:  # Lightning's count is right from here on, where a run goes on
             self._steps, self._knows_steps = completed_batches(trainer), True
@@ -295,8 +296,8 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             self._probes.draw(trainer, pl_module, batch, self._failures, ranks_of(trainer))
         if not self._history:
             self._measure(trainer, pl_module)
+        self._is_under_way = True
 
-    @timed
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -414,6 +415,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         same = self._fingerprint is None or self._fingerprint == fingerprint(pl_module)
         return bool(trainer.strategy.broadcast(same))
 
+    @timed
     def _measure(self, trainer: Trainer, pl_module: LightningModule, *, last: bool = False) -> None:
         names, is_again = self._names(), self._is_measured(trainer, pl_module)
         watched = watched_names(self._watched_keys(trainer), names)

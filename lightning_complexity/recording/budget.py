@@ -164,7 +164,7 @@ class Plan:
         if name not in self.turns:
             return False
         distance = 2 ** self.turns[name].level
-        return moment % distance == 0 and 2 * min(moment - latest, self.to_come) >= distance
+        return distance == 1 or (moment % distance == 0 and 2 * min(moment - latest, self.to_come) >= distance)
 
 
 @dataclass(frozen=True)

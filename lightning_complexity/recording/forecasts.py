@@ -73,12 +73,15 @@ class Forecasts:
         return Price(own, self.costs.shared(name, there), least)
 
     def in_order(self, names: Iterable[str]) -> dict[str, Price]:
-        """Prices from the cheapest to the dearest, each without what those before it have in common with it."""
+        """Prices from the cheapest to the dearest, each without what those before it have in common with it.
+
+        Losses are measured before or after all metrics, and share nothing.
+        """
         alone = {name: self.price(name).full for name in names}
         prices: dict[str, Price] = {}
         there: set[str] = set()
         for name in sorted(alone, key=lambda name: alone[name]):
-            prices[name] = self.price(name, there)
+            prices[name] = self.price(name, there if name in self.metrics else {MOMENT} & there)
             there |= {MOMENT, *self.costs.needed(name)}
         return prices
 

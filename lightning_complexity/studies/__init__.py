@@ -4,12 +4,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_complexity.studies.capacity import (
+        RademacherEstimate,
+        SampleCapacity,
+        effective_model_complexity,
+        empirical_rademacher_complexity,
+    )
+    from lightning_complexity.studies.early import EarlyVerdict, early_table, early_verdict
     from lightning_complexity.studies.ranking import Ranking, rank, rank_over_time, rank_pairs
     from lightning_complexity.studies.records import read_records, read_series
     from lightning_complexity.studies.tables import Table, read_table
 
 # pandas and what else studies need is loaded when a name is used.
 _MODULES = {
+    "EarlyVerdict": "early",
+    "RademacherEstimate": "capacity",
+    "SampleCapacity": "capacity",
+    "early_table": "early",
+    "early_verdict": "early",
+    "effective_model_complexity": "capacity",
+    "empirical_rademacher_complexity": "capacity",
     "Ranking": "ranking",
     "Table": "tables",
     "rank": "ranking",
@@ -21,8 +35,15 @@ _MODULES = {
 }
 
 __all__ = [
+    "EarlyVerdict",
+    "RademacherEstimate",
     "Ranking",
+    "SampleCapacity",
     "Table",
+    "early_table",
+    "early_verdict",
+    "effective_model_complexity",
+    "empirical_rademacher_complexity",
     "rank",
     "rank_over_time",
     "rank_pairs",

@@ -9,6 +9,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from lightning_complexity.studies.more_commands import add_capacity, add_early, run_capacity, run_early
+
 _EXTRAS = ("matplotlib", "optuna", "pandas", "sklearn", "tqdm")
 _SUMMARIES = {
     "labels": "true against random labels, over several numbers of samples",
@@ -26,6 +28,8 @@ def add_study(commands: Any) -> None:
     studies = study.add_subcommands(required=True)
     for name, summary in _SUMMARIES.items():
         studies.add_subcommand(name, _criterion_parser(name, summary), help=summary)
+    add_early(studies)
+    add_capacity(studies)
 
 
 def _criterion_parser(name: str, summary: str) -> ArgumentParser:
@@ -138,4 +142,7 @@ def _learning_rates(given: list[str]) -> Any:
     return rates
 
 
-_RUNNERS: dict[str, Callable[[Any, dict[str, Any]], None]] = {}
+_RUNNERS: dict[str, Callable[[Any, dict[str, Any]], None]] = {
+    "early": lambda _, options: run_early(options),
+    "capacity": lambda _, options: run_capacity(options),
+}

@@ -1,0 +1,14 @@
+"""Capacity by training: how many samples a model fits, and how well it fits random signs."""
+
+from lightning_complexity.studies.capacity.fitting import Fit, SettingFit
+from lightning_complexity.studies.capacity.samples import SampleCapacity, effective_model_complexity
+from lightning_complexity.studies.capacity.signs import RademacherEstimate, empirical_rademacher_complexity
+
+__all__ = [
+    "Fit",
+    "RademacherEstimate",
+    "SampleCapacity",
+    "SettingFit",
+    "effective_model_complexity",
+    "empirical_rademacher_complexity",
+]
