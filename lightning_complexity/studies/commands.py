@@ -9,6 +9,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from lightning_complexity.studies import sweep_commands
+
 _SUMMARIES = {
     "labels": "true against random labels, over several numbers of samples",
     "width": "networks with more and more hidden units; the gap against weights and Jacobian norm",
@@ -25,6 +27,8 @@ def add_study(commands: Any) -> None:
     studies = study.add_subcommands(required=True)
     for name, summary in _SUMMARIES.items():
         studies.add_subcommand(name, _criterion_parser(name, summary), help=summary)
+    for name, parser in sweep_commands.PARSERS.items():
+        studies.add_subcommand(name, parser(), help=sweep_commands.SUMMARIES[name])
 
 
 def _criterion_parser(name: str, summary: str) -> ArgumentParser:
@@ -125,4 +129,4 @@ def _learning_rates(given: list[str]) -> Any:
     return rates
 
 
-_RUNNERS: dict[str, Callable[[Any, dict[str, Any]], None]] = {}
+_RUNNERS = sweep_commands.RUNNERS
