@@ -1,0 +1,390 @@
+"""How fragile a measure is: whether its trends keep their sign and slope when a knob is turned that should not matter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lightning_complexity.studies.tables import Filters, Source, Table, read_table
+
+Verdict = Literal["stable", "turns", "flat", "inconclusive"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+Relation = Literal["with the gap", "against the gap", "unclear"]
+RAW, BY_ROOT = "raw", "/ sqrt(n)"
+FLAT = 0.05
+CONFIDENCE = 0.95
+Floats: TypeAlias = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """A mean over seeds and its interval, by Student's t; the ends are ``nan`` for a single seed."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if it is on one side of 0; 0 if it is on both, or if there is none."""
+        return int(self.low > 0) - int(self.high < 0)
+
+    def within(self, limit: float) -> bool:
+        """Whether all of it is closer to 0."""
+        return abs(self.low) < limit and abs(self.high) < limit
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]" if math.isfinite(self.low) else "one seed"
+
+
+def interval(values: Floats, confidence: float = CONFIDENCE) -> Interval:
+    """Mean of independent values with its interval.
+
+    Example:
+        >>> print(interval(np.array([1.0, 2.0, 3.0])))
+        +2.00 [-0.48, +4.48]
+    """
+    from scipy.stats import t
+
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        return Interval(float(values[0]) if len(values) else math.nan, math.nan, math.nan)
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+    half = float(t.ppf(0.5 + confidence / 2, len(values) - 1)) * error
+    return Interval(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a table says about the stability of measures. Printing it shows the grades and the slopes in the size.
+
+    Attributes:
+        summary: A row a measure and normalisation: ``verdict`` over all factors, ``with``, ``against`` and ``unclear``
+            (how many factors move it as the gap), a mark for each factor, ``reason``.
+        slopes: A row a measure, factor and normalisation: ``verdict``, ``slope`` with ``low`` and ``high``, ``seeds``,
+            ``agreement`` (share of seeds whose slope has the sign of the mean), ``gap_slope`` with ``gap_low`` and
+            ``gap_high``, ``relation``, the scales of factor and measure, ``reason``.
+        levels: The slope in each factor at each level of another one, with intervals that hold for all levels of a
+            measure together.
+        gap: The column of the gap.
+        size: The factor that is the training-set size; ``None`` without.
+        rows: How many networks were compared.
+        left_out: How many were not, by reason.
+    """
+
+    summary: pd.DataFrame
+    slopes: pd.DataFrame
+    levels: pd.DataFrame
+    gap: str
+    size: str | None
+    rows: int
+    left_out: dict[str, int]
+
+    def __str__(self) -> str:
+        from lightning_complexity.studies.audit_printing import printed
+
+        return printed(self)
+
+    def at_levels(self, measure: str, factor: str, given: str, normalisation: str = RAW) -> dict[Any, Interval]:
+        """Slopes of a measure in a factor, by the level of another one.
+
+        Args:
+            measure: Its column, or that of the gap.
+            factor: That the slope is in.
+            given: The other one.
+            normalisation: ``"raw"`` or ``"/ sqrt(n)"``.
+        """
+        asked = {"measure": measure, "factor": factor, "given": given, "normalisation": normalisation}
+        found = self.levels
+        for column, value in asked.items():
+            found = found[found[column] == value]
+        rows: list[Any] = found.to_dict("records")
+        return {row["level"]: Interval(row["slope"], row["low"], row["high"]) for row in rows}
+
+
+def audit(
+    source: Source,
+    *,
+    factors: Sequence[str],
+    gap: str,
+    seed: str,
+    measures: Sequence[str] | None = None,
+    size: str | None = None,
+    filters: Filters = (),
+    logarithms: Collection[str] | None = None,
+    lower: Collection[str] = (),
+    flat: float = FLAT,
+) -> Audit:
+    r"""Grade measures by the stability of the sign and slope of their trends.
+
+    Networks are compared that differ in one factor only, seed by seed: the slope of :math:`\log m` in the logarithm
+    of the factor is an exponent, so that 0.5 says that the measure grows as its root. Measures that are not always
+    positive count in standard deviations, and factors that are not, over their range. Values of a factor that are no
+    numbers are compared with the most frequent one: the slope is then the difference.
+
+    Verdicts on a measure and a factor: ``"flat"`` if all intervals are within ``flat``; ``"turns"`` if at two levels of
+    another factor the slopes have opposite signs, beyond their intervals; ``"stable"`` if the interval is on one side
+    of 0 and the mean slope is on the same side at each level of each other factor; ``"inconclusive"`` else, and with
+    one seed. Over all factors a measure turns if one of them moves it with the gap and another one against it.
+
+    Args:
+        source: A pandas frame, a CSV or a folder of records, as for
+            :func:`~lightning_complexity.studies.tables.read_table`.
+        factors: Columns that were varied.
+        gap: Column of the gap.
+        seed: Column of the seed.
+        measures: Columns of measures.
+        size: The factor that is the training-set size :math:`n`: measures are audited raw and divided by
+            :math:`\sqrt n`, as bounds have them.
+        filters: Rows to keep.
+        logarithms: Measures that are logarithms already; those that are called so if not given.
+        lower: Measures that are lower where a network is more complex.
+        flat: Slopes below this are none.
+
+    Raises:
+        ValueError: If columns do not fit, if the size is no factor of positive numbers, or if no two networks of a
+            seed differ in one factor only.
+
+    Example:
+        >>> grid = [(n, w, s) for n in (100, 400) for w in (8, 16) for s in (0, 1)]
+        >>> frame = pd.DataFrame(grid, columns=["n", "width", "seed"])
+        >>> frame["norm"], frame["gap"] = frame.n**0.5 * (1 + frame.seed / 100), frame.n**-0.6
+        >>> found = audit(frame, factors=["n", "width"], gap="gap", seed="seed", measures=["norm"], size="n")
+        >>> found.slopes[["measure", "factor", "normalisation", "verdict", "relation"]].values.tolist()[:3]
+        [['gap', 'n', 'raw', 'stable', 'with the gap'], ['norm', 'n', 'raw', 'stable', 'against the gap'],
+         ['norm', 'n', '/ sqrt(n)', 'flat', 'unclear']]
+    """
+    table = read_table(
+        source, hyperparameters=factors, measures=measures, gap=gap, seed=seed, filters=filters, missing="measure"
+    )
+    if size is not None and (size not in factors or not _is_positive(table.frame[size])):
+        raise ValueError(f"size must be one of factors and hold positive numbers, got {size!r}.")
+    if logarithms is None:
+        logarithms = [name for name in table.measures if name.rpartition("/")[2].startswith("log_")]
+    values = _scaled(table, logarithms, size)
+    rows: list[dict[str, Any]] = []
+    levels: list[dict[str, Any]] = []
+    for factor in factors:
+        kept = [column for column in values if factor == size or column.normalisation == RAW]
+        for name, trend in _trends(table, factor, kept):
+            judged = _judged(name, trend, kept, lower, flat)
+            rows, levels = rows + judged[0], levels + judged[1]
+    if not rows:
+        raise ValueError(f"no two networks of a seed differ in one of {', '.join(factors)} only.")
+    slopes, by_level = pd.DataFrame(rows), pd.DataFrame(levels, columns=_LEVEL_COLUMNS)
+    return Audit(_summary(slopes, gap, size), slopes, by_level, gap, size, len(table.frame), table.left_out)
+
+
+_LEVEL_COLUMNS = ["measure", "factor", "normalisation", "given", "level", "slope", "low", "high"]
+
+
+def _is_positive(column: pd.Series[Any]) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and bool((column > 0).all())
+
+
+class _Column(NamedTuple):
+    measure: str
+    normalisation: str
+    scale: str
+    values: Floats
+
+
+def _scaled(table: Table, logarithms: Collection[str], size: str | None) -> list[_Column]:
+    """The gap and all measures as logarithms or in standard deviations, raw and over the root of the size."""
+    columns = []
+    for name in (table.gap, *table.measures):
+        raw = table.frame[name].to_numpy(float)
+        columns.append(_Column(name, RAW, *_scale(raw, name in logarithms)))
+        if size is None or name == table.gap:
+            continue
+        roots = np.sqrt(table.frame[size].to_numpy(float))
+        by_root = raw - np.log(roots) if name in logarithms else raw / roots
+        columns.append(_Column(name, BY_ROOT, *_scale(by_root, name in logarithms)))
+    return columns
+
+
+def _scale(values: Floats, is_logarithm: bool) -> tuple[str, Floats]:
+    values = np.where(np.isfinite(values), values, np.nan)
+    if is_logarithm:
+        return "log", values
+    if (values[~np.isnan(values)] > 0).all():
+        return "log", np.log(values)
+    deviation = float(np.nanstd(values))
+    return "standard deviations", values / (deviation or 1.0)
+
+
+class _Trend(NamedTuple):
+    """Slopes in one factor: contexts and seeds as columns of ``cases``, a column of ``slopes`` for each value."""
+
+    scale: str
+    cases: pd.DataFrame
+    slopes: Floats
+
+
+def _trends(table: Table, factor: str, values: Sequence[_Column]) -> list[tuple[str, _Trend]]:
+    """The trend in a factor of numbers; one for each other value of a factor of words."""
+    frame, seed = table.frame, str(table.seed)
+    others = [name for name in table.hyperparameters if name != factor]
+    y = np.column_stack([column.values for column in values])
+    column = frame[factor]
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        numbers = column.to_numpy(float)
+        is_log = bool((numbers > 0).all())
+        x = np.log(numbers) if is_log else numbers / float(np.ptp(numbers))
+        found = [(factor, _slopes(frame, others, seed, x, y, "log" if is_log else "range"))]
+    else:
+        reference = column.value_counts().sort_index(kind="stable").idxmax()
+        found = []
+        for level in sorted(set(column) - {reference}, key=str):
+            kept = column.isin([reference, level]).to_numpy(bool)
+            x = (column[kept] == level).to_numpy(float)
+            part = frame[kept].reset_index(drop=True)
+            found.append((f"{factor}: {level} - {reference}", _slopes(part, others, seed, x, y[kept], "difference")))
+    return [(name, trend) for name, trend in found if len(trend.cases)]
+
+
+def _slopes(frame: pd.DataFrame, others: list[str], seed: str, x: Floats, y: Floats, scale: str) -> _Trend:
+    """Least squares within each context and seed that has all of the context's levels."""
+    cases, slopes = [], []
+    groups = frame.groupby(others, sort=True).indices.values() if others else [np.arange(len(frame))]
+    for context in groups:
+        levels = np.unique(x[context])
+        if len(levels) < 2:
+            continue
+        seeds = frame[seed].to_numpy()[context]
+        for one in pd.unique(seeds):
+            rows = context[seeds == one]
+            if len(np.unique(x[rows])) < len(levels):
+                continue
+            centred = x[rows] - x[rows].mean()
+            slopes.append(centred @ y[rows] / float(centred @ centred))
+            cases.append({**{name: frame[name].iloc[rows[0]] for name in others}, seed: one})
+    return _Trend(scale, pd.DataFrame(cases, columns=[*others, seed]), np.array(slopes).reshape(len(cases), y.shape[1]))
+
+
+def _judged(
+    name: str, trend: _Trend, values: Sequence[_Column], lower: Collection[str], flat: float
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of slopes and of levels, for the gap, which is the first of the values, and all measures."""
+    rows: list[dict[str, Any]] = []
+    levels: list[dict[str, Any]] = []
+    *others, seed = trend.cases.columns
+    gaps = interval(_by_seed(trend.cases[seed], trend.slopes[:, 0]))
+    for column, slopes in zip(values, trend.slopes.T, strict=True):
+        per_seed = _by_seed(trend.cases[seed], slopes)
+        overall, found = interval(per_seed), _at_levels(trend.cases, others, seed, slopes)
+        verdict, reason = _verdict(overall, found, flat)
+        signs = overall.sign * gaps.sign * (-1 if column.measure in lower else 1) if verdict == "stable" else 0
+        known = {"measure": column.measure, "factor": name, "normalisation": column.normalisation}
+        rows.append(
+            {
+                **known,
+                "verdict": verdict,
+                "slope": overall.mean,
+                "low": overall.low,
+                "high": overall.high,
+                "seeds": len(per_seed),
+                "agreement": float((np.sign(per_seed) == np.sign(overall.mean)).mean()) if len(per_seed) else math.nan,
+                "gap_slope": gaps.mean,
+                "gap_low": gaps.low,
+                "gap_high": gaps.high,
+                "relation": _RELATIONS[signs],
+                "factor_scale": trend.scale,
+                "measure_scale": column.scale,
+                "reason": reason,
+            }
+        )
+        levels += [
+            {**known, "given": given, "level": level, "slope": at.mean, "low": at.low, "high": at.high}
+            for (given, level), at in found.items()
+        ]
+    return rows, levels
+
+
+_RELATIONS: dict[int, Relation] = {1: "with the gap", -1: "against the gap", 0: "unclear"}
+
+
+def _by_seed(seeds: pd.Series[Any], slopes: Floats) -> Floats:
+    """Means over the contexts of each seed, of those that have one."""
+    means = pd.Series(slopes).groupby(seeds.to_numpy()).mean().to_numpy(float)
+    return means[np.isfinite(means)]
+
+
+def _at_levels(
+    cases: pd.DataFrame, others: Sequence[str], seed: str, slopes: Floats
+) -> dict[tuple[str, Any], Interval]:
+    """Slopes by the level of each other factor, with intervals that hold for all of them together."""
+    levels = [(g, level) for g in others if cases[g].nunique() > 1 for level in sorted(set(cases[g]), key=_order)]
+    found = {}
+    for given, level in levels:
+        here = (cases[given] == level).to_numpy(bool)
+        found[given, level] = interval(
+            _by_seed(cases[seed][here], slopes[here]), 1 - (1 - CONFIDENCE) / max(len(levels), 1)
+        )
+    return found
+
+
+def _order(level: Any) -> tuple[str, float, str]:
+    is_number = isinstance(level, (int, float, np.number))
+    return ("", float(level), "") if is_number else ("word", 0.0, str(level))
+
+
+def _verdict(overall: Interval, levels: Mapping[tuple[str, Any], Interval], flat: float) -> tuple[Verdict, str]:
+    if not math.isfinite(overall.low):
+        return "inconclusive", "one seed has no interval" if math.isfinite(overall.mean) else "no slope is finite"
+    if overall.within(flat) and all(at.within(flat) for at in levels.values()):
+        return "flat", ""
+    for given in dict.fromkeys(given for given, _ in levels):
+        signs = {at.sign: (level, at) for (name, level), at in levels.items() if name == given and at.sign}
+        if len(signs) > 1:
+            return "turns", f"with {given}: " + ", ".join(f"{level} {at}" for level, at in signs.values())
+    if not overall.sign:
+        return "inconclusive", "the interval over seeds has both sides"
+    other = [f"{name} {level} {at}" for (name, level), at in levels.items() if at.mean * overall.sign <= 0]
+    if other:
+        return "inconclusive", f"on the other side, within its interval, with {', '.join(other)}"
+    return "stable", ""
+
+
+_MARKS = {"with the gap": "+", "against the gap": "-"}
+
+
+def _summary(slopes: pd.DataFrame, gap: str, size: str | None) -> pd.DataFrame:
+    rows = []
+    measured = slopes[slopes["measure"] != gap]
+    for measure, found in measured.groupby("measure", sort=False):
+        for normalisation in (RAW, BY_ROOT) if size is not None else (RAW,):
+            own = (found["factor"] == size) & (found["normalisation"] == normalisation)
+            kept = found[own | ((found["factor"] != size) & (found["normalisation"] == RAW))]
+            rows.append({"measure": measure, "normalisation": normalisation, **_grade(kept)})
+    return pd.DataFrame(rows)
+
+
+def _grade(found: pd.DataFrame) -> dict[str, Any]:
+    """The verdict over all factors."""
+    by_relation = {r: found["factor"][found["relation"] == r].tolist() for r in get_args(Relation)}
+    rising, falling, unclear = by_relation.values()
+    turning = found["factor"][found["verdict"] == "turns"].tolist()
+    if turning or (rising and falling):
+        verdict: Verdict = "turns"
+    elif (found["verdict"] == "flat").all():
+        verdict = "flat"
+    else:
+        verdict = "stable" if rising or falling else "inconclusive"
+    parts = {"with the gap": rising, "against it": falling, "turns": turning}
+    rows: list[Any] = found.to_dict("records")
+    words = {"turns": "~", "flat": "0", "stable": "!", "inconclusive": "?"}
+    marks = {row["factor"]: _MARKS.get(row["relation"]) or words[row["verdict"]] for row in rows}
+    return {
+        "verdict": verdict,
+        "with": len(rising),
+        "against": len(falling),
+        "unclear": len(unclear),
+        **marks,
+        "reason": "; ".join(f"{name}: {', '.join(names)}" for name, names in parts.items() if names),
+    }
