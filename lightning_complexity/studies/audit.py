@@ -1,4 +1,4 @@
-"""How fragile a measure is: whether its trends keep their sign and slope when a knob is turned that should not matter."""
+"""How fragile a measure is: whether its trends keep sign and slope when a knob is turned that should not matter."""
 
 from __future__ import annotations
 
@@ -340,7 +340,8 @@ def _verdict(overall: Interval, levels: Mapping[tuple[str, Any], Interval], flat
     if overall.within(flat) and all(at.within(flat) for at in levels.values()):
         return "flat", ""
     for given in dict.fromkeys(given for given, _ in levels):
-        signs = {at.sign: (level, at) for (name, level), at in levels.items() if name == given and at.sign}
+        decided = [(level, at) for (name, level), at in levels.items() if name == given and at.sign]
+        signs = {at.sign: (level, at) for level, at in sorted(decided, key=lambda case: abs(case[1].mean))}
         if len(signs) > 1:
             return "turns", f"with {given}: " + ", ".join(f"{level} {at}" for level, at in signs.values())
     if not overall.sign:

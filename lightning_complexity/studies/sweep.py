@@ -92,6 +92,11 @@ class Design:
         """Those that differ, without the seed."""
         return [name for name in self.varied if name != "seed"]
 
+    @property
+    def num_available(self) -> int:
+        """Samples that can be trained on."""
+        return len(_data(self.data))
+
     def described(self) -> dict[str, Any]:
         """What a study keeps of it, and is compared by."""
         points = json.dumps([as_dict(point) for point in self.points], sort_keys=True)
@@ -117,7 +122,7 @@ class Design:
         from lightning_complexity.metrics import resolve
 
         resolve(list(self.metrics))
-        size = len(_data(self.data))
+        size = self.num_available
         most = max(self.points, key=lambda p: (p.num_samples or 0) + p.num_confused)
         if (most.num_samples or 1) + most.num_confused > size:
             raise ValueError(f"{self.data} has {size} samples to train on, but num_samples is {most.num_samples}.")
@@ -240,6 +245,7 @@ def folder_name(parameters: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=1)
 def _data(source: str) -> Data:
+    """Read once by each worker."""
     return load_data(source)
 
 
@@ -274,6 +280,7 @@ def run_point(trial: Trial, output: Path) -> float:
         probe=design["probe"],
     )
     row = network_row(result)
+    row["num_samples"] = row["num_samples"] or len(_data(design["data"])) - row["num_confused"]
     numbers = {name: to_json(v) if isinstance(v, float) else v for name, v in row.items()}
     trial.set_user_attr(NETWORK, numbers)
     gap = result.end.generalization_gap
@@ -341,15 +348,12 @@ def ranked(frame: pd.DataFrame, hyperparameters: Sequence[str], gap: str) -> str
     columns = [c for c in frame.columns if c.startswith("complexity/") and c.count("/") == 1]
     measures = [c for c in columns if len(reached) and _share_finite(reached[c]) >= _MOSTLY]
     left_out = [c.removeprefix("complexity/") for c in columns if c not in measures]
-    varied = [name for name in hyperparameters if reached[name].nunique(dropna=False) > 1]
+    varied = [name for name in hyperparameters if reached[name].nunique() > 1]
     try:
         if not measures or not varied:
             raise ValueError(f"{len(reached)} networks reached the criterion, too few to compare.")
-        table = frame.assign(**{n: frame[n].map(lambda v: "all" if v is None else v) for n in varied})
         seed = "seed" if frame["seed"].nunique() > 1 else None
-        ranking = rank(
-            table, hyperparameters=varied, measures=measures, gap=gap, seed=seed, filters=["reached"], draws=None
-        )
+        ranking = rank(frame, hyperparameters=varied, measures=measures, gap=gap, seed=seed, filters=["reached"])
         text = str(ranking)
     except ValueError as error:
         text = f"No ranking: {first_line(error)}"

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lightning_complexity.studies.audit import Audit
     from lightning_complexity.studies.sweep import Design
 
 SUMMARIES = {
@@ -150,7 +151,7 @@ def _design(design: Design, options: dict[str, Any]) -> Design:
     """A design with what the options change about it."""
     from lightning_complexity.studies.settings import Stop, as_dict
 
-    stop = replace(design.stop, loss=1.0, max_steps=100) if options["quick"] else design.stop
+    stop = replace(design.stop, loss=1.5, max_steps=500) if options["quick"] else design.stop
     changed = {n: options[n] for n in ("loss", "max_steps") if options[n] is not None}
     data = options["data"] if options["data"] == "digits" else str(Path(options["data"]).resolve())
     metrics = options["metrics"] or (["ParameterNorm", "PathNorm"] if options["quick"] else list(design.metrics))
@@ -201,5 +202,80 @@ def _named(failed: dict[str, str]) -> str:
     return "\n".join([f"\nNot trained, {len(failed)} networks (the same command tries again):", *lines])
 
 
-RUNNERS: dict[str, Callable[[Any, dict[str, Any]], None]] = {"sweep": run_sweep}
-PARSERS = {"sweep": sweep_parser}
+def run_audit(name: str, options: dict[str, Any]) -> None:
+    """Train what an audit needs, or read a table, and grade measures."""
+    from lightning_complexity.studies import audit_design
+
+    output = options["output"] or Path("complexity_study") / name
+    if options["table"] is None:
+        found, path, failed = _trained_audit(options, output)
+        figures = audit_design.first_figures(found)
+    else:
+        found, path, failed, figures = _audit_of_table(options), options["table"], {}, []
+    output.mkdir(parents=True, exist_ok=True)
+    files = [path]
+    for table in ("summary", "slopes", "levels"):
+        files.append(output / f"{table}.csv")
+        getattr(found, table).to_csv(files[-1], index=False)
+    print(f"\n{found}")
+    if figures:
+        print("\nFirst figures, of one network on digits:")
+        print("\n".join(f"  {f.found}: {f.claim}" + (f" ({f.why})" if f.why else "") for f in figures))
+    print(f"\nWritten: {', '.join(map(str, files))}{_named(failed)}")
+
+
+def _trained_audit(options: dict[str, Any], output: Path) -> tuple[Audit, Path, dict[str, str]]:
+    from lightning_complexity.studies import audit_design, sweep
+    from lightning_complexity.studies.audit import audit
+    from lightning_complexity.studies.data import load_data
+
+    if given := [option for option in ("factors", "measures") if options[option] is not None]:
+        raise ValueError(f"--{given[0]} is for --table; networks that are trained have their own.")
+    points = audit_design.designed(len(_seeds(options)), len(load_data(options["data"])), quick=options["quick"])
+    design = _design(sweep.Design(points, metrics=audit_design.audited_metrics()), options)
+    frame, path, failed = train_all(design, options, output)
+    reached = frame[frame["reached"].astype(bool)] if len(frame) else frame
+    if reached.empty:
+        raise ValueError(
+            f"no network reached the criterion, {design.stop}: raise --loss or --max_steps.{_named(failed)}"
+        )
+    frame = audit_design.with_relative_rates(frame)
+    compared = frame.loc[reached.index]
+    measures = [c for c in frame.columns if c.startswith("complexity/") and c.count("/") == 1]
+    measures = [c for c in measures if compared[c].notna().any()]
+    found = audit(
+        frame,
+        factors=[factor for factor in audit_design.FACTORS if compared[factor].nunique() > 1],
+        gap=options["gap"],
+        seed="seed",
+        measures=measures,
+        size="num_samples" if compared["num_samples"].nunique() > 1 else None,
+        filters=["reached"],
+        lower=audit_design.directions(measures),
+    )
+    return found, path, failed
+
+
+def _audit_of_table(options: dict[str, Any]) -> Audit:
+    import pandas as pd
+
+    from lightning_complexity.studies import audit_design
+    from lightning_complexity.studies.audit import audit
+
+    if not options["factors"]:
+        raise ValueError("--table needs --factors: the columns that were varied.")
+    columns = [str(name) for name in pd.read_csv(options["table"], nrows=0).columns]
+    return audit(
+        options["table"],
+        factors=options["factors"],
+        gap=options["gap"],
+        seed=options["seed_column"],
+        measures=options["measures"],
+        size=options["size"] if options["size"] in options["factors"] else None,
+        filters=["reached"] if "reached" in columns else [],
+        lower=audit_design.directions(options["measures"] or columns),
+    )
+
+
+RUNNERS: dict[str, Callable[[Any, dict[str, Any]], None]] = {"sweep": run_sweep, "audit": run_audit}
+PARSERS = {"sweep": sweep_parser, "audit": audit_parser}
