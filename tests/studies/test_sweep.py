@@ -81,12 +81,10 @@ def test_the_command_trains_ranks_and_goes_on(tmp_path: Path, capsys: pytest.Cap
     assert again.out == first.out
     # Without its journal, it finds the results in their folders.
     (tmp_path / "journal.log").unlink()
-    study, url = prepared(design_of_command(), tmp_path)
+    _, url = prepared(design_of_command(), tmp_path)
     assert work(url, "sweep", tmp_path) == 4
     assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "networks").rglob("*")) == before
-    with pytest.raises(
-        SystemExit, match=r"study sweep: study 'sweep' has another design: width is \[4, 16\] there and"
-    ):
+    with pytest.raises(SystemExit, match=r"study sweep: study .sweep. has another design: width is \[4, 16\] there"):
         cli.main([*command, "--width", "8,16"])
 
 
@@ -98,7 +96,7 @@ def design_of_command() -> Design:
 def test_workers_on_another_machine_are_waited_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, url = prepared(design_of_command(), tmp_path)
+    _, url = prepared(design_of_command(), tmp_path)
     work(url, "sweep", tmp_path)
     cli.main(["study", "sweep", "--quick", "--workers", "0", "--output", str(tmp_path), "--seeds", "1"])
     assert f"lightning-complexity worker --storage {url} --study sweep --output {tmp_path}" in capsys.readouterr().out
@@ -164,7 +162,7 @@ def test_what_was_queued_twice_is_trained_once(tmp_path: Path) -> None:
 
 
 def test_a_diverged_network_has_a_row(tmp_path: Path) -> None:
-    design = small(width=[4, 5], optimizer=["sgd"], learning_rate=[1e12])
+    design = small(width=[4, 5], optimizer=["sgd"], learning_rate=[1e30])
     study, url = prepared(design, tmp_path)
     work(url, "sweep", tmp_path)
     frame = networks(study)
