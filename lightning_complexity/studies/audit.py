@@ -127,10 +127,11 @@ def audit(
     positive count in standard deviations, and factors that are not, over their range. Values of a factor that are no
     numbers are compared with the most frequent one: the slope is then the difference.
 
-    Verdicts on a measure and a factor: ``"flat"`` if all intervals are within ``flat``; ``"turns"`` if at two levels of
-    another factor the slopes have opposite signs, beyond their intervals; ``"stable"`` if the interval is on one side
-    of 0 and the mean slope is on the same side at each level of each other factor; ``"inconclusive"`` else, and with
-    one seed. Over all factors a measure turns if one of them moves it with the gap and another one against it.
+    Verdicts on a measure and a factor: ``"flat"`` if the interval, and the mean at each level of another factor, is
+    within ``flat``; ``"turns"`` if at two of these levels the slopes have opposite signs, beyond their intervals;
+    ``"stable"`` if the interval is on one side of 0 and the mean slope is on the same side at each level;
+    ``"inconclusive"`` else, and with one seed. Where both are stable, a measure goes with the gap or against it. Over all
+    factors it turns if it goes with the gap in one and against it in another.
 
     Args:
         source: A pandas frame, a CSV or a folder of records, as for
@@ -275,11 +276,13 @@ def _judged(
     levels: list[dict[str, Any]] = []
     *others, seed = trend.cases.columns
     gaps = interval(_by_seed(trend.cases[seed], trend.slopes[:, 0]))
+    of_gap = _verdict(gaps, _at_levels(trend.cases, others, seed, trend.slopes[:, 0]), flat)[0]
     for column, slopes in zip(values, trend.slopes.T, strict=True):
         per_seed = _by_seed(trend.cases[seed], slopes)
         overall, found = interval(per_seed), _at_levels(trend.cases, others, seed, slopes)
         verdict, reason = _verdict(overall, found, flat)
-        signs = overall.sign * gaps.sign * (-1 if column.measure in lower else 1) if verdict == "stable" else 0
+        both = verdict == of_gap == "stable"
+        signs = overall.sign * gaps.sign * (-1 if column.measure in lower else 1) if both else 0
         known = {"measure": column.measure, "factor": name, "normalisation": column.normalisation}
         rows.append(
             {
@@ -337,7 +340,7 @@ def _order(level: Any) -> tuple[str, float, str]:
 def _verdict(overall: Interval, levels: Mapping[tuple[str, Any], Interval], flat: float) -> tuple[Verdict, str]:
     if not math.isfinite(overall.low):
         return "inconclusive", "one seed has no interval" if math.isfinite(overall.mean) else "no slope is finite"
-    if overall.within(flat) and all(at.within(flat) for at in levels.values()):
+    if overall.within(flat) and all(abs(at.mean) < flat for at in levels.values()):
         return "flat", ""
     for given in dict.fromkeys(given for given, _ in levels):
         decided = [(level, at) for (name, level), at in levels.items() if name == given and at.sign]
@@ -377,7 +380,8 @@ def _grade(found: pd.DataFrame) -> dict[str, Any]:
         verdict = "flat"
     else:
         verdict = "stable" if rising or falling else "inconclusive"
-    parts = {"with the gap": rising, "against it": falling, "turns": turning}
+    alone = found["factor"][(found["verdict"] == "stable") & (found["relation"] == "unclear")].tolist()
+    parts = {"with the gap": rising, "against it": falling, "turns": turning, "moves without it": alone}
     rows: list[Any] = found.to_dict("records")
     words = {"turns": "~", "flat": "0", "stable": "!", "inconclusive": "?"}
     marks = {row["factor"]: _MARKS.get(row["relation"]) or words[row["verdict"]] for row in rows}

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lightning_complexity.studies.audit import Audit
 
 _MEANING = (
-    "+ with the gap, - against it; ! moves steadily, and the gap does not say which way; ~ turns: opposite signs at",
+    "+ with the gap, - against it; ! moves, and the gap does not say which way; ~ turns: opposite signs at",
     "two levels of another factor; 0 flat; ? inconclusive. Over all factors a measure turns if it has + and -, or a ~.",
     "Intervals are over seeds, at 95 %.",
 )
@@ -42,7 +42,13 @@ def _factors(audit: Audit) -> str:
     """What the gap does in each factor."""
     own = audit.slopes[audit.slopes["measure"] == audit.gap]
     rows = [
-        {"factor": row.factor, "over": row.factor_scale, "verdict": row.verdict, "slope of the gap": _slope(row)}
+        {
+            "factor": row.factor,
+            "over": row.factor_scale,
+            "verdict": row.verdict,
+            "slope of the gap": _slope(row),
+            "why": row.reason,
+        }
         for row in own.itertuples()
     ]
     return _text(pd.DataFrame(rows))

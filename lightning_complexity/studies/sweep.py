@@ -334,15 +334,18 @@ def failures(study: Study) -> dict[str, str]:
 _MOSTLY = 0.9
 
 
-def ranked(frame: pd.DataFrame, hyperparameters: Sequence[str], gap: str) -> str:
+def ranked(frame: pd.DataFrame, hyperparameters: Sequence[str], gap: str, test_samples: int | None = None) -> str:
     """The ranking of a sweep's measures as text, over the networks that reached the criterion.
 
     Args:
         frame: Of :func:`networks`.
         hyperparameters: Those that were varied.
         gap: The column to explain.
+        test_samples: How many samples a gap of accuracies is of, for the noise filter of the sign error,
+            which is off with fewer seeds than it needs.
     """
     from lightning_complexity.studies.ranking import rank
+    from lightning_complexity.studies.ranking.sign_error import MIN_EFFECTIVE_SAMPLES
 
     reached = frame[frame["reached"].astype(bool)]
     columns = [c for c in frame.columns if c.startswith("complexity/") and c.count("/") == 1]
@@ -352,8 +355,18 @@ def ranked(frame: pd.DataFrame, hyperparameters: Sequence[str], gap: str) -> str
     try:
         if not measures or not varied:
             raise ValueError(f"{len(reached)} networks reached the criterion, too few to compare.")
-        seed = "seed" if frame["seed"].nunique() > 1 else None
-        ranking = rank(frame, hyperparameters=varied, measures=measures, gap=gap, seed=seed, filters=["reached"])
+        repeats = frame["seed"].nunique()
+        enough = repeats**2 >= MIN_EFFECTIVE_SAMPLES  # the noise filter would leave a few pairs that all measures get
+        ranking = rank(
+            frame,
+            hyperparameters=varied,
+            measures=measures,
+            gap=gap,
+            seed="seed" if repeats > 1 else None,
+            filters=["reached"],
+            test_samples=test_samples if enough else None,
+            min_effective_samples=min(MIN_EFFECTIVE_SAMPLES, repeats**2),
+        )
         text = str(ranking)
     except ValueError as error:
         text = f"No ranking: {first_line(error)}"

@@ -116,6 +116,7 @@ def run_worker(options: dict[str, Any]) -> None:
 def run_sweep(name: str, options: dict[str, Any]) -> None:
     """Train the grid and rank."""
     from lightning_complexity.studies import sweep
+    from lightning_complexity.studies.data import load_data
 
     quick = options["quick"]
     values = dict(sweep.QUICK_GRID if quick else sweep.DEFAULT_GRID)
@@ -126,7 +127,9 @@ def run_sweep(name: str, options: dict[str, Any]) -> None:
     output = options["output"] or Path("complexity_study") / name
     design = _design(sweep.Design(sweep.grid(values)), options)
     frame, path, failed = train_all(design, options, output)
-    print(f"\n{sweep.ranked(frame, design.hyperparameters, options['gap']) if len(frame) else 'No network.'}")
+    samples = len(load_data(design.data).y_test) if options["gap"] == "accuracy_gap" else None
+    text = sweep.ranked(frame, design.hyperparameters, options["gap"], samples) if len(frame) else "No network."
+    print(f"\n{text}")
     print(f"\nWritten: {path}{_named(failed)}")
 
 
@@ -172,12 +175,21 @@ def train_all(design: Design, options: dict[str, Any], output: Path) -> tuple[pd
         The table, the CSV with it, and why networks are missing.
     """
     from lightning_complexity.studies import local, sweep
-    from lightning_complexity.studies.storage import HEARTBEAT, open_storage, quiet_optuna, without_password
+    from lightning_complexity.studies.storage import (
+        HEARTBEAT,
+        first_line,
+        open_storage,
+        quiet_optuna,
+        without_password,
+    )
 
     if options["workers"] < 0:
         raise ValueError(f"--workers must be at least 0, got {options['workers']}.")
     url = options["storage"] or str(output / "journal.log")
-    storage = open_storage(url, create=True, heartbeat=options["heartbeat"] or HEARTBEAT)
+    heartbeat = HEARTBEAT if options["heartbeat"] is None else options["heartbeat"]
+    storage = open_storage(url, create=True, heartbeat=heartbeat)
+    import optuna  # which is there, as the storage is open
+
     with quiet_optuna():
         study = sweep.prepare(design, storage, options["study"], url)
         command = local.worker_command(url, options["study"], output, options["heartbeat"])
@@ -188,6 +200,8 @@ def train_all(design: Design, options: dict[str, Any], output: Path) -> tuple[pd
             local.finish(study, command, options["workers"], output)
         except KeyboardInterrupt:
             sys.exit("\nInterrupted. The same command goes on.")
+        except optuna.exceptions.StorageInternalError as error:
+            raise OSError(f"the storage failed, and the same command goes on: {first_line(error)}") from error
         frame, failed = sweep.networks(study), sweep.failures(study)
     path = output / "networks.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
