@@ -71,7 +71,7 @@ def _sizes(audit: Audit) -> str:
 
 
 def _slope(row: object) -> str:
-    from lightning_complexity.studies.audit import Interval
+    from lightning_complexity.studies.trends import Interval
 
     return str(Interval(*(getattr(row, name) for name in ("slope", "low", "high"))))
 

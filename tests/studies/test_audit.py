@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lightning_complexity.metrics import catalogue
-from lightning_complexity.studies.audit import BY_ROOT, RAW, Audit, Interval, audit, interval
+from lightning_complexity.studies.audit import Audit, audit
 from lightning_complexity.studies.audit_design import (
     AUDITED,
     BASE,
@@ -21,6 +21,7 @@ from lightning_complexity.studies.audit_design import (
     with_relative_rates,
 )
 from lightning_complexity.studies.sweep import Design
+from lightning_complexity.studies.trends import BY_ROOT, RAW, Interval, interval
 
 SIZES, SEEDS = (100, 200, 400, 800), 4
 SLOPES = {"sgd": 0.4, "momentum": 0.2, "adam": -0.3}
