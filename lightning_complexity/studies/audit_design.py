@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lightning_complexity.studies.audit import Audit
 from lightning_complexity.studies.criteria.experiments import LEARNING_RATES
 from lightning_complexity.studies.optimizers import OptimizerName
-from lightning_complexity.studies.settings import Setting
+from lightning_complexity.studies.settings import Setting, Stop
 from lightning_complexity.studies.trends import Interval
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ SIZES = (100, 200, 400, 800, 1400)
 AUDITED: tuple[OptimizerName, ...] = ("momentum", "sgd", "adam")
 FACTORS = ("num_samples", "optimizer", "learning_rate", "batch_size", "width", "depth", "label_noise")
 BASE = Setting(width=64, depth=2, optimizer="momentum", learning_rate=LEARNING_RATES["momentum"], num_samples=400)
+STOP = Stop(loss=0.01, zero_error=False)
 _KNOBS: dict[str, tuple[Any, ...]] = {
     "batch_size": (16, 64),
     "width": (32, 128),

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from lightning_complexity.recording.record import from_json, to_json
 from lightning_complexity.studies.data import Data, load_data
 from lightning_complexity.studies.settings import Moments, Setting, Stop, as_dict
-from lightning_complexity.studies.storage import first_line
 from lightning_complexity.studies.training import Result, train
 from lightning_complexity.studies.worker import ERROR, QUEUED, RUN, last_attempts, load_study
 
@@ -369,7 +368,7 @@ def ranked(frame: pd.DataFrame, hyperparameters: Sequence[str], gap: str, test_s
         )
         text = str(ranking)
     except ValueError as error:
-        text = f"No ranking: {first_line(error)}"
+        text = f"No ranking: {error}"
     return text + (f"\nNot ranked, as they are missing in many networks: {', '.join(left_out)}." if left_out else "")
 
 

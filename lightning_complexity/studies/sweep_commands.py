@@ -246,7 +246,7 @@ def _trained_audit(options: dict[str, Any], output: Path) -> tuple[Audit, Path, 
     if given := [option for option in ("factors", "measures") if options[option] is not None]:
         raise ValueError(f"--{given[0]} is for --table; networks that are trained have their own.")
     points = audit_design.designed(len(_seeds(options)), len(load_data(options["data"])), quick=options["quick"])
-    design = _design(sweep.Design(points, metrics=audit_design.audited_metrics()), options)
+    design = _design(sweep.Design(points, metrics=audit_design.audited_metrics(), stop=audit_design.STOP), options)
     frame, path, failed = train_all(design, options, output)
     reached = frame[frame["reached"].astype(bool)] if len(frame) else frame
     if reached.empty:
