@@ -164,8 +164,8 @@ def test_one_seed_has_no_interval(frame: pd.DataFrame) -> None:
 def test_a_seed_that_misses_a_level_is_left_out(frame: pd.DataFrame) -> None:
     part = frame[~((frame["seed"] == 3) & (frame["num_samples"] == 800))]
     options = {"factors": ["num_samples", "optimizer", "width"], "gap": "gap", "seed": "seed"}
-    found = audit(part, measures=["complexity/norm"], **options)  # type: ignore[arg-type]
-    kept = audit(frame[frame["seed"] != 3], measures=["complexity/norm"], **options)  # type: ignore[arg-type]
+    found = audit(part, measures=["complexity/norm"], **options)
+    kept = audit(frame[frame["seed"] != 3], measures=["complexity/norm"], **options)
     assert row(found, "complexity/norm")["seeds"] == 3
     assert row(found, "complexity/norm")["slope"] == pytest.approx(row(kept, "complexity/norm")["slope"])
 
@@ -208,7 +208,7 @@ def test_the_text_says_what_the_numbers_mean(found: Audit) -> None:
 def test_errors(frame: pd.DataFrame, changes: dict[str, object], message: str) -> None:
     options = {"factors": ["num_samples", "optimizer", "width"], "gap": "gap", "seed": "seed"} | changes
     with pytest.raises(ValueError, match=message):
-        audit(frame, **options)  # type: ignore[arg-type]
+        audit(frame, **options)
 
 
 def test_a_table_without_pairs() -> None:

@@ -115,7 +115,7 @@ def test_a_network_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pyt
     def train(setting: Setting, *args: object, **options: object) -> object:
         if setting.width == 5:
             raise MemoryError("too wide")
-        return real(setting, *args, **options)  # type: ignore[arg-type]
+        return real(setting, *args, **options)
 
     monkeypatch.setattr(sweep, "train", train)
     assert work(url, "sweep", tmp_path) == 2
@@ -136,7 +136,7 @@ def test_a_queue_that_was_interrupted_is_filled(tmp_path: Path, monkeypatch: pyt
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        real(*args, **options)  # type: ignore[arg-type]
+        real(*args, **options)
 
     monkeypatch.setattr(optuna.Study, "enqueue_trial", enqueue)
     with pytest.raises(KeyboardInterrupt):

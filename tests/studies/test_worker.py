@@ -116,7 +116,7 @@ def test_a_trial_that_nobody_signed_is_queued_again_after_a_while(tmp_path: Path
 
 class Later(datetime):
     @classmethod
-    def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+    def now(cls, tz: object = None) -> datetime:
         return datetime.now() + timedelta(seconds=21)
 
 
