@@ -40,7 +40,7 @@ class Audit:
             (how many factors move it as the gap), a mark for each factor, ``reason``.
         slopes: A row a measure, factor and normalisation: ``verdict``, ``slope`` with ``low`` and ``high``, ``seeds``,
             ``agreement`` (share of seeds whose slope has the sign of the mean), ``gap_slope`` with ``gap_low`` and
-            ``gap_high``, ``relation``, the scales of factor and measure, ``reason``.
+            ``gap_high``, ``gap_verdict``, ``relation``, the scales of factor and measure, ``reason``.
         levels: The slope in each factor at each level of another one, with intervals that hold for all levels of a
             measure together.
         gap: The column of the gap.
@@ -103,7 +103,8 @@ def audit(
     within ``flat``; ``"turns"`` if at two of these levels the slopes have opposite signs, beyond their intervals;
     ``"stable"`` if the interval is on one side of 0 and the mean slope is on the same side at each level;
     ``"inconclusive"`` else, and with one seed. Where both are stable, a measure goes with the gap or against it. Over
-    all factors it turns if it goes with the gap in one and against it in another.
+    all factors it turns if it goes with the gap in one and against it in another, and is stable if it goes the same way
+    in each in which the gap is.
 
     Args:
         source: A pandas frame, a CSV or a folder of records, as for
@@ -184,6 +185,7 @@ def _judged(
                 "gap_slope": gaps.mean,
                 "gap_low": gaps.low,
                 "gap_high": gaps.high,
+                "gap_verdict": of_gap,
                 "relation": _RELATIONS[signs],
                 "factor_scale": trend.scale,
                 "measure_scale": column.scale,
@@ -262,14 +264,21 @@ def _grade(found: pd.DataFrame) -> dict[str, Any]:
     by_relation = {r: found["factor"][found["relation"] == r].tolist() for r in get_args(Relation)}
     rising, falling, unclear = by_relation.values()
     turning = found["factor"][found["verdict"] == "turns"].tolist()
+    missed = found["factor"][(found["gap_verdict"] == "stable") & (found["relation"] == "unclear")].tolist()
     if turning or (rising and falling):
         verdict: Verdict = "turns"
     elif (found["verdict"] == "flat").all():
         verdict = "flat"
     else:
-        verdict = "stable" if rising or falling else "inconclusive"
-    alone = found["factor"][(found["verdict"] == "stable") & (found["relation"] == "unclear")].tolist()
-    parts = {"with the gap": rising, "against it": falling, "turns": turning, "moves without it": alone}
+        verdict = "stable" if (rising or falling) and not missed else "inconclusive"
+    alone = found["factor"][(found["verdict"] == "stable") & (found["gap_verdict"] != "stable")].tolist()
+    parts = {
+        "with the gap": rising,
+        "against it": falling,
+        "turns": turning,
+        "not seen": missed,
+        "moves without it": alone,
+    }
     rows: list[Any] = found.to_dict("records")
     words = {"turns": "~", "flat": "0", "stable": "!", "inconclusive": "?"}
     marks = {row["factor"]: _MARKS.get(row["relation"]) or words[row["verdict"]] for row in rows}

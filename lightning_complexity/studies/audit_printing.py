@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 _MEANING = (
     "+ with the gap, - against it; ! moves, and the gap does not say which way; ~ turns: opposite signs at",
-    "two levels of another factor; 0 flat; ? inconclusive. Over all factors a measure turns if it has + and -, or a ~.",
+    "two levels of another factor; 0 flat; ? inconclusive. Over all factors a measure turns if it has + and -, or a ~,",
+    "and is stable if it goes one way wherever the gap is stable.",
     "Intervals are over seeds, at 95 %.",
 )
 

@@ -131,6 +131,12 @@ def test_a_measure_that_follows_the_gap_is_stable(found: Audit) -> None:
     assert row(found, "complexity/margin")["relation"] == "with the gap"
 
 
+def test_what_does_not_see_all_that_moves_the_gap_is_not_stable(found: Audit) -> None:
+    signed = grade(found, "complexity/signed")  # it rises as the gap falls with n, and is the same for all widths
+    assert signed[["verdict", "with", "against"]].tolist() == ["inconclusive", 0, 1]
+    assert signed["reason"] == "against it: num_samples; not seen: width"
+
+
 def test_with_in_one_factor_and_against_in_another_is_a_turn(found: Audit) -> None:
     divided = grade(found, "complexity/norm", BY_ROOT)
     assert divided["verdict"] == "turns"
