@@ -12,6 +12,7 @@ except ImportError:
 
 from lightning_complexity.metrics import catalogue
 from lightning_complexity.studies.commands import add_study, run_study
+from lightning_complexity.studies.sweep_commands import add_worker, run_worker
 
 
 def list_metrics() -> None:
@@ -47,6 +48,7 @@ def _parser() -> ArgumentParser:
     listing = ArgumentParser(description="List every metric with its log key, what it needs and what it costs.")
     commands.add_subcommand("list", listing, help="list every metric")
     add_study(commands)
+    add_worker(commands)
     return parser
 
 
@@ -58,6 +60,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if options.subcommand == "study":
         run_study(options.study.as_dict())
+        return
+    if options.subcommand == "worker":
+        run_worker(options.worker.as_dict())
         return
     from lightning_complexity.demo import run_demo
 

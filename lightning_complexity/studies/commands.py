@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from lightning_complexity.studies import sweep_commands
 from lightning_complexity.studies.more_commands import add_capacity, add_early, run_capacity, run_early
 
 _EXTRAS = ("matplotlib", "optuna", "pandas", "sklearn", "tqdm")
@@ -28,6 +29,8 @@ def add_study(commands: Any) -> None:
     studies = study.add_subcommands(required=True)
     for name, summary in _SUMMARIES.items():
         studies.add_subcommand(name, _criterion_parser(name, summary), help=summary)
+    for name, parser in sweep_commands.PARSERS.items():
+        studies.add_subcommand(name, parser(), help=sweep_commands.SUMMARIES[name])
     add_early(studies)
     add_capacity(studies)
 
@@ -145,4 +148,5 @@ def _learning_rates(given: list[str]) -> Any:
 _RUNNERS: dict[str, Callable[[Any, dict[str, Any]], None]] = {
     "early": lambda _, options: run_early(options),
     "capacity": lambda _, options: run_capacity(options),
+    **sweep_commands.RUNNERS,
 }

@@ -63,6 +63,11 @@ def test_kendall_of_runs_and_of_means(frame: pd.DataFrame, ranking: Ranking, mea
         assert ranking.frame.loc[measure, f"tau_b{which}"] == pytest.approx(kendalltau(x, g).statistic, abs=1e-14)
 
 
+def test_kendall_of_two_networks() -> None:
+    assert kendall(np.array([1.0, 2.0]), np.array([0.3, 0.1])) == (-1.0, -1.0)
+    assert kendall(np.array([1.0, 2.0]), np.array([0.1, 0.3])) == (1.0, 1.0)
+
+
 def test_kendall_without_two_values() -> None:
     nothing = kendall(np.array([1.0]), np.array([1.0]))
     assert all(map(math.isnan, nothing))

@@ -43,6 +43,9 @@ def kendall(measure: Floats, gap: Floats) -> tuple[float, float]:
     untied_measure, untied_gap = pairs - _tied(measure), pairs - _tied(gap)
     if not untied_measure or not untied_gap:
         return 0.0, math.nan
+    if pairs == 1:  # scipy divides by the variance of its test, which two networks do not have
+        sign = float(np.sign(measure[1] - measure[0]) * np.sign(gap[1] - gap[0]))
+        return sign, sign
     tau_b = float(kendalltau(measure, gap, method="asymptotic").statistic)
     # The sum of signs is a whole number; scipy gives it divided by this root.
     total = round(tau_b * math.sqrt(untied_measure) * math.sqrt(untied_gap))
