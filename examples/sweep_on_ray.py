@@ -12,9 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from lightning_complexity.studies import sweep
-from lightning_complexity.studies.storage import open_storage
-from lightning_complexity.studies.worker import work
+from lightning_complexity.studies.sweeping import sweep
+from lightning_complexity.studies.sweeping.storage import open_storage
+from lightning_complexity.studies.sweeping.worker import work
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,8 +11,8 @@ except ImportError:
     sys.exit("the command line needs jsonargparse: pip install lightning-complexity[cli]")
 
 from lightning_complexity.metrics import catalogue
-from lightning_complexity.studies.commands import add_study, run_study
-from lightning_complexity.studies.sweep_commands import add_worker, run_worker
+from lightning_complexity.studies.commands.study import add_study, run_study
+from lightning_complexity.studies.commands.sweeps import add_worker, run_worker
 
 
 def list_metrics() -> None:

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from lightning_complexity.metrics import catalogue
-from lightning_complexity.studies.audit import Audit, audit
-from lightning_complexity.studies.audit_design import (
+from lightning_complexity.studies.audit.design import (
     AUDITED,
     BASE,
     FACTORS,
@@ -20,8 +19,9 @@ from lightning_complexity.studies.audit_design import (
     first_figures,
     with_relative_rates,
 )
-from lightning_complexity.studies.sweep import Design
-from lightning_complexity.studies.trends import BY_ROOT, RAW, Interval, interval
+from lightning_complexity.studies.audit.grading import Audit, audit
+from lightning_complexity.studies.audit.trends import BY_ROOT, RAW, Interval, interval
+from lightning_complexity.studies.sweeping.sweep import Design
 
 SIZES, SEEDS = (100, 200, 400, 800), 4
 SLOPES = {"sgd": 0.4, "momentum": 0.2, "adam": -0.3}

@@ -16,7 +16,7 @@ from lightning_complexity import cli
 from lightning_complexity.studies import effective_model_complexity, empirical_rademacher_complexity
 from lightning_complexity.studies.capacity import SettingFit
 from lightning_complexity.studies.capacity.samples import largest_fitted
-from lightning_complexity.studies.settings import Setting, Stop
+from lightning_complexity.studies.training.settings import Setting, Stop
 
 Model = Callable[[Tensor], Tensor]
 
@@ -280,7 +280,7 @@ def test_the_command_finds_that_wider_networks_have_more(
     errors = pd.read_csv(tmp_path / "errors.csv")
     assert set(errors.width) == {1, 32}
     assert "a lower bound" in first
-    monkeypatch.setattr("lightning_complexity.studies.training.fit", None)  # nothing is trained again
+    monkeypatch.setattr("lightning_complexity.studies.training.runs.fit", None)  # nothing is trained again
     cli.main(arguments)
     assert capsys.readouterr().out == first
 

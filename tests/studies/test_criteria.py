@@ -15,11 +15,11 @@ from lightning_complexity.studies import criteria
 from lightning_complexity.studies.criteria import comparing, pictures, running
 from lightning_complexity.studies.criteria.comparing import compare, matched_moments, quantity_of, why_excluded
 from lightning_complexity.studies.criteria.experiments import Expectation, by_test_error, width_for
-from lightning_complexity.studies.data import Data, load_data
-from lightning_complexity.studies.networks import perceptron
-from lightning_complexity.studies.settings import Moments, Setting, Stop
-from lightning_complexity.studies.training import Moment, Result
-from lightning_complexity.studies.watching import Fit
+from lightning_complexity.studies.training.data import Data, load_data
+from lightning_complexity.studies.training.networks import perceptron
+from lightning_complexity.studies.training.runs import Moment, Result
+from lightning_complexity.studies.training.settings import Moments, Setting, Stop
+from lightning_complexity.studies.training.watching import Fit
 
 MOMENTS = Moments(steps=(10, 100), losses=(1.0, 0.5), share=None)
 STOP = Stop(loss=0.1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_complexity.studies.data import Data, load_data, read_idx, training_samples
+from lightning_complexity.studies.training.data import Data, load_data, read_idx, training_samples
 
 
 def write_idx(path: Path, values: np.ndarray, *, zipped: bool = False) -> None:

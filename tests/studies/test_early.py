@@ -15,7 +15,6 @@ from scipy.stats import spearmanr
 from lightning_complexity import cli
 from lightning_complexity.recording import RECORD_NAME
 from lightning_complexity.studies import early_table, early_verdict
-from lightning_complexity.studies.data import load_data
 from lightning_complexity.studies.early import design
 from lightning_complexity.studies.early.predicting import (
     Encoder,
@@ -26,6 +25,7 @@ from lightning_complexity.studies.early.predicting import (
     hold_out,
     rank_correlation,
 )
+from lightning_complexity.studies.training.data import load_data
 
 TARGET = "final/test_accuracy"
 SETTINGS = ["setting/width", "setting/size", "setting/rate"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_complexity.network import MeasureError
-from lightning_complexity.studies.networks import perceptron
-from lightning_complexity.studies.optimizers import OPTIMIZERS, build_optimizer, path_curvatures
+from lightning_complexity.studies.training.networks import perceptron
+from lightning_complexity.studies.training.optimizers import OPTIMIZERS, build_optimizer, path_curvatures
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ import pytest
 from optuna.trial import TrialState
 
 from lightning_complexity import cli
-from lightning_complexity.studies import local, sweep
-from lightning_complexity.studies.settings import Setting, Stop
-from lightning_complexity.studies.storage import open_storage, quiet_optuna
-from lightning_complexity.studies.sweep import Design, folder_name, grid, networks, prepare, ranked
-from lightning_complexity.studies.worker import work
+from lightning_complexity.studies.sweeping import local, sweep
+from lightning_complexity.studies.sweeping.storage import open_storage, quiet_optuna
+from lightning_complexity.studies.sweeping.sweep import Design, folder_name, grid, networks, prepare, ranked
+from lightning_complexity.studies.sweeping.worker import work
+from lightning_complexity.studies.training.settings import Setting, Stop
 
 WATCHDOG = 150.0
 SMALL = {"depth": [1], "num_samples": [30], "batch_size": [16], "optimizer": ["adam"], "learning_rate": [0.01]}

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from lightning_complexity.recording import read_record
-from lightning_complexity.studies import training
-from lightning_complexity.studies.data import Data
-from lightning_complexity.studies.networks import Perceptron, TensorBatches
-from lightning_complexity.studies.settings import Moments, Setting, Stop
-from lightning_complexity.studies.training import Result, read_result, train
-from lightning_complexity.studies.watching import Fit, fit_of, judge_of_tensors
+from lightning_complexity.studies.training import runs as training
+from lightning_complexity.studies.training.data import Data
+from lightning_complexity.studies.training.networks import Perceptron, TensorBatches
+from lightning_complexity.studies.training.runs import Result, read_result, train
+from lightning_complexity.studies.training.settings import Moments, Setting, Stop
+from lightning_complexity.studies.training.watching import Fit, fit_of, judge_of_tensors
 
 FEW = Moments(steps=(2,), losses=(0.5, 0.2), share=0.1)
 SETTING = Setting(width=8, depth=1, optimizer="adam", learning_rate=0.05, batch_size=8)
@@ -161,7 +161,7 @@ def test_batches_are_passes_in_another_order_each() -> None:
 def test_judging_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch, data: Data) -> None:
     network = Perceptron(SETTING, 4, 3, torch.float64)
     whole = fit_of(network, data.x_train, data.y_train)
-    monkeypatch.setattr("lightning_complexity.studies.watching._CHUNK", 7)
+    monkeypatch.setattr("lightning_complexity.studies.training.watching._CHUNK", 7)
     assert fit_of(network, data.x_train, data.y_train) == pytest.approx(whole, rel=1e-6)
     expected = torch.nn.functional.cross_entropy(network(data.x_train), data.y_train).detach()
     assert whole.loss == pytest.approx(float(expected), rel=1e-6)

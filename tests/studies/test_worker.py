@@ -17,9 +17,9 @@ import pytest
 from optuna.trial import TrialState
 
 from lightning_complexity import cli
-from lightning_complexity.studies import storage as storages
-from lightning_complexity.studies.storage import Claims, open_storage, quiet_optuna, requeue, requeue_lost
-from lightning_complexity.studies.worker import last_attempts, work
+from lightning_complexity.studies.sweeping import storage as storages
+from lightning_complexity.studies.sweeping.storage import Claims, open_storage, quiet_optuna, requeue, requeue_lost
+from lightning_complexity.studies.sweeping.worker import last_attempts, work
 
 WATCHDOG = 100.0
 

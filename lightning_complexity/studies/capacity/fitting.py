@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_complexity.studies.networks import TensorBatches, perceptron
-from lightning_complexity.studies.optimizers import build_optimizer
-from lightning_complexity.studies.settings import Setting, Stop
+from lightning_complexity.studies.training.networks import TensorBatches, perceptron
+from lightning_complexity.studies.training.optimizers import build_optimizer
+from lightning_complexity.studies.training.settings import Setting, Stop
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Fit: TypeAlias = Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from lightning_complexity.studies.capacity.samples import SampleCapacity, check_limits, largest_fitted
 from lightning_complexity.studies.capacity.signs import RademacherEstimate, rademacher_estimate
-from lightning_complexity.studies.data import Data
-from lightning_complexity.studies.settings import Moments, Setting, Stop
-from lightning_complexity.studies.training import Result, train
+from lightning_complexity.studies.training.data import Data
+from lightning_complexity.studies.training.runs import Result, train
+from lightning_complexity.studies.training.settings import Moments, Setting, Stop
 
 _AT_THE_END = Moments(steps=(), losses=(), share=None)
 

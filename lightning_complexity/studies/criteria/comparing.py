@@ -11,8 +11,8 @@ from typing import Literal, get_args
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.studies.criteria.experiments import Expectation
 from lightning_complexity.studies.criteria.verdicts import Pair, Verdict, judge
-from lightning_complexity.studies.settings import Moments, Stop
-from lightning_complexity.studies.training import Moment, Result
+from lightning_complexity.studies.training.runs import Moment, Result
+from lightning_complexity.studies.training.settings import Moments, Stop
 
 Point = Literal["end", "equal steps", "equal loss"]
 POINTS: tuple[Point, ...] = get_args(Point)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from lightning_complexity.studies.data import Data
-from lightning_complexity.studies.optimizers import OPTIMIZERS, OptimizerName
-from lightning_complexity.studies.settings import Moments, Setting, Stop
-from lightning_complexity.studies.user import Change
+from lightning_complexity.studies.training.data import Data
+from lightning_complexity.studies.training.optimizers import OPTIMIZERS, OptimizerName
+from lightning_complexity.studies.training.settings import Moments, Setting, Stop
+from lightning_complexity.studies.training.user import Change
 
 ExperimentName = Literal["labels", "width", "optimizers", "confusion", "depth"]
 EXPERIMENTS: tuple[ExperimentName, ...] = get_args(ExperimentName)

@@ -13,7 +13,7 @@ from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.plots.curves import figure_class
 from lightning_complexity.studies.criteria.comparing import Results
 from lightning_complexity.studies.criteria.experiments import Experiment
-from lightning_complexity.studies.training import Result
+from lightning_complexity.studies.training.runs import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -25,10 +25,10 @@ from lightning_complexity.recording import read_record
 from lightning_complexity.studies.criteria import pictures, tables
 from lightning_complexity.studies.criteria.comparing import TRAINING, Results, Row, compare, quantity_of, why_excluded
 from lightning_complexity.studies.criteria.experiments import Condition, Experiment
-from lightning_complexity.studies.data import Data
-from lightning_complexity.studies.settings import Setting
-from lightning_complexity.studies.training import RESULT_NAME, Result, train
-from lightning_complexity.studies.user import Change, Problem, train_user
+from lightning_complexity.studies.training.data import Data
+from lightning_complexity.studies.training.runs import RESULT_NAME, Result, train
+from lightning_complexity.studies.training.settings import Setting
+from lightning_complexity.studies.training.user import Change, Problem, train_user
 
 TrainOne = Callable[[Condition, int, Path], Result]
 

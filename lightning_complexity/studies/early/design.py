@@ -9,9 +9,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lightning_complexity.metrics import ComplexityMetric
-from lightning_complexity.studies.data import Data
-from lightning_complexity.studies.settings import Moments, Setting, Stop
-from lightning_complexity.studies.training import RESULT_NAME, train
+from lightning_complexity.studies.training.data import Data
+from lightning_complexity.studies.training.runs import RESULT_NAME, train
+from lightning_complexity.studies.training.settings import Moments, Setting, Stop
 
 WIDTHS, LEARNING_RATES, LABEL_NOISE = (16, 64, 256), (0.01, 0.05), (0.0, 0.2)
 EPOCHS = 30

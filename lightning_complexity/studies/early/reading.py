@@ -46,7 +46,7 @@ def early_table(folder: str | Path, *, share: float = 0.1, settings: str = "sett
 
 
 def _row_of_result(place: Path, folder: Path, share: float) -> dict[str, Any]:
-    from lightning_complexity.studies.training import Moment, read_result
+    from lightning_complexity.studies.training.runs import Moment, read_result
 
     def judged(moment: Moment) -> dict[str, float | None]:
         values = (*moment.train, *moment.test, moment.generalization_gap, moment.accuracy_gap)

@@ -25,10 +25,10 @@ from lightning_complexity.metrics import resolve
 from lightning_complexity.network import Batches, Snapshot, Task
 from lightning_complexity.network.running.batches import TARGET_KEYS
 from lightning_complexity.recording.measuring import FailureReport, measure_fit
-from lightning_complexity.studies.optimizers import OptimizerName, build_optimizer
-from lightning_complexity.studies.settings import Moments, Stop, as_dict
-from lightning_complexity.studies.training import Metrics, Result, finish, finished_result, fit
-from lightning_complexity.studies.watching import GLANCE, Fit, Judge, MonitorAtMoments, Watch
+from lightning_complexity.studies.training.optimizers import OptimizerName, build_optimizer
+from lightning_complexity.studies.training.runs import Metrics, Result, finish, finished_result, fit
+from lightning_complexity.studies.training.settings import Moments, Stop, as_dict
+from lightning_complexity.studies.training.watching import GLANCE, Fit, Judge, MonitorAtMoments, Watch
 
 
 def load_object(path: str, option: str) -> Any:
@@ -142,7 +142,7 @@ def train_user(
     Args:
         problem: Module and data.
         change: What is changed.
-        folder: As for :func:`lightning_complexity.studies.training.train`, like all that follows.
+        folder: As for :func:`lightning_complexity.studies.training.runs.train`, like all that follows.
         metrics: What to measure.
         stop: When training is over.
         moments: When to measure.

@@ -15,8 +15,8 @@ from jsonargparse import ArgumentParser
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lightning_complexity.studies.audit import Audit
-    from lightning_complexity.studies.sweep import Design
+    from lightning_complexity.studies.audit.grading import Audit
+    from lightning_complexity.studies.sweeping.sweep import Design
 
 SUMMARIES = {
     "sweep": "a table of trained networks over a grid of hyper-parameters, and which measures explain their gap",
@@ -96,8 +96,8 @@ def add_worker(commands: Any) -> None:
 
 def run_worker(options: dict[str, Any]) -> None:
     """Work until nothing is left; end with a message where that is not possible."""
-    from lightning_complexity.studies.storage import HEARTBEAT, first_line, is_journal
-    from lightning_complexity.studies.worker import work
+    from lightning_complexity.studies.sweeping.storage import HEARTBEAT, first_line, is_journal
+    from lightning_complexity.studies.sweeping.worker import work
 
     try:
         heartbeat = HEARTBEAT if options["heartbeat"] is None else options["heartbeat"]
@@ -115,8 +115,8 @@ def run_worker(options: dict[str, Any]) -> None:
 
 def run_sweep(name: str, options: dict[str, Any]) -> None:
     """Train the grid and rank."""
-    from lightning_complexity.studies import sweep
-    from lightning_complexity.studies.data import load_data
+    from lightning_complexity.studies.sweeping import sweep
+    from lightning_complexity.studies.training.data import load_data
 
     quick = options["quick"]
     values = dict(sweep.QUICK_GRID if quick else sweep.DEFAULT_GRID)
@@ -152,7 +152,7 @@ def _values(axis: str, words: list[str]) -> list[Any]:
 
 def _design(design: Design, options: dict[str, Any]) -> Design:
     """A design with what the options change about it."""
-    from lightning_complexity.studies.settings import Stop, as_dict
+    from lightning_complexity.studies.training.settings import Stop, as_dict
 
     stop = replace(design.stop, loss=1.5, max_steps=500) if options["quick"] else design.stop
     changed = {n: options[n] for n in ("loss", "max_steps") if options[n] is not None}
@@ -174,8 +174,8 @@ def train_all(design: Design, options: dict[str, Any], output: Path) -> tuple[pd
     Returns:
         The table, the CSV with it, and why networks are missing.
     """
-    from lightning_complexity.studies import local, sweep
-    from lightning_complexity.studies.storage import (
+    from lightning_complexity.studies.sweeping import local, sweep
+    from lightning_complexity.studies.sweeping.storage import (
         HEARTBEAT,
         first_line,
         open_storage,
@@ -218,7 +218,7 @@ def _named(failed: dict[str, str]) -> str:
 
 def run_audit(name: str, options: dict[str, Any]) -> None:
     """Train what an audit needs, or read a table, and grade measures."""
-    from lightning_complexity.studies import audit_design
+    from lightning_complexity.studies.audit import design as audit_design
 
     output = options["output"] or Path("complexity_study") / name
     if options["table"] is None:
@@ -239,9 +239,10 @@ def run_audit(name: str, options: dict[str, Any]) -> None:
 
 
 def _trained_audit(options: dict[str, Any], output: Path) -> tuple[Audit, Path, dict[str, str]]:
-    from lightning_complexity.studies import audit_design, sweep
-    from lightning_complexity.studies.audit import audit
-    from lightning_complexity.studies.data import load_data
+    from lightning_complexity.studies.audit import design as audit_design
+    from lightning_complexity.studies.audit.grading import audit
+    from lightning_complexity.studies.sweeping import sweep
+    from lightning_complexity.studies.training.data import load_data
 
     if given := [option for option in ("factors", "measures") if options[option] is not None]:
         raise ValueError(f"--{given[0]} is for --table; networks that are trained have their own.")
@@ -273,8 +274,8 @@ def _trained_audit(options: dict[str, Any], output: Path) -> tuple[Audit, Path, 
 def _audit_of_table(options: dict[str, Any]) -> Audit:
     import pandas as pd
 
-    from lightning_complexity.studies import audit_design
-    from lightning_complexity.studies.audit import audit
+    from lightning_complexity.studies.audit import design as audit_design
+    from lightning_complexity.studies.audit.grading import audit
 
     if not options["factors"]:
         raise ValueError("--table needs --factors: the columns that were varied.")

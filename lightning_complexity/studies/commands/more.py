@@ -103,7 +103,7 @@ def add_capacity(studies: Any) -> None:
 def run_capacity(options: dict[str, Any]) -> None:
     """Find capacities, and write them."""
     from lightning_complexity.studies.capacity.study import Plan, study_capacity
-    from lightning_complexity.studies.settings import Setting, Stop
+    from lightning_complexity.studies.training.settings import Setting, Stop
 
     of_settings = ("depth", "optimizer", "learning_rate", "batch_size", "label_noise")
     settings = [Setting(width=width, **{k: options[k] for k in of_settings}) for width in options["widths"]]
@@ -124,6 +124,6 @@ def _one_thread() -> None:
 
 
 def _loaded(source: str) -> Any:
-    from lightning_complexity.studies.data import load_data
+    from lightning_complexity.studies.training.data import load_data
 
     return load_data(source)

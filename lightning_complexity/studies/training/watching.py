@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_complexity.callbacks import ComplexityMonitor
 from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer
 from lightning_complexity.metrics import ComplexityMetric
-from lightning_complexity.studies.settings import Moments, Stop
+from lightning_complexity.studies.training.settings import Moments, Stop
 
 Ended = Literal["criterion", "max_steps", "diverged", "training itself"]
 _NEAR = 1.5  # how far above the next loss that matters a mean over some batches makes it worth looking exactly

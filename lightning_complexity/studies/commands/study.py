@@ -9,8 +9,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from lightning_complexity.studies import sweep_commands
-from lightning_complexity.studies.more_commands import add_capacity, add_early, run_capacity, run_early
+from lightning_complexity.studies.commands import sweeps as sweep_commands
+from lightning_complexity.studies.commands.more import add_capacity, add_early, run_capacity, run_early
 
 _EXTRAS = ("matplotlib", "optuna", "pandas", "sklearn", "tqdm")
 _SUMMARIES = {
@@ -81,8 +81,8 @@ def _run_criterion(name: Any, options: dict[str, Any]) -> None:
     import torch
 
     from lightning_complexity.studies import criteria
-    from lightning_complexity.studies.data import load_data
-    from lightning_complexity.studies.user import Problem
+    from lightning_complexity.studies.training.data import load_data
+    from lightning_complexity.studies.training.user import Problem
 
     if options["seeds"] < 1:
         raise ValueError(f"--seeds must be at least 1, got {options['seeds']}.")

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_complexity.callbacks.base import pytorch_lightning as pl
-from lightning_complexity.studies.optimizers import build_optimizer
-from lightning_complexity.studies.settings import Setting
+from lightning_complexity.studies.training.optimizers import build_optimizer
+from lightning_complexity.studies.training.settings import Setting
 
 
 def perceptron(

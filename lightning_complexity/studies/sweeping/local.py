@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from lightning_complexity.studies.worker import last_attempts
+from lightning_complexity.studies.sweeping.worker import last_attempts
 
 if TYPE_CHECKING:
     from optuna import Study

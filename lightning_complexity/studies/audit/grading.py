@@ -10,8 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from lightning_complexity.studies.tables import Filters, Source, read_table
-from lightning_complexity.studies.trends import (
+from lightning_complexity.studies.audit.trends import (
     BY_ROOT,
     CONFIDENCE,
     RAW,
@@ -24,6 +23,7 @@ from lightning_complexity.studies.trends import (
     scaled,
     trends,
 )
+from lightning_complexity.studies.tables import Filters, Source, read_table
 
 Verdict = Literal["stable", "turns", "flat", "inconclusive"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -58,7 +58,7 @@ class Audit:
     left_out: dict[str, int]
 
     def __str__(self) -> str:
-        from lightning_complexity.studies.audit_printing import printed
+        from lightning_complexity.studies.audit.printing import printed
 
         return printed(self)
 

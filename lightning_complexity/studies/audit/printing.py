@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 if TYPE_CHECKING:
-    from lightning_complexity.studies.audit import Audit
+    from lightning_complexity.studies.audit.grading import Audit
 
 _MEANING = (
     "+ with the gap, - against it; ! moves, and the gap does not say which way; ~ turns: opposite signs at",
@@ -72,7 +72,7 @@ def _sizes(audit: Audit) -> str:
 
 
 def _slope(row: object) -> str:
-    from lightning_complexity.studies.trends import Interval
+    from lightning_complexity.studies.audit.trends import Interval
 
     return str(Interval(*(getattr(row, name) for name in ("slope", "low", "high"))))
 

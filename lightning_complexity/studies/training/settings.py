@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-from lightning_complexity.studies.optimizers import OPTIMIZERS, OptimizerName
+from lightning_complexity.studies.training.optimizers import OPTIMIZERS, OptimizerName
 
 
 def _check(is_right: bool, name: str, needed: str, value: object) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_complexity.studies.storage import (
+from lightning_complexity.studies.sweeping.storage import (
     HEARTBEAT,
     WORKER,
     Claims,
@@ -29,7 +29,7 @@ from lightning_complexity.studies.storage import (
     requeue_lost,
     without_password,
 )
-from lightning_complexity.studies.user import load_object
+from lightning_complexity.studies.training.user import load_object
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -76,7 +76,7 @@ def work(url: str, name: str, output: Path, *, heartbeat: float = HEARTBEAT) -> 
     """Run trials of a study until none is left, not even one that another worker has and may not live to finish.
 
     Args:
-        url: Of the storage, as for :func:`~lightning_complexity.studies.storage.open_storage`.
+        url: Of the storage, as for :func:`~lightning_complexity.studies.sweeping.storage.open_storage`.
         name: Of the study.
         output: Folder for what trials write.
         heartbeat: Seconds between signs of life.

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_complexity.recording.record import from_json, to_json
-from lightning_complexity.studies.data import Data, load_data
-from lightning_complexity.studies.settings import Moments, Setting, Stop, as_dict
-from lightning_complexity.studies.training import Result, train
-from lightning_complexity.studies.worker import ERROR, QUEUED, RUN, last_attempts, load_study
+from lightning_complexity.studies.sweeping.worker import ERROR, QUEUED, RUN, last_attempts, load_study
+from lightning_complexity.studies.training.data import Data, load_data
+from lightning_complexity.studies.training.runs import Result, train
+from lightning_complexity.studies.training.settings import Moments, Setting, Stop, as_dict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ class Design:
 
     Attributes:
         points: Their settings.
-        data: ``"digits"``, or a folder, as for :func:`~lightning_complexity.studies.data.load_data`.
+        data: ``"digits"``, or a folder, as for :func:`~lightning_complexity.studies.training.data.load_data`.
         metrics: Suites and names of metrics.
         stop: When training is over.
         moments: When networks are measured beside the initialization and the end.
@@ -133,7 +133,7 @@ def grid(values: Mapping[str, Sequence[Any]]) -> tuple[Setting, ...]:
     ``lbfgs`` has no batches and no dropout, so that batch sizes do not make different networks of it.
 
     Args:
-        values: By name of a :class:`~lightning_complexity.studies.settings.Setting`'s attributes.
+        values: By name of a :class:`~lightning_complexity.studies.training.settings.Setting`'s attributes.
 
     Raises:
         ValueError: At an unknown name, a value that is out of range, or one that comes twice.

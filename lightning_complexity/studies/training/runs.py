@@ -21,10 +21,10 @@ from lightning_complexity.callbacks.base import pytorch_lightning as pl
 from lightning_complexity.callbacks.probe import evenly_spaced
 from lightning_complexity.metrics import ComplexityMetric, resolve
 from lightning_complexity.recording.record import from_json, to_json
-from lightning_complexity.studies.data import Data, training_samples
-from lightning_complexity.studies.networks import Perceptron, TensorBatches
-from lightning_complexity.studies.settings import Moments, Setting, Stop, as_dict
-from lightning_complexity.studies.watching import GLANCE, Fit, MonitorAtMoments, Watch, judge_of_tensors
+from lightning_complexity.studies.training.data import Data, training_samples
+from lightning_complexity.studies.training.networks import Perceptron, TensorBatches
+from lightning_complexity.studies.training.settings import Moments, Setting, Stop, as_dict
+from lightning_complexity.studies.training.watching import GLANCE, Fit, MonitorAtMoments, Watch, judge_of_tensors
 
 RESULT_NAME = "result.json"
 Metrics = str | ComplexityMetric | Iterable[str | ComplexityMetric]
@@ -132,7 +132,7 @@ def train(
             unknown metric.
 
     Example:
-        >>> from lightning_complexity.studies.data import load_data
+        >>> from lightning_complexity.studies.training.data import load_data
         >>> result = train(Setting(width=16), load_data("digits"), "networks/width-16")  # doctest: +SKIP
         >>> result.reached, result.end.measures["log_path_norm"]  # doctest: +SKIP
     """

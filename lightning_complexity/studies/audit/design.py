@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from lightning_complexity.studies.audit import Audit
+from lightning_complexity.studies.audit.grading import Audit
+from lightning_complexity.studies.audit.trends import Interval
 from lightning_complexity.studies.criteria.experiments import LEARNING_RATES
-from lightning_complexity.studies.optimizers import OptimizerName
-from lightning_complexity.studies.settings import Setting, Stop
-from lightning_complexity.studies.trends import Interval
+from lightning_complexity.studies.training.optimizers import OptimizerName
+from lightning_complexity.studies.training.settings import Setting, Stop
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,1 @@
+"""The commands ``study`` and ``worker``."""

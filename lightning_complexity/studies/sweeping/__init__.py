@@ -1,0 +1,1 @@
+"""Many networks, trained by workers that share a queue."""
