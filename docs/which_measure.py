@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from lightning_complexity.metrics import SUITES, catalogue
-from lightning_complexity.studies import rank
+from lightning_complexity.studies.sweeping.sweep import ranked
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "which-measure.md"
@@ -36,13 +36,13 @@ MARKS = {"pass": "pass", "fail": "fail", "inconclusive": "?"}
 def commands(data: str, path: str) -> dict[str, list[str]]:
     """What is run for a data set, by the folder of its results."""
     common = ["--data", path, "--metrics", *METRICS]
-    widths = "--widths 32 64 128 256 512 --batch-size 64 --max-steps 60000"
+    widths = "--widths 64 128 512 --batch-size 64 --max-steps 60000"
     of_mnist = {"labels": ["--seeds", "2"], "width": ["--seeds", "2", *widths.split()]}
     if data == "mnist":
         return {name: ["study", name, *common, *options] for name, options in of_mnist.items()}
     found = {name: ["study", name, *common, "--seeds", "3"] for name in CRITERIA}
     found["audit"] = ["study", "audit", *common, "--seeds", "3"]
-    found["sweep"] = ["study", "sweep", *common, "--seeds", "2"]
+    found["sweep"] = ["study", "sweep", "--data", path]  # of 256 networks, the standard measures alone
     return found
 
 
@@ -115,10 +115,7 @@ def ranking_text(folder: Path) -> str:
     networks = folder / "digits" / "sweep" / "networks.csv"
     if not networks.exists():
         return "Not run."
-    table = pd.read_csv(networks)
-    varied = [name for name in FACTORS if table[name].nunique() > 1]
-    found = rank(table, hyperparameters=varied, gap="generalization_gap", seed="seed")
-    return f"```\n{found}\n```"
+    return f"```\n{ranked(pd.read_csv(networks), FACTORS, 'generalization_gap')}\n```"
 
 
 def audit_text(folder: Path) -> str:
@@ -126,9 +123,10 @@ def audit_text(folder: Path) -> str:
     path = folder / "digits" / "audit" / "summary.csv"
     if not path.exists():
         return "Not run."
-    frame = pd.read_csv(path).drop(columns="reason", errors="ignore").fillna("")
+    frame = pd.read_csv(path).drop(columns=["reason", "with", "against", "unclear"]).fillna("")
+    frame["measure"] = "`" + frame["measure"].str.removeprefix("complexity/") + "`"
     rows = [frame.columns, ["---"] * len(frame.columns), *frame.itertuples(index=False)]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+    return "\n".join([LEGEND, "", *(f"| {' | '.join(map(str, row))} |" for row in rows)])
 
 
 def short_answer(folder: Path) -> str:
@@ -143,6 +141,11 @@ def short_answer(folder: Path) -> str:
     return "\n".join(lines)
 
 
+LEGEND = """\
+How each knob moves a measure, other knobs held fixed: `+` as the gap, `-` against it, `!` where the gap has no stable
+trend, `~` in both directions, `0` not, `?` not decided with three seeds. A measure turns if one knob moves it with the
+gap and another one against it: its verdict then depends on which networks are compared. Raw, and divided by the root of the
+number of samples as in a bound."""
 INTRODUCTION = """\
 # Which measure explains generalization?
 
