@@ -144,8 +144,8 @@ def short_answer(folder: Path) -> str:
 LEGEND = """\
 How each knob moves a measure, other knobs held fixed: `+` as the gap, `-` against it, `!` where the gap has no stable
 trend, `~` in both directions, `0` not, `?` not decided with three seeds. A measure turns if one knob moves it with the
-gap and another one against it: its verdict then depends on which networks are compared. Raw, and divided by the root of the
-number of samples as in a bound."""
+gap and another one against it: its verdict then depends on which networks are compared. Raw, and divided by the root
+of the number of samples as in a bound."""
 INTRODUCTION = """\
 # Which measure explains generalization?
 
