@@ -51,7 +51,7 @@ def test_the_page_has_all_verdicts_with_their_commands(folder: Path) -> None:
     assert "lightning-complexity study labels --data digits --metrics $METRICS --seeds 3" in page
     assert "study width --data digits" not in page
     assert "Not run." in page
-    assert "MNIST\n" not in page
+    assert "## Criteria: MNIST" not in page
 
 
 def test_marks_of_the_audit_are_explained(folder: Path) -> None:
