@@ -27,7 +27,7 @@ from lightning_complexity import ComplexityMonitor
 from lightning_complexity.demo import DigitsClassifier, load_digits
 
 LENGTHS = {0.2: 60.0, 0.05: 120.0, 0.01: 300.0}
-LENGTH_OF_DEFAULT = 540.0
+LENGTH_OF_DEFAULT = 300.0
 RESULTS = Path(__file__).with_name("budget.md")
 INTRODUCTION = """\
 # Whether a budget holds
