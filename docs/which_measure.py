@@ -123,6 +123,12 @@ def ranking_text(folder: Path, data: str, sweep: str) -> str:
     return f"`{command}`\n\n```\n{ranked(pd.read_csv(networks), FACTORS, 'generalization_gap')}\n```"
 
 
+def first_ranked(text: str, count: int = 6) -> str:
+    """The measures that a printed ranking begins with."""
+    lines = [line.split()[0] for line in text.splitlines() if line.startswith("complexity/")]
+    return ", ".join(f"`{line.removeprefix('complexity/')}`" for line in lines[:count])
+
+
 def audit_text(folder: Path) -> str:
     """The grades of the audit."""
     path = folder / "digits" / "audit" / "summary.csv"
@@ -143,6 +149,10 @@ def short_answer(folder: Path) -> str:
     both = [m for m in passing(folder, "digits", ["labels"]) if m in passing(folder, "mnist", ["labels"])]
     if verdicts(folder, "mnist"):
         lines.append(f"- labels, on digits and MNIST: {', '.join(f'`{m}`' for m in both) or 'none'}.")
+    lines += ["", "First by Psi on designed grids, where 1 is a perfect order and 0 chance:", ""]
+    for data, sweep, title in RANKINGS:
+        found = first_ranked(ranking_text(folder, data, sweep))
+        lines += [f"- {title}: {found}."] if found else []
     return "\n".join(lines)
 
 
@@ -184,8 +194,9 @@ Measures that pass at the end of training and do not fail at equal training loss
 
 At equal steps nearly every measure that grows in training fails the first criterion: true labels are fitted sooner,
 and a network that has fitted has larger weights. Compare networks at equal loss, not at equal steps. No measure of
-this page is one to rely on alone. With few seeds `?` means that more would be needed, not that there is no effect.
-What misleads each measure stands in the [catalogue](catalogue.md).
+this page is one to rely on alone: each one turns with some knob, most with the number of samples, in which norms rise
+and the gap falls. With few seeds `?` means that more would be needed, not that there is no effect. What misleads each
+measure stands in the [catalogue](catalogue.md).
 """
 
 
