@@ -20,3 +20,15 @@ def seeded_double_precision(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def unhurried(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default budget leaves nothing out, however busy the machine is; tests of budgets say ``budgeted``."""
+    if "budgeted" not in request.fixturenames:
+        monkeypatch.setattr("lightning_complexity.recording.budget._SECONDS_OF_AUTO", 1e6)
+
+
+@pytest.fixture
+def budgeted() -> None:
+    """Have the default budget as users have it."""

@@ -206,15 +206,17 @@ def main() -> None:
     results["without"] = fitted(Module(False), "default")
     constraint, monitor = (
         ComplexityConstraint(PathNorm(), at_most=-2.0, every_n_steps=2),
-        ComplexityMonitor(),
+        ComplexityMonitor(budget=None),
     )
     results["constraint"] = fitted(Module(False), "own buffers", constraint, monitor)
     results["controller"] = {"multiplier": torch.tensor(constraint.lagrangians["log_path_norm"].multiplier)}
     results["monitor"] = values(monitor)
-    monitor = ComplexityMonitor(of_samples(), probe=tuple(DATA.tensors))
+    monitor = ComplexityMonitor(of_samples(), probe=tuple(DATA.tensors), budget=None)
     results["samples"] = fitted(Module(False), "own buffers", monitor)
     results["monitor of samples"] = values(monitor)
-    monitor = ComplexityMonitor([metrics.LinearRegions(along="plane"), FailingOnTheSecondRank(), "GradientNorm"])
+    monitor = ComplexityMonitor(
+        [metrics.LinearRegions(along="plane"), FailingOnTheSecondRank(), "GradientNorm"], budget=None
+    )
     fitted(Module(False), "default", monitor, data=DataLoader(Stream(), batch_size=None))
     results["alone monitor"] = values(monitor)
     results["alone left out"] = {name: torch.ones(1) for name in monitor._failures.left_out}
@@ -227,7 +229,7 @@ def main() -> None:
         )
     results["sharded strength 0"] = fitted(Sharded(True), "fsdp2", ComplexityPenalty(JacobianNorm(0.0), PathNorm(0.0)))
     results["sharded without"] = fitted(Sharded(True), "fsdp2")
-    monitor = ComplexityMonitor()
+    monitor = ComplexityMonitor(budget=None)
     constraint = ComplexityConstraint(PathNorm(), at_most=-2.0, every_n_steps=2)
     results["sharded constraint"] = fitted(Sharded(False), "fsdp2", constraint, monitor)
     results["sharded monitor"] = values(monitor)

@@ -60,7 +60,9 @@ def newest(folder: Path) -> str | None:
 def train(folder: Path) -> None:
     """Train from the last checkpoint, or from the start, to the end."""
     torch.manual_seed(0)
-    monitor = ComplexityMonitor(["StableRank", "JacobianNorm", "DistanceFromInitialization"], every_n_steps=1)
+    monitor = ComplexityMonitor(
+        ["StableRank", "JacobianNorm", "DistanceFromInitialization"], every_n_steps=1, budget=None
+    )
     constraint = ComplexityConstraint(metrics.ParameterNorm(), at_most=1.0, every_n_steps=2)
     saving = ModelCheckpoint(folder / "checkpoints", "{step}", every_n_train_steps=3, save_top_k=-1)
     fit = pl.Trainer(

@@ -181,11 +181,11 @@ def alone(monitor: ComplexityMonitor, module: nn.Module) -> dict[str, float]:
 
 def everything(strategy: str, devices: int, network: str) -> dict[str, Any]:
     """All metrics, with the loss of the step and with one that parts of the samples have."""
-    own = ComplexityMonitor("full", probe=32)
+    own = ComplexityMonitor("full", probe=32, budget=None)
     given = ComplexityMonitor(
         "full", probe=tuple(data(network, 36, 5).tensors), loss=F.cross_entropy, per_layer=True, name="given"
     )
-    counts = ComplexityMonitor([SamplesAtOnce(), PiecesAtOnce()], probe=32, name="counts")
+    counts = ComplexityMonitor([SamplesAtOnce(), PiecesAtOnce()], probe=32, name="counts", budget=None)
     module = Trained(network, sharded=strategy == "fsdp2")
     fitted(module, strategy, devices, own, given, counts, network=network)
     return {
@@ -203,7 +203,7 @@ def failing(strategy: str, devices: int, folder: Path) -> dict[str, Any]:
     """What cannot be computed on one process only."""
     found: dict[str, Any] = {}
     failing = [FailingOn(1), FailingOn(0), FailingAtTheEnd(), NeedingMany(), metrics.MeanMargin()]
-    monitor = ComplexityMonitor(failing, probe=32)
+    monitor = ComplexityMonitor(failing, probe=32, budget=None)
     fitted(Trained("norm", sharded=strategy == "fsdp2"), strategy, devices, monitor, network="norm")
     found["left out"], found["values"] = monitor._failures.left_out, monitor.history[-1].values
     found["whole only"] = sorted(monitor._whole_only)
@@ -233,10 +233,10 @@ class Failing(metrics.SmoothMarginLoss):
 
 def streams(devices: int, folder: Path) -> dict[str, Any]:
     """Epochs of other lengths on each rank."""
-    monitor = ComplexityMonitor(["MeanMargin", metrics.LinearRegions(along="plane")])
+    monitor = ComplexityMonitor(["MeanMargin", metrics.LinearRegions(along="plane")], budget=None)
     loader = DataLoader(Stream(), batch_size=None)
     fitted(Trained("two layers"), "ddp", devices, monitor, loader=loader, max_epochs=-1, max_steps=8)
-    steps = ComplexityMonitor(["MeanMargin"], every_n_steps=3, every_n_epochs=None)
+    steps = ComplexityMonitor(["MeanMargin"], every_n_steps=3, every_n_epochs=None, budget=None)
     loggers = [CSVLogger(str(folder), name=name) for name in ("first", "second")]
     fitted(Trained("two layers"), "ddp", devices, steps, loader=loader, max_epochs=-1, max_steps=8, logger=loggers)
     return {

@@ -142,6 +142,7 @@ def test_no_limit_measures_everything() -> None:
     assert Budget.of(None).part("dear", Price(1e9), Plan(), Now(1e9, 0.0, 0, Length())) == 1.0
 
 
+@pytest.mark.usefixtures("budgeted")
 def test_auto_has_at_least_ten_seconds_and_the_ends() -> None:
     budget, short, long = Budget.of("auto"), Length(60.0, 60.0), Length(40_000.0, 100_000.0)
     assert budget.earned(0.0, short) == 10
@@ -152,6 +153,19 @@ def test_auto_has_at_least_ten_seconds_and_the_ends() -> None:
     assert budget.at_least == 80
 
 
+@pytest.mark.usefixtures("budgeted")
+def test_each_start_of_a_continued_run_has_its_ten_seconds() -> None:
+    budget = Budget.of("auto")
+    budget.start_again(spent=8.0, at_least=10.0)
+    assert budget.at_least == 18
+    budget.start_again(spent=8.0, at_least=80.0)
+    assert budget.at_least == 80
+    limited = Budget(0.1)
+    limited.start_again(spent=8.0, at_least=0.0)
+    assert limited.at_least == 0
+
+
+@pytest.mark.usefixtures("budgeted")
 def test_auto_measures_everything_in_a_short_run() -> None:
     costs = Simulated({"cheap": 0.01, "dear": 1.0})
     _, measured = simulated(costs, "auto", steps=60, every=10)

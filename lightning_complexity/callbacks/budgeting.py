@@ -212,7 +212,8 @@ class Spending:
         """Continue from :meth:`state`."""
         self.step, self.moments = state["step"], state["moments"]
         self.measured, self.due = dict(state["measured"]), dict(state["due"])
-        self.budget.latest, self.budget.at_least = dict(state["latest"]), state["at_least"]
+        self.budget.latest = dict(state["latest"])
+        self.budget.start_again(self.stopwatch.spent, state["at_least"])
         self.forecasts.restore(state["forecasts"])
 
 

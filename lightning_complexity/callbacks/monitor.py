@@ -129,16 +129,17 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             submodule that has a row for each output; what was found is logged at level ``INFO``, and :meth:`explain`
             says it.
         budget: The time that measuring takes, drawing the probe, logging and writing included, is held to this share
-            of the rest of the training time. ``"auto"`` is 0.02, but at least ten seconds; where a short run does not
-            pay for the first and the last values, these, up to a minute each, come beside that. ``None`` measures
-            everything every time. Under a limit cheap quantities come at every moment of the schedule, dear ones at
-            every second, fourth, eighth, ...; an estimate takes fewer random probes, down to two, before it comes more
-            rarely than at every fourth, and its standard error says so. With a number, the losses and what is cheap of
-            the weights are there at the start and at the end, the rest as far as it is affordable. How long dear ones
-            take is forecast from small pieces of the probe; what would take most of the free memory is left out. What
-            ``EarlyStopping``, ``ModelCheckpoint`` or a scheduler monitors is measured every time. To begin takes about
-            half a second, so that a share of 0.01 is exceeded in runs of less than a minute or two. At info level the
-            log says what is thinned, and a warning of the log at the end what was never measured.
+            of the rest of the training time. ``"auto"`` is 0.02, but at least ten seconds each time training starts;
+            where a short run does not pay for the first and the last values, these, up to a minute each, come beside
+            that. ``None`` measures everything every time. Under a limit cheap quantities come at every moment of the
+            schedule, dear ones at every second, fourth, eighth, ...; an estimate takes fewer random probes, down to
+            two, before it comes more rarely than at every fourth, and its standard error says so. With a number, the
+            losses and what is cheap of the weights are there at the start and at the end, the rest as far as it is
+            affordable. How long dear ones take is forecast from small pieces of the probe; what would take most of the
+            free memory is left out. What ``EarlyStopping``, ``ModelCheckpoint`` or a scheduler monitors is measured
+            every time. To begin takes about half a second, so that a share of 0.01 is exceeded in runs of less than a
+            minute or two. At info level the log says what is thinned, and a warning of the log at the end what was
+            never measured.
         per_layer: Whether metrics given by name also report their layers.
         on_error: ``"warn"`` or ``"raise"``.
         name: Tells several monitors apart.

@@ -254,6 +254,15 @@ class Budget:
         if seconds > self._allowed(length.sure) / 2:
             self.at_least += seconds
 
+    def start_again(self, spent: float, at_least: float) -> None:
+        """Go on from a checkpoint: to begin takes its time once more.
+
+        Args:
+            spent: Seconds spent measuring before.
+            at_least: What was allowed in any case.
+        """
+        self.at_least = max(at_least, spent + _SECONDS_OF_AUTO) if self.is_auto else at_least
+
     def plan(self, prices: Mapping[str, Price], interval: float, now: Now) -> Plan:
         """What each quantity may take.
 
