@@ -138,6 +138,16 @@ def test_an_estimate_takes_fewer_probes_before_it_is_left_out() -> None:
     assert parts == pytest.approx([1.0, 0.5, 2.6 / 1.25 / 8, 0.0])
 
 
+def test_a_slow_moment_leaves_out_only_what_there_is_no_room_for() -> None:
+    budget, prices = Budget.of("auto"), {"a": Price(0.1), "b": Price(0.1)}
+    budget.latest = {"a": 0, "b": 0}
+    now = Now(0.2, 10.0, 1, Length(20.0, 20.0))
+    plan = budget.plan(prices, 10.0, now)
+    assert budget.part("b", prices["b"], plan, now, pace=5.0) == 1.0
+    assert budget.part("b", prices["b"], plan, now, pace=1e9) == 0.0
+    assert budget.part("b", Price(0.2), plan, now) == 0.0  # what it shares is not there
+
+
 def test_no_limit_measures_everything() -> None:
     assert Budget.of(None).part("dear", Price(1e9), Plan(), Now(1e9, 0.0, 0, Length())) == 1.0
 

@@ -314,8 +314,8 @@ class Moment(Plan):
             size = forecasts.next_piece(name, room - _PIECES_COUNT * self._on_pieces)
             if size is not None:
                 return TryPiece(size)
-        price = forecasts.price(name, {MOMENT, *self._watch.there}).times(self._pace())
-        part = 1.0 if price.full <= at_ends else budget.part(name, price, prices, now)
+        price, pace = forecasts.price(name, {MOMENT, *self._watch.there}), self._pace()
+        part = 1.0 if pace * price.full <= at_ends else budget.part(name, price, prices, now, pace)
         return part if part and self._fits(name, snapshot) else 0.0
 
     def _pace(self) -> float:

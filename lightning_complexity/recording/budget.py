@@ -324,7 +324,7 @@ class Budget:
             earned -= max(earned - plan.spent, 0.0) / 2
         return min(room, earned - now.spent)
 
-    def part(self, name: str, price: Price, plan: Plan, now: Now) -> float:
+    def part(self, name: str, price: Price, plan: Plan, now: Now, pace: float = 1.0) -> float:
         """How much of its own time a quantity may take now: 1 for all, 0 if it is not to be measured.
 
         Args:
@@ -332,15 +332,17 @@ class Budget:
             price: Now, where some of what it shares may be there already.
             plan: For this moment.
             now: When.
+            pace: How many times as long as forecast everything takes.
         """
         if self.share is None:
             return 1.0
+        largest = 1.0
         if now.length is not None and name in self.latest:
             is_as_planned = price.full <= _AS_PLANNED * plan.prices[name].full
             if not (is_as_planned and plan.has_turn(name, now.moment, self.latest[name])):
                 return 0.0
-            return min(plan.turns[name].part, _part(price, self.room(name, plan, now)))
-        return _part(price, self.room(name, plan, now))
+            largest = plan.turns[name].part
+        return min(largest, _part(price.times(pace), self.room(name, plan, now)))
 
 
 def _turns(prices: Mapping[str, Price], seconds: float) -> dict[str, Turn]:
