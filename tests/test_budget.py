@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from lightning_complexity.recording.budget import Budget, Length, Now, Plan, Price, Stopwatch
+from lightning_complexity.recording.budget import Budget, Length, Now, Plan, Price, Stopwatch, Turn
 from lightning_complexity.recording.costs import Costs, Watch
 
 
@@ -136,6 +136,27 @@ def test_an_estimate_takes_fewer_probes_before_it_is_left_out() -> None:
     budget.latest["trace"] = 1
     parts = [budget.part("trace", price, Plan(), Now(0.0, seconds / 0.1, 9, None)) for seconds in (10.1, 5.0, 2.6, 2.4)]
     assert parts == pytest.approx([1.0, 0.5, 2.6 / 1.25 / 8, 0.0])
+
+
+def test_what_comes_every_time_has_its_turn_however_wrong_the_length_was() -> None:
+    plan = Plan(turns={"cheap": Turn(0), "dear": Turn(3)}, to_come=-2.0)
+    assert plan.has_turn("cheap", moment=8, latest=8)
+    assert not plan.has_turn("dear", moment=8, latest=0)
+
+
+def test_first_values_later_on_take_half_of_what_was_saved_and_none_comes_late() -> None:
+    budget, length = Budget(0.1), Length(10.0, 1000.0)
+    plan = Plan({"new": Price(1.0)}, reserves={"new": 0.0})
+    assert budget.room("new", plan, Now(0.0, 100.0, 5, length)) == pytest.approx(0.97 * 10 / 2)
+    plan.to_come = 1.0
+    assert budget.room("new", plan, Now(0.0, 100.0, 5, length)) == 0.0
+
+
+def test_what_has_no_first_value_needs_no_last_one() -> None:
+    budget, prices = Budget(0.1), {"never": Price(4.0), "known": Price(8.0)}
+    budget.latest["known"] = 0
+    assert budget.plan(prices, 1.0, Now(0.0, 50.0, 50, Length(10.0, 1000.0))).reserves["known"] == 1.25 * 8
+    assert budget.plan(prices, 0.0, Now(0.0, 0.0, 0, Length(10.0, 1000.0))).reserves["known"] == 1.25 * 12
 
 
 def test_a_slow_moment_leaves_out_only_what_there_is_no_room_for() -> None:
