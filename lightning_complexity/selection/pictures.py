@@ -60,7 +60,15 @@ def picture_of_front(points: Points, choice: Choice | None = None) -> Figure:
     spread = points.standard_errors[score].to_numpy(float)
     bars = np.where(np.isfinite(spread), spread, 0.0)
     axes.errorbar(
-        x, y, yerr=bars if bars.any() else None, fmt="o", color="0.6", markersize=4, elinewidth=0.8, label="models"
+        x,
+        y,
+        yerr=bars if bars.any() else None,
+        fmt="o",
+        color="0.6",
+        markersize=4,
+        elinewidth=0.8,
+        label="models",
+        zorder=1,
     )
     _draw_front(axes, np.column_stack([x, y]), [points.directions[cost], points.directions[score]])
     if choice is not None:

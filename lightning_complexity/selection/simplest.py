@@ -60,8 +60,9 @@ class Choice:
         limit = f"{_text(best.score)} {sign} {_text(self.standard_error)} = {_text(self.bound)}"
         if chosen.row == best.row:
             text = (
-                f"{chosen.name} is chosen: its {self.score} of {_text(best.score)} is the best of {self.compared}, and "
-                f"no model with less {self.cost} than {_text(chosen.cost)} is within one standard error of it ({limit})."
+                f"{chosen.name} is chosen: its {self.score} of {_text(best.score)} is the best of {self.compared}, "
+                f"and no model with less {self.cost} than {_text(chosen.cost)} is within one standard error of it "
+                f"({limit})."
             )
         else:
             text = (
