@@ -178,7 +178,7 @@ def read_points(
     if frame.empty:
         raise ValueError(f"no model is left of {num_rows}; left out are {counted(left_out) or 'none'}.")
     errors = dict(standard_errors or {})
-    _check(frame, objectives, models, errors)
+    _check(frame, objectives, models, errors, filters)
     frame, not_kept = filtered(frame, filters)
     left_out |= not_kept
     frame = frame.copy()
@@ -193,8 +193,14 @@ def read_points(
 
 
 def _check(
-    frame: pd.DataFrame, objectives: Mapping[str, str], models: Sequence[str] | None, errors: Mapping[str, str]
+    frame: pd.DataFrame,
+    objectives: Mapping[str, str],
+    models: Sequence[str] | None,
+    errors: Mapping[str, str],
+    filters: Filters,
 ) -> None:
+    if isinstance(filters, str):
+        raise TypeError(f"filters must be a sequence or mapping of column names, got {filters!r}.")
     if not isinstance(objectives, Mapping):
         raise TypeError(f"objectives must be a mapping such as {{'error': 'minimize'}}, got {objectives!r}.")
     if not objectives:
@@ -207,6 +213,7 @@ def _check(
         "objectives": list(objectives),
         "models": [] if models is None else list(column_names(models, "models")),
         "standard_errors": list(errors.values()),
+        "filters": list(filters),
     }
     for role, names in named.items():
         for name in names:

@@ -48,6 +48,12 @@ def test_one_model(tmp_path: Path) -> None:
     picture_of_front(points, points.simplest()).savefig(tmp_path / "front.png")
 
 
+def test_names_are_no_formulas(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"$err_": [0.1, 0.2], "US$ ^": [10, 5], "s": 0.01}, index=["a$_{", "b"])
+    points = read_points(frame, {"$err_": "minimize", "US$ ^": "minimize"}, standard_errors={"$err_": "s"})
+    picture_of_front(points, points.simplest()).savefig(tmp_path / "front.png")
+
+
 def test_a_picture_of_other_objectives_is_refused(points: Points) -> None:
     other = read_points(points.values, {"error": "minimize"})
     with pytest.raises(ValueError, match="two objectives"):

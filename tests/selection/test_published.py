@@ -58,7 +58,7 @@ def test_optima_of_weighted_sums_are_on_the_front_and_most_of_the_front_is_none(
         found = networks["accuracy"][row], networks["parameters"][row] / 1e6
         assert found == pytest.approx(published, abs=0.006)
         assert row in front.rows
-    assert len(front) > 3 * len(SCALAR)
+    assert len(front) == 39
 
 
 def test_the_simplest_network_by_loops_over_the_table(networks: pd.DataFrame) -> None:

@@ -51,6 +51,14 @@ def test_a_csv_is_as_its_frame(frame: pd.DataFrame, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read.values, given.values)
 
 
+def test_numbers_that_may_be_missing(frame: pd.DataFrame) -> None:
+    given = read_points(frame.astype({"error": "Float64", "size": "Int64"}), BOTH, models=["width"])
+    pd.testing.assert_frame_equal(given.values, read_points(frame, BOTH, models=["width"]).values)
+    frame = frame.astype({"size": "Int64"})
+    frame.loc[0, "size"] = pd.NA
+    assert read_points(frame, BOTH).names == ("row 1", "row 2", "row 3", "row 4", "row 5")
+
+
 def test_a_model_with_a_diverged_repeat_is_left_out(frame: pd.DataFrame) -> None:
     frame.loc[4, "error"] = np.nan
     points = read_points(frame, BOTH, models=["width"])
@@ -182,6 +190,10 @@ def test_what_cannot_be_read_is_refused(frame: pd.DataFrame, tmp_path: Path) -> 
         read_points(frame)
     with pytest.raises(ValueError, match="no column 'errors'; similar are error"):
         read_points(frame, {"errors": "minimize"})
+    with pytest.raises(ValueError, match="filters: there is no column 'done'"):
+        read_points(frame, BOTH, filters=["done"])
+    with pytest.raises(TypeError, match="filters must be a sequence or mapping"):
+        read_points(frame, BOTH, filters="seed")
     with pytest.raises(ValueError, match="got 'min'"):
         read_points(frame, {"error": "min"})
     with pytest.raises(TypeError, match=r"write \['width'\]"):
