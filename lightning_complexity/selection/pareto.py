@@ -180,6 +180,8 @@ def _checked(points: ArrayLike, directions: str | Sequence[str]) -> tuple[Floats
         values = values.reshape(0, 1 if isinstance(directions, str) else len(directions))
     if values.ndim != 2 or not values.shape[1]:
         raise ValueError(f"points must have shape (points, objectives), got {values.shape}.")
+    if not isinstance(directions, Sequence):
+        raise TypeError(f"directions must be 'minimize', 'maximize' or a sequence of these, got {directions!r}.")
     names = (directions,) * values.shape[1] if isinstance(directions, str) else tuple(directions)
     if len(names) != values.shape[1]:
         raise ValueError(f"directions must be one for each of {values.shape[1]} objectives, got {len(names)}.")

@@ -173,13 +173,17 @@ def mean_and_standard_error(repeats: Sequence[float] | Floats) -> tuple[float, f
     values = np.asarray(repeats, dtype=float)
     if not len(values) or not np.isfinite(values).all():
         return float("nan"), float("nan")
-    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
-    return float(values.mean()), error
+    with np.errstate(over="ignore", invalid="ignore"):  # of repeats beyond 1e150, about to diverge
+        error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+        return float(values.mean()), error
 
 
 def _means_and_errors(scores: Any, standard_errors: Sequence[float] | None) -> tuple[Floats, Floats]:
-    entries = list(scores)
-    if entries and all(np.ndim(entry) == 1 for entry in entries):
+    entries = _listed(scores, "scores")
+    lengths = {np.ndim(entry) for entry in entries}
+    if len(lengths) > 1:
+        raise ValueError("scores must be one number for every model, or repeats for every model, got both.")
+    if lengths == {1}:
         if standard_errors is not None:
             raise ValueError(
                 "standard_errors are computed from repeats: give the mean scores with them, or leave them out."
@@ -194,8 +198,15 @@ def _means_and_errors(scores: Any, standard_errors: Sequence[float] | None) -> t
     return means, errors
 
 
+def _listed(values: Any, name: str) -> list[Any]:
+    try:
+        return list(values)
+    except TypeError as error:
+        raise TypeError(f"{name} must be a sequence with an entry for each model, got {values!r}.") from error
+
+
 def _numbers(values: Any, name: str) -> Floats:
-    numbers = numbers_of(list(values), name)
+    numbers = numbers_of(_listed(values, name), name)
     if numbers.ndim != 1:
         raise ValueError(f"{name} must be one number a model, got shape {numbers.shape}.")
     return numbers

@@ -79,6 +79,8 @@ def test_what_cannot_be_compared_is_refused() -> None:
         pareto_front([[1, 2], [1]])
     with pytest.raises(TypeError, match="points must be numbers"):
         pareto_front([["a", "b"]])
+    with pytest.raises(TypeError, match="directions must be 'minimize', 'maximize' or a sequence of these, got None"):
+        pareto_front([[1, 2]], None)
     with pytest.raises(ValueError, match="'leave_out' or 'refuse', got 'drop'"):
         pareto_front([[1, 2]], not_finite="drop")
 

@@ -63,6 +63,13 @@ def test_models_that_are_not_finite_are_left_out_and_counted() -> None:
     assert (repeats.chosen.row, repeats.left_out) == (1, (0,))
 
 
+def test_repeats_that_overflow_are_not_finite() -> None:
+    choice = simplest([[1e308, 1e308], [0.1, 0.3]], [1, 2])
+    assert (choice.chosen.row, choice.left_out) == (1, (0,))
+    with pytest.raises(ValueError, match="not negative, got inf"):
+        simplest([[1e300, -1e300], [0.1, 0.3]], [1, 2])
+
+
 def test_the_sentence_says_which_and_why() -> None:
     names = ["small", "large"]
     choice = simplest([0.12, 0.11], [1500, 90000], standard_errors=[0.02, 0.015], names=names, cost="parameters")
@@ -80,6 +87,12 @@ def test_the_sentence_says_which_and_why() -> None:
 def test_what_cannot_be_decided_is_refused() -> None:
     with pytest.raises(ValueError, match="give the repeats of each"):
         simplest([0.1, 0.2], [1, 2])
+    with pytest.raises(ValueError, match="or repeats for every model, got both"):
+        simplest([[0.1, 0.2], 0.3], [1, 2])
+    with pytest.raises(TypeError, match="scores must be a sequence with an entry for each model, got None"):
+        simplest(None, [1, 2])
+    with pytest.raises(TypeError, match="costs must be a sequence with an entry for each model, got 3"):
+        simplest([0.1], 3, standard_errors=[0])
     with pytest.raises(ValueError, match="computed from repeats"):
         simplest([[0.1, 0.2]], [1], standard_errors=[0.1])
     with pytest.raises(ValueError, match="row 0, must be a number that is not negative, got nan: repeat it"):
