@@ -8,12 +8,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_complexity import callbacks, functional, metrics, network, plots, recording, regularizers, studies
+    from lightning_complexity import (
+        callbacks,
+        functional,
+        metrics,
+        network,
+        plots,
+        recording,
+        regularizers,
+        selection,
+        studies,
+    )
     from lightning_complexity.callbacks import ComplexityConstraint, ComplexityMonitor, ComplexityPenalty
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = ("callbacks", "functional", "metrics", "network", "plots", "recording", "regularizers", "studies")
+_SUBPACKAGES = (
+    *("callbacks", "functional", "metrics", "network", "plots", "recording", "regularizers", "selection", "studies"),
+)
 
 __all__ = [
     "ComplexityConstraint",
@@ -26,6 +38,7 @@ __all__ = [
     "plots",
     "recording",
     "regularizers",
+    "selection",
     "studies",
 ]
 

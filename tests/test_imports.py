@@ -12,7 +12,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lightning_complexity"
 ORDER = (
-    *("functional", "network", "metrics", "regularizers", "recording", "plots", "callbacks", "studies", "demo", "cli"),
+    *("functional", "network", "metrics", "regularizers", "recording", "plots"),
+    *("callbacks", "studies", "selection", "demo", "cli"),
 )
 HEAVY = ("lightning", "pytorch_lightning", "matplotlib", "tensorboard")
 
@@ -54,6 +55,12 @@ def test_measuring_many_quantities_and_drawing_samples_need_no_lightning() -> No
 def test_studies_load_what_they_need_when_they_need_it() -> None:
     names = (*HEAVY, "torch", "sklearn", "pandas", "optuna")
     assert loaded_by("import lightning_complexity as c; c.studies", names) == set()
+
+
+def test_choosing_a_model_loads_what_it_needs_when_it_needs_it() -> None:
+    names = (*HEAVY, "torch", "sklearn", "pandas", "optuna")
+    assert loaded_by("import lightning_complexity as c; c.selection", names) == set()
+    assert loaded_by("from lightning_complexity.selection import *", (*HEAVY, "torch", "optuna")) == set()
 
 
 def test_the_check_can_fail() -> None:

@@ -109,31 +109,31 @@ def read_table(
     """
     if missing not in ("rows", "measure"):
         raise ValueError(f"missing must be 'rows' or 'measure', got {missing!r}.")
-    frame = _read(source, settings)
+    frame = read_frame(source, settings)
     if measures is None:
         measures = [c for c in frame.columns if str(c).startswith("complexity") and str(c).count("/") < 2]
         measures = [c for c in measures if c not in (gap, OVERHEAD)]
         if not measures:
             raise ValueError(f"measures are needed: no column begins with 'complexity'; there are {_some(frame)}.")
     roles = {
-        "hyperparameters": _names(hyperparameters, "hyperparameters"),
-        "measures": _names(measures, "measures"),
+        "hyperparameters": column_names(hyperparameters, "hyperparameters"),
+        "measures": column_names(measures, "measures"),
         "gap": (gap,),
         "seed": () if seed is None else (seed,),
     }
     _check_columns(frame, roles, filters)
-    kept, left_out = _filtered(frame, filters)
+    kept, left_out = filtered(frame, filters)
     columns = [name for names in roles.values() for name in names]
     kept = kept[columns].copy()
     for name in (*roles["measures"], gap):
-        kept[name] = _numbers(kept[name])
+        kept[name] = as_numbers(kept[name])
     for name in roles["hyperparameters"]:
-        kept[name] = _values(kept[name])
+        kept[name] = same_values(kept[name])
     needed = columns if missing == "rows" else [c for c in columns if c not in roles["measures"]]
     kept, not_finite = _finite(kept, needed)
     left_out |= not_finite
     if kept.empty:
-        raise ValueError(f"no row is left of {len(frame)}; left out are {_counted(left_out) or 'none'}.")
+        raise ValueError(f"no row is left of {len(frame)}; left out are {counted(left_out) or 'none'}.")
     for name in roles["measures"]:
         if not np.isfinite(kept[name].to_numpy(float)).any():
             raise ValueError(f"{name!r} is finite in none of {len(kept)} rows: leave it out of measures.")
@@ -142,7 +142,8 @@ def read_table(
     return Table(kept, roles["hyperparameters"], roles["measures"], gap, seed, len(frame), left_out, missing)
 
 
-def _read(source: Source, settings: str) -> pd.DataFrame:
+def read_frame(source: Source, settings: str) -> pd.DataFrame:
+    """The table of a frame, a CSV or a folder of records, as it is; see :func:`read_table` for its errors."""
     if isinstance(source, pd.DataFrame):
         frame = source
     elif isinstance(source, (str, Path)):
@@ -161,7 +162,8 @@ def _read(source: Source, settings: str) -> pd.DataFrame:
     return frame
 
 
-def _names(names: Sequence[str], role: str) -> tuple[str, ...]:
+def column_names(names: Sequence[str], role: str) -> tuple[str, ...]:
+    """Names of columns, of which there is one at least."""
     if isinstance(names, str):
         raise TypeError(f"{role} must be a sequence of column names, got {names!r}; write [{names!r}].")
     found = tuple(names)
@@ -178,7 +180,7 @@ def _check_columns(frame: pd.DataFrame, roles: Mapping[str, Sequence[str]], filt
     for role, names in [*roles.items(), ("filters", list(filters))]:
         for name in names:
             if name not in frame.columns:
-                raise ValueError(f"{role}: there is no column {name!r}; {_similar(frame, name)}.")
+                raise ValueError(f"{role}: there is no column {name!r}; {similar_columns(frame, name)}.")
     seen: dict[str, str] = {}
     for role, names in roles.items():
         for name in names:
@@ -187,7 +189,8 @@ def _check_columns(frame: pd.DataFrame, roles: Mapping[str, Sequence[str]], filt
             seen[name] = role
 
 
-def _similar(frame: pd.DataFrame, name: str) -> str:
+def similar_columns(frame: pd.DataFrame, name: str) -> str:
+    """The end of a sentence about a column that is not there: which ones are."""
     known = [str(column) for column in frame.columns]
     lower = {column.lower(): column for column in known}
     word = str(name).lower()
@@ -202,7 +205,8 @@ def _some(frame: pd.DataFrame, limit: int = 12) -> str:
     return (", ".join(known[:limit]) + more) or "no columns"
 
 
-def _filtered(frame: pd.DataFrame, filters: Filters) -> tuple[pd.DataFrame, dict[str, int]]:
+def filtered(frame: pd.DataFrame, filters: Filters) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Rows that pass, and how many did not, by reason."""
     left_out: dict[str, int] = {}
     items: Iterable[tuple[str, Any]] = (
         filters.items() if isinstance(filters, Mapping) else ((name, True) for name in filters)
@@ -232,7 +236,8 @@ def _passes(column: pd.Series[Any], wanted: Any) -> np.ndarray[Any, np.dtype[np.
     return (column == wanted).to_numpy(bool)
 
 
-def _numbers(column: pd.Series[Any]) -> pd.Series[Any]:
+def as_numbers(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Numbers, also from words such as ``Infinity``; what is missing becomes NaN."""
     if pd.api.types.is_numeric_dtype(column.dtype):
         return column.astype(float)
     words = column.map(lambda v: _WORDS.get(v, v) if isinstance(v, str) else v)
@@ -243,7 +248,7 @@ def _numbers(column: pd.Series[Any]) -> pd.Series[Any]:
     return numbers.astype(float)
 
 
-def _values(column: pd.Series[Any]) -> pd.Series[Any]:
+def same_values(column: pd.Series[Any]) -> pd.Series[Any]:
     """One number for all that agree to six digits; words and truth values as they are."""
     if not pd.api.types.is_float_dtype(column.dtype):
         return column
@@ -283,5 +288,6 @@ def _check_varied(frame: pd.DataFrame, hyperparameters: Sequence[str], where: st
             )
 
 
-def _counted(left_out: Mapping[str, int]) -> str:
+def counted(left_out: Mapping[str, int]) -> str:
+    """What was left out, as words."""
     return ", ".join(f"{count} ({reason})" for reason, count in left_out.items())
