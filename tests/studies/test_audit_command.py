@@ -14,6 +14,7 @@ def run(*arguments: str) -> None:
     cli.main(["study", "audit", *arguments])
 
 
+@pytest.mark.slow
 def test_a_quick_audit_of_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--quick", "--seeds", "2", "--workers", "1", "--output", str(tmp_path)]
     run(*arguments)

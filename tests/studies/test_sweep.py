@@ -38,6 +38,7 @@ def complete(study: optuna.Study) -> list[str]:
     return sorted(folder_name(t.params) for t in study.get_trials(states=(TrialState.COMPLETE,)))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing_and_blocks_nothing(tmp_path: Path) -> None:
     design = small(width=[4, 5, 6], max_steps=6000)  # seconds each: the criterion comes later
     design = Design(design.points, metrics=design.metrics, stop=Stop(loss=1e-9, max_steps=3000))

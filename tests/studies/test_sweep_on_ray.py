@@ -30,6 +30,7 @@ def test_without_ray(example: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_workers_share_the_queue(
     example: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,7 +59,7 @@ def wait_for(path: Path, worker: subprocess.Popen[bytes]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("kind", ["journal", "database"])
+@pytest.mark.parametrize("kind", ["journal", pytest.param("database", marks=pytest.mark.slow)])
 def test_a_killed_workers_trial_is_done_by_another(kind: str, tmp_path: Path) -> None:
     url, heartbeat = (str(tmp_path / "j.log"), 60) if kind == "journal" else (f"sqlite:///{tmp_path}/s.db", 1)
     study = study_of(url, "slow_until_killed", (1, 2, 3), heartbeat)
