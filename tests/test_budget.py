@@ -197,6 +197,16 @@ def test_each_start_of_a_continued_run_has_its_ten_seconds() -> None:
 
 
 @pytest.mark.usefixtures("budgeted")
+def test_auto_holds_two_per_cent_where_the_run_pays_for_the_ends() -> None:
+    # About what the standard metrics of a ResNet-18 take, of an hour of steps.
+    costs = Simulated({"weights": 0.2, "margins": 0.5, "jacobian": 7.0}, {"forward": (1.0, {"margins", "jacobian"})})
+    overhead, measured = simulated(costs, "auto", steps=3600, every=100, noise=0.2)
+    assert overhead <= 1.1 * 0.02
+    assert all(steps[0] == 0 and steps[-1] == 3600 for steps in measured.values())
+    assert len(measured["weights"]) > 30
+
+
+@pytest.mark.usefixtures("budgeted")
 def test_auto_measures_everything_in_a_short_run() -> None:
     costs = Simulated({"cheap": 0.01, "dear": 1.0})
     _, measured = simulated(costs, "auto", steps=60, every=10)
