@@ -177,7 +177,7 @@ of the number of samples as in a bound."""
 INTRODUCTION = """\
 # Which measure explains generalization?
 
-Written by `python docs/which_measure.py FOLDER --train`, where `FOLDER` takes the trained networks. Networks are
+Written by `python docs/which_measure.py FOLDER` from what the commands below gave; `--train` runs them. Networks are
 multilayer perceptrons with ReLU, trained to no training error and a mean cross-entropy of 0.01; those that did not
 reach it are not compared. All measures of the suite `full` but those of random places in the input space
 ({left_out}), whose number would have to be chosen for each width.
