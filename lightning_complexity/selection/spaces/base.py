@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -46,7 +47,12 @@ class Space(ABC):
         Raises:
             ValueError: If one is missing, or is out of the space.
         """
-        return self.suggest(_fixed(parameters))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # by which Optuna says that a value is out of range
+            try:
+                return self.suggest(_fixed(parameters))
+            except UserWarning as warning:
+                raise ValueError(f"these are no parameters of the space: {warning}") from warning
 
     def distributions(self, structure: Structure) -> dict[str, BaseDistribution]:
         """What each parameter of a structure is chosen from.

@@ -1,0 +1,1 @@
+"""Samplers of Optuna that choose whole structures of a space."""
