@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from lightning_complexity.selection.design_spaces.distances import Difference, Estimate, difference
-from lightning_complexity.selection.design_spaces.distributions import FEW, Bins, Floats, common_bins
+from lightning_complexity.selection.design_spaces.distributions import (
+    FEW,
+    Bins,
+    Floats,
+    common_bins,
+    normalizing_weights,
+)
+from lightning_complexity.selection.design_spaces.efficiency import search_efficiency
 from lightning_complexity.selection.design_spaces.sampling import SpaceSample, read_space
 from lightning_complexity.studies.tables import Source, counted
 
@@ -44,10 +53,27 @@ class SpaceComparison:
         Args:
             which: 0 or 1.
         """
-        from lightning_complexity.selection.design_spaces.distributions import normalizing_weights
-
         complexity = self.samples[which].complexity
         return None if self.bins is None or complexity is None else normalizing_weights(complexity, self.bins)
+
+    def efficiency(self, draws: Sequence[int] | None = None) -> pd.DataFrame:
+        """The least error of k random networks of each space: :func:`search_efficiency`, with a column ``space``.
+
+        Args:
+            draws: Numbers of networks that are tried; powers of two up to the number of networks if not given.
+
+        Returns:
+            With a column ``normalized``, which is true where networks are weighted for equal complexity.
+        """
+        parts = []
+        for which, sample in enumerate(self.samples):
+            weights = self.weights(which)
+            for used in (None,) if weights is None else (None, weights):
+                part = search_efficiency(sample.errors, draws, weights=used)
+                part.insert(0, "normalized", used is not None)
+                part.insert(0, "space", sample.name)
+                parts.append(part)
+        return pd.concat(parts, ignore_index=True)
 
     def _thin_bins(self) -> list[str]:
         if self.bins is None:

@@ -65,8 +65,7 @@ def error_distribution(errors: ArrayLike, weights: ArrayLike | None = None) -> D
         ValueError: If there is no error, one is not finite, or weights are not as said.
 
     References:
-        Radosavovic, Johnson, Xie, Lo and Dollár, On Network Design Spaces for Visual Recognition, ICCV 2019,
-        equations 1 and 2.
+        Radosavovic, Johnson, Xie, Lo and Dollár, On Network Design Spaces for Visual Recognition, ICCV 2019.
 
     Example:
         >>> found = error_distribution([0.3, 0.1, 0.1, 0.2])
@@ -263,7 +262,7 @@ def normalizing_weights(complexity: ArrayLike, bins: Bins) -> Floats:
         ValueError: If a bin is empty.
 
     References:
-        Radosavovic et al., ICCV 2019, section 3.3.
+        Radosavovic et al., ICCV 2019.
 
     Example:
         >>> bins = common_bins([[1, 2, 3, 5]], 2)

@@ -45,7 +45,7 @@ def search_efficiency(
             weights come without replacement, for which there is no exact result.
 
     References:
-        Radosavovic et al., ICCV 2019, section 4.4, where draws are simulated.
+        Radosavovic et al., ICCV 2019, where draws are simulated.
 
     Example:
         >>> search_efficiency([0.1, 0.2, 0.3, 0.4], [1, 2, 4], replace=False)["mean"].round(3).tolist()
@@ -57,7 +57,7 @@ def search_efficiency(
         )
     found = error_distribution(errors, weights)
     size = len(finite(errors, "errors"))
-    numbers = powers_of_two(size) if draws is None else [_count(k, "draws") for k in draws]
+    numbers = powers_of_two(size) if draws is None else [count(k, "draws") for k in draws]
     rows = []
     for k in numbers:
         chances = np.diff(1 - _all_worse(found, k, None if replace else size), prepend=0.0)
@@ -76,9 +76,9 @@ def _all_worse(found: Distribution, k: int, size: int | None) -> Floats:
         return np.asarray(worse**k)
     if k > size:
         raise ValueError(f"draws without replacement must be at most the {size} networks, got {k}.")
-    count = np.rint(worse * size)
-    enough = count >= k
-    left = np.where(enough, count, k)
+    worse_ones = np.rint(worse * size)
+    enough = worse_ones >= k
+    left = np.where(enough, worse_ones, k)
     logs = gammaln(left + 1) - gammaln(left - k + 1) - gammaln(size + 1) + gammaln(size - k + 1)
     return np.where(enough, np.exp(logs), 0.0)
 
@@ -129,7 +129,7 @@ def best_against_best(
             raise ValueError("weights need replace=True: without replacement there is no closed form.")
         found = error_distribution(errors, mass)
         size = None if replace else len(finite(errors, "errors"))
-        chances = np.diff(1 - _all_worse(found, _count(k, "draws"), size), prepend=0.0)
+        chances = np.diff(1 - _all_worse(found, count(k, "draws"), size), prepend=0.0)
         least.append((found.errors, chances))
     (values, chances), (others, other_chances) = least
     behind = np.concatenate([[0.0], other_chances.cumsum()])
@@ -152,7 +152,7 @@ def chance_of_the_larger_search(m: int, n: int) -> float:
         >>> round(chance_of_the_larger_search(1000, 100), 3)  # 90 % in 5000 trials of the paper
         0.909
     """
-    m, n = _count(m, "m"), _count(n, "n")
+    m, n = count(m, "m"), count(n, "n")
     return m / (m + n)
 
 
@@ -173,7 +173,7 @@ def expected_evaluations(total: int, top: int = 1) -> float:
         >>> round(expected_evaluations(3969, 10), 1)
         360.9
     """
-    total, top = _count(total, "total"), _count(top, "top")
+    total, top = count(total, "total"), count(top, "top")
     if top > total:
         raise ValueError(f"top must be at most the {total} networks, got {top}.")
     return float(Fraction(total + 1, top + 1))
@@ -184,7 +184,8 @@ def powers_of_two(most: int) -> list[int]:
     return [2**i for i in range(most.bit_length()) if 2**i <= most]
 
 
-def _count(value: int, role: str) -> int:
+def count(value: int, role: str) -> int:
+    """A positive whole number."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{role} must be positive whole numbers, got {value!r}.")
     return int(value)
