@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_SHOWN = 0.975
 _COLORS = ("tab:blue", "tab:orange")
 
 
 def picture_of_distributions(comparison: SpaceComparison) -> Figure:
     """Draw the distributions of both spaces' errors, as they are and at equal complexity, and how complex they are.
 
-    The dotted line is where distributions are farthest apart.
+    The dotted line is where distributions are farthest apart. Axes end where 97.5 % of the networks of both spaces are
+    shown.
 
     Args:
         comparison: Of two spaces.
@@ -43,11 +45,20 @@ def picture_of_distributions(comparison: SpaceComparison) -> Figure:
     if comparison.normalized is not None:
         _draw_distributions(axes[1], comparison.normalized, names, first.error)
         axes[1].set_title(plain(f"at equal {first.complexity_name}"))
-        low, high = (f(axes[0].get_xlim()[i], axes[1].get_xlim()[i]) for i, f in ((0, min), (1, max)))
-        for panel in axes[:2]:
-            panel.set_xlim(low, high)
         _draw_complexity(axes[2], comparison)
+        axes[2].set_ylim(*_shown(comparison))
+    for panel in axes[:2]:
+        panel.set_xlim(*_shown(comparison))
     return figure
+
+
+def _shown(comparison: SpaceComparison) -> tuple[float, float]:
+    """Errors without the worst ones of either space, which would leave no room for the others."""
+    distributions = comparison.plain.distributions
+    low = min(float(distribution.errors[0]) for distribution in distributions)
+    high = max(distribution.quantile(_SHOWN) for distribution in distributions)
+    margin = 0.05 * (high - low) or 1.0
+    return low - margin, high + margin
 
 
 def _draw_distributions(axes: Axes, found: Difference, names: tuple[str, str], error: str) -> None:
@@ -87,9 +98,9 @@ def _draw_complexity(axes: Axes, comparison: SpaceComparison) -> None:
 
 
 def picture_of_efficiency(comparison: SpaceComparison) -> Figure:
-    """Draw the least error of k random networks of each space: its mean, and a band of two standard deviations.
+    """Draw the least error of k random networks of each space: its mean, and a band that holds 95 of 100 searches.
 
-    Lines are of the networks as they are; dashed ones at equal complexity, if there is one.
+    Solid lines and bands are of the networks as they are; dashed ones at equal complexity, if there is one.
 
     Args:
         comparison: Of two spaces.
@@ -107,14 +118,15 @@ def picture_of_efficiency(comparison: SpaceComparison) -> Figure:
         own = found[found["space"] == sample.name]
         plainly, weighted = own[~own["normalized"]], own[own["normalized"]]
         axes.plot(plainly["draws"], plainly["mean"], color=color, marker=".", label=plain(sample.name))
-        band = (plainly["mean"] - 2 * plainly["sd"], plainly["mean"] + 2 * plainly["sd"])
-        axes.fill_between(plainly["draws"], *band, color=color, alpha=0.15)
+        axes.fill_between(plainly["draws"], plainly["q2.5"], plainly["q97.5"], color=color, alpha=0.15)
         if len(weighted):
             label = plain(f"{sample.name}, at equal {sample.complexity_name}")
             axes.plot(weighted["draws"], weighted["mean"], "--", color=color, label=label)
-    axes.set_xscale("log", base=2)
+    _draw_powers_of_two(axes)
+    low, high = _shown(comparison)
+    axes.set_ylim(low, (low + high) / 2)
     axes.set_xlabel("random networks that are tried")
-    axes.set_ylabel(plain(f"least {comparison.samples[0].error}: mean, and two standard deviations"))
+    axes.set_ylabel(plain(f"least {comparison.samples[0].error}: mean, and 95 of 100 searches"))
     axes.legend(fontsize=8)
     return figure
 
@@ -144,9 +156,15 @@ def picture_of_sample_size(found: SampleSize) -> Figure:
     axes.axhline(found.tolerance, color="0.5", linestyle=":", label=f"tolerance {found.tolerance:g}")
     axes.axvline(found.enough, color="0.5", linestyle="--", label=f"enough: {found.enough}")
     axes.axvline(found.pilot, color="black", linestyle="-.", linewidth=0.8, label=f"pilot: {found.pilot}")
-    axes.set_xscale("log", base=2)
+    _draw_powers_of_two(axes)
     axes.set_ylim(0, 1)
     axes.set_xlabel("networks in the sample")
     axes.set_ylabel("Kolmogorov-Smirnov distance to all")
     axes.legend(fontsize=8)
     return figure
+
+
+def _draw_powers_of_two(axes: Axes) -> None:
+    """A logarithmic axis with plain numbers."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")

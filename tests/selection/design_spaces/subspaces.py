@@ -1,4 +1,4 @@
-"""Parts of the spaces of two public tables: NAS-Bench-Macro (Su et al., 2021) and NAS-Bench-201 (Dong and Yang, 2020)."""
+"""Parts of the spaces of NAS-Bench-Macro (Su et al., CVPR 2021) and NAS-Bench-201 (Dong and Yang, ICLR 2020)."""
 
 from __future__ import annotations
 
