@@ -204,7 +204,6 @@ def common_bins(
 
 def _divided(low: float, high: float, count: int, logarithmic: bool) -> Bins:
     edges = np.geomspace(low, high, count + 1) if logarithmic else np.linspace(low, high, count + 1)
-    edges[0], edges[-1] = low, high  # the logarithm's rounding must not leave the ends out
     return Bins(edges, logarithmic)
 
 

@@ -93,14 +93,18 @@ def test_the_chance_to_win_at_equal_complexity(generator: np.random.Generator) -
 
 
 def test_the_bootstrap_has_the_deviation_of_the_theory(generator: np.random.Generator) -> None:
-    """The variance of a mean of strata, for errors that are 0 and 1: chances to win are then linear in the mean."""
-    bins = Bins(np.array([0.0, 1.0, 2.0]), False)
-    complexities = (np.array([0.5] * 4 + [1.5] * 20), np.array([0.5, 1.5]))
-    errors = (np.array([0, 0, 0, 1] + [1] * 8 + [0] * 12), np.array([0.5, 0.5]))
-    found = difference(errors[0].astype(float), errors[1], complexities, bins, draws=20_000, confidence=0.6827)
-    # Unbiased variances of the strata, 3/16 * 4/3 and 8*12/400 * 20/19, over their sizes, each a quarter.
-    deviation = (((3 / 16) / 3 + (8 * 12 / 400) / 19) / 4) ** 0.5
-    assert (found.first_wins.high - found.first_wins.low) / 2 == pytest.approx(deviation, rel=0.15)
+    """Of a mean over strata, the chance that each network of the first space beats the second's, which do not vary."""
+    bins = Bins(np.arange(31.0), False)
+    complexities = (np.repeat(np.arange(30) + 0.5, 3), np.arange(30) + 0.5)
+    errors = (generator.normal(size=90), generator.normal(size=30))
+    found = difference(*errors, complexities, bins, draws=8000, confidence=0.6827)
+    chances = (errors[0][:, None] < errors[1]).mean(1).reshape(30, 3)
+    deviation = (chances.var(1, ddof=1) / 3).sum() ** 0.5 / 30
+    assert (found.first_wins.high - found.first_wins.low) / 2 == pytest.approx(deviation, rel=0.08)
+
+
+def test_no_p_value_is_less_than_draws_can_tell() -> None:
+    assert difference(np.arange(30.0), np.arange(30.0) + 50, draws=99).p_value == 0.01
 
 
 def test_the_same_seed_gives_the_same(generator: np.random.Generator) -> None:
