@@ -43,6 +43,23 @@ def _operations(cell: str) -> list[str]:
     return [name for node in edges(cell) for name, _ in node]
 
 
+def function_of(cell: str) -> str:
+    """What a cell computes, in words that are the same for cells that compute the same.
+
+    >>> function_of("|nor_conv_1x1~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|")
+    'nor_conv_1x1(0)'
+    """
+    nodes = ["0"]
+    for node in edges(cell):
+        parts = [
+            nodes[i] if name == "skip_connect" else f"{name}({nodes[i]})"
+            for name, i in node
+            if name != "none" and nodes[i]
+        ]
+        nodes.append(f"[{'+'.join(sorted(parts))}]" if len(parts) > 1 else "".join(parts))
+    return nodes[-1]
+
+
 def measure_names(frame: pd.DataFrame) -> list[str]:
     """Columns of measures."""
     return [name for name in frame.columns if str(name).startswith((f"{AS_DRAWN}/", f"{NORMALIZED}/"))]
@@ -128,12 +145,12 @@ def predictions(frame: pd.DataFrame) -> str:
         "the operation at each edge": wiring,
         "the operation at each edge, all measures": [*wiring, *measures],
     }
-    times = resamples(len(frame), 2)
+    times, groups = resamples(len(frame), 2), _groups(frame)
     rows = []
     for method, predict in (("ridge", _ridge), ("forest", _forest)):
         scores: dict[str, tuple[Floats, Floats]] = {}
         for title, names in sets.items():
-            held_out = predict(frame[names].rank(pct=True).to_numpy(float), y)
+            held_out = predict(frame[names].rank(pct=True).to_numpy(float), y, groups)
             scores[title] = (explained(y, held_out, times), rank_correlation(y, held_out, times))
             base = "the operation at each edge" if title.startswith("the operation at each edge,") else "FLOPs"
             gain = "" if title == base else shown(scores[title][0] - scores[base][0])
@@ -141,19 +158,43 @@ def predictions(frame: pd.DataFrame) -> str:
     return markdown(["method", "from", "R2", "rank correlation", "R2 gained over what comes first"], rows)
 
 
-def _divisions(count: int) -> list[NDArray[np.int64]]:
-    return divide(count, FOLDS, REPEATS, np.random.default_rng(0))
+def by_part(frame: pd.DataFrame) -> str:
+    """A table of what ridge regression gains from all measures over FLOPs, among fewer and fewer cells."""
+    median = frame[ACCURACY].median()
+    parts = {
+        "all": frame,
+        "that lead somewhere": frame[frame["connected"]],
+        "the more accurate half": frame[frame[ACCURACY] >= median],
+    }
+    rows = []
+    for title, part in parts.items():
+        y, times = np.log(100 - part[ACCURACY].to_numpy(float)), resamples(len(part), 2)
+        scores = []
+        for names in ([FLOPS], measure_names(part)):
+            held_out = _ridge(part[names].rank(pct=True).to_numpy(float), y, _groups(part))
+            scores.append(rank_correlation(y, held_out, times))
+        rows.append([title, str(len(part)), *map(shown, scores), shown(scores[1] - scores[0])])
+    return markdown(["cells", "number", "rank correlation from FLOPs", "from all measures", "gained"], rows)
 
 
-def _ridge(x: Floats, y: Floats) -> HeldOut:
-    return hold_out(x, y, np.arange(len(y)), _divisions(len(y)), 0.95)
+def _groups(frame: pd.DataFrame) -> NDArray[np.int64]:
+    """Cells that compute the same are held out together."""
+    return np.unique([function_of(cell) for cell in frame["cellstr"]], return_inverse=True)[1].astype(np.int64)
 
 
-def _forest(x: Floats, y: Floats) -> HeldOut:
+def _divisions(groups: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return divide(int(groups.max()) + 1, FOLDS, REPEATS, np.random.default_rng(0))
+
+
+def _ridge(x: Floats, y: Floats, groups: NDArray[np.int64]) -> HeldOut:
+    return hold_out(x, y, groups, _divisions(groups), 0.95)
+
+
+def _forest(x: Floats, y: Floats, groups: NDArray[np.int64]) -> HeldOut:
     found = np.zeros((3, REPEATS, len(y)))
-    for d, parts in enumerate(_divisions(len(y))):
+    for d, parts in enumerate(_divisions(groups)):
         for part in np.unique(parts):
-            held = parts == part
+            held = (parts == part)[groups]
             forest = RandomForestRegressor(100, min_samples_leaf=3, max_features=1 / 3, random_state=d)
             found[0, d, held] = forest.fit(x[~held], y[~held]).predict(x[held])
             found[1, d, held] = y[~held].mean()
