@@ -34,6 +34,7 @@ def main() -> None:
             left_out=", ".join(f"`{name}`" for name in measuring.TOO_LARGE),
             of_tables=report.of_tables(),
             predictions=report.predictions(frame),
+            beside=report.beside_flops(frame),
             by_part=report.by_part(frame),
             functions=frame["cellstr"].map(report.function_of).nunique(),
             rankings=report.rankings(frame),

@@ -158,6 +158,18 @@ def predictions(frame: pd.DataFrame) -> str:
     return markdown(["method", "from", "R2", "rank correlation", "R2 gained over what comes first"], rows)
 
 
+def beside_flops(frame: pd.DataFrame, most: int = 5) -> str:
+    """A table of the measures that say most beside FLOPs, each alone."""
+    y, groups = np.log(100 - frame[ACCURACY].to_numpy(float)), _groups(frame)
+    found = []
+    for name in measure_names(frame):
+        held_out = _ridge(frame[[FLOPS, name]].rank(pct=True).to_numpy(float), y, groups)
+        once = np.ones((1, len(frame)))
+        found.append((explained(y, held_out, once)[0], rank_correlation(y, held_out, once)[0], name))
+    rows = [[f"`{name}`", f"{r2:.2f}", f"{rank:.2f}"] for r2, rank, name in sorted(found, reverse=True)[:most]]
+    return markdown(["with FLOPs", "R2", "rank correlation"], rows)
+
+
 def by_part(frame: pd.DataFrame) -> str:
     """A table of what ridge regression gains from all measures over FLOPs, among fewer and fewer cells."""
     median = frame[ACCURACY].median()
