@@ -69,7 +69,12 @@ def read_space(
         >>> len(sample), sample.left_out
         (2, {"'error' missing or not finite": 1})
     """
-    frame = read_frame(source, "settings.json")
+    if isinstance(source, (str, Path)) and not Path(source).exists():
+        raise FileNotFoundError(f"there is no file or folder {source}; give a CSV with a row a network, or records.")
+    try:
+        frame = read_frame(source, "settings.json")
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(f"{source} is no CSV with a row a network: {str(error).strip()}") from None
     shown = name or (Path(source).stem if isinstance(source, (str, Path)) else "space")
     columns = [error] if complexity is None else [error, complexity]
     for column in columns:

@@ -179,10 +179,10 @@ def test_the_command_says_and_writes(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_command_ends_with_a_line(tmp_path: Path) -> None:
     space(0, 1, 8).to_csv(tmp_path / "a.csv", index=False)
     file = str(tmp_path / "a.csv")
-    with pytest.raises(SystemExit, match=r"^spaces: .*missing.csv"):
+    with pytest.raises(SystemExit, match=r"^spaces: there is no file or folder .*missing.csv"):
         main(["spaces", file, str(tmp_path / "missing.csv")])
     with pytest.raises(SystemExit, match=r"^spaces: a: there is no column 'loss'"):
         main(["spaces", file, file, "--error", "loss"])
     (tmp_path / "empty.csv").touch()
-    with pytest.raises(SystemExit, match=r"^spaces: "):
+    with pytest.raises(SystemExit, match=r"^spaces: .*empty.csv is no CSV with a row a network: No columns"):
         main(["spaces", file, str(tmp_path / "empty.csv")])

@@ -88,7 +88,7 @@ def test_bad_tables_are_refused(tmp_path: Path) -> None:
         read_space(frame, error="test_error", complexity="size")
     with pytest.raises(ValueError, match="space: no network is left of 1; left out are 1"):
         read_space(frame, error="none")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="there is no file or folder"):
         read_space(tmp_path / "missing.csv")
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         draw_structures(Coins(), 0)
