@@ -73,8 +73,8 @@ def read_space(
         raise FileNotFoundError(f"there is no file or folder {source}; give a CSV with a row a network, or records.")
     try:
         frame = read_frame(source, "settings.json")
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source} is no CSV with a row a network: {str(error).strip()}") from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as reason:
+        raise ValueError(f"{source} is no CSV with a row a network: {str(reason).strip()}") from None
     shown = name or (Path(source).stem if isinstance(source, (str, Path)) else "space")
     columns = [error] if complexity is None else [error, complexity]
     for column in columns:
