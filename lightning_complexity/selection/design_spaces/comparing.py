@@ -180,13 +180,12 @@ def compare_spaces(
         _sample(source, error, complexity, name) for source, name in zip((first, second), names, strict=True)
     )
     a, b = _named_apart(*samples)
-    options = {"confidence": confidence, "draws": draws, "seed": seed}
-    plain = difference(a.errors, b.errors, **options)  # type: ignore[arg-type]
+    plain = difference(a.errors, b.errors, confidence=confidence, draws=draws, seed=seed)
     if a.complexity is None or b.complexity is None:
         return SpaceComparison((a, b), plain, None, None)
     complexities = (a.complexity, b.complexity)
     found = common_bins(complexities, bins, logarithmic=logarithmic, within=within, names=(a.name, b.name))
-    normalized = difference(a.errors, b.errors, complexities, found, **options)  # type: ignore[arg-type]
+    normalized = difference(a.errors, b.errors, complexities, found, confidence=confidence, draws=draws, seed=seed)
     return SpaceComparison((a, b), plain, normalized, found)
 
 
