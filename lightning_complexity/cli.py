@@ -11,6 +11,7 @@ except ImportError:
     sys.exit("the command line needs jsonargparse: pip install lightning-complexity[cli]")
 
 from lightning_complexity.metrics import catalogue
+from lightning_complexity.selection.commands.search import add_search, run_search
 from lightning_complexity.studies.commands.study import add_study, run_study
 from lightning_complexity.studies.commands.sweeps import add_worker, run_worker
 
@@ -49,6 +50,7 @@ def _parser() -> ArgumentParser:
     commands.add_subcommand("list", listing, help="list every metric")
     add_study(commands)
     add_worker(commands)
+    add_search(commands)
     return parser
 
 
@@ -63,6 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if options.subcommand == "worker":
         run_worker(options.worker.as_dict())
+        return
+    if options.subcommand == "search":
+        run_search(options.search.as_dict())
         return
     from lightning_complexity.demo import run_demo
 

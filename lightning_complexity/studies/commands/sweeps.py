@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -99,6 +100,7 @@ def run_worker(options: dict[str, Any]) -> None:
     from lightning_complexity.studies.sweeping.storage import HEARTBEAT, first_line, is_journal
     from lightning_complexity.studies.sweeping.worker import work
 
+    signal.signal(signal.SIGTERM, _interrupt)  # of a queueing system, or of the command that started it
     try:
         heartbeat = HEARTBEAT if options["heartbeat"] is None else options["heartbeat"]
         count = work(options["storage"], options["study"], options["output"], heartbeat=heartbeat)
@@ -111,6 +113,10 @@ def run_worker(options: dict[str, Any]) -> None:
             raise
         sys.exit(f"worker: the storage failed: {first_line(error)}")
     print(f"Ran {count} trials; none is left.")
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def run_sweep(name: str, options: dict[str, Any]) -> None:

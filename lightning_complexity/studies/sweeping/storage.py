@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def open_storage(url: str, *, create: bool = False, heartbeat: float = HEARTBEAT
     try:
         with quiet_optuna():
             return optuna.storages.RDBStorage(
-                url,
+                with_driver(url),
                 heartbeat_interval=max(round(heartbeat), 1),
                 grace_period=max(round(2 * heartbeat), 2),
                 heartbeat_stale_trial_callback=requeue,
@@ -93,6 +94,21 @@ def _open_journal(path: Path, create: bool) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(path)))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read as a journal of Optuna: {first_line(error)}") from error
+
+
+def with_driver(url: str) -> str:
+    """A PostgreSQL URL that names the driver which is there, where it names none.
+
+    Without a name SQLAlchemy takes psycopg2, the one before psycopg.
+
+    >>> with_driver("sqlite:///s.db")
+    'sqlite:///s.db'
+    """
+    kind, separator, rest = url.partition("://")
+    has_new, has_old = (find_spec(name) is not None for name in ("psycopg", "psycopg2"))
+    if kind in ("postgresql", "postgres"):
+        kind = "postgresql+psycopg" if has_new and not has_old else "postgresql"
+    return f"{kind}{separator}{rest}"
 
 
 def without_password(url: str) -> str:
