@@ -18,7 +18,7 @@ _TRIALS, _QUICK_TRIALS = 40, 6
 _QUICK = {"max_epochs": 3, "repeats": 2, "num_samples": 300}
 _EXAMPLES = """
 examples:
-  lightning-complexity search                                # networks of some depth and width on digits, in a minute or two
+  lightning-complexity search                                # networks of any depth and width, on digits
   lightning-complexity search --study mlp-tpe --trials 80    # the same search goes on
   lightning-complexity search --objectives error log_path_norm --constraint "parameters<=5000" --strategy nsga2
   lightning-complexity search --data ./mnist --space_options max_layers=2 "units=[32, 64, 128]" --num_samples 5000

@@ -61,7 +61,7 @@ def report(study: Study, output: Path) -> Report:
     output.mkdir(parents=True, exist_ok=True)
     table = output / "trials.csv"
     trials_table(search, trials).to_csv(table, index=False)
-    wrong = _what_went_wrong(study, trials)
+    wrong = _what_went_wrong(trials)
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
     feasible = [trial for trial in complete if _is_feasible(trial)]
     if not feasible:
@@ -69,7 +69,7 @@ def report(study: Study, output: Path) -> Report:
         return Report("\n\n".join([*lines, *wrong, f"Written: {table}"]), (table,), has_model=False)
     points = _points(study, search, feasible)
     choice = _choice(points, search)
-    chosen = _chosen_trial(points, choice, feasible, search)
+    chosen = _chosen_trial(points, choice, feasible)
     found, lines = _finished(study, chosen, output)
     chosen_file = output / "chosen.json"
     _write_chosen(chosen_file, search, chosen, choice, found)
@@ -153,11 +153,11 @@ def _choice(points: Points, search: Search) -> Choice | None:
 
 def _best_row(points: Points) -> int:
     name, direction = next(iter(points.directions.items()))
-    column = points.values[name]
-    return int(column.idxmin() if direction == "minimize" else column.idxmax())
+    column = points.values[name].to_numpy(float)
+    return int(column.argmin() if direction == "minimize" else column.argmax())
 
 
-def _chosen_trial(points: Points, choice: Choice | None, feasible: list[FrozenTrial], search: Search) -> FrozenTrial:
+def _chosen_trial(points: Points, choice: Choice | None, feasible: list[FrozenTrial]) -> FrozenTrial:
     name = points.names[_best_row(points)] if choice is None else choice.chosen.name
     return next(trial for trial in feasible if name.startswith(f"trial {trial.number} ("))
 
@@ -244,7 +244,7 @@ def _front(points: Points, search: Search) -> list[str]:
     return [text + "."]
 
 
-def _what_went_wrong(study: Study, trials: list[FrozenTrial]) -> list[str]:
+def _what_went_wrong(trials: list[FrozenTrial]) -> list[str]:
     states = Counter(map(_state, trials))
     lines = []
     if failed := [trial for trial in trials if trial.state.name == "FAIL"]:

@@ -239,7 +239,8 @@ def prepare(
     if name not in optuna.get_all_study_names(storage):
         search = begun(asked)
         try:
-            study = optuna.create_study(storage=storage, study_name=name, directions=list(search.goals.values()))
+            directions = [optuna.study.StudyDirection[word.upper()] for word in search.goals.values()]
+            study = optuna.create_study(storage=storage, study_name=name, directions=directions)
         except optuna.exceptions.DuplicatedStudyError:  # another command began it meanwhile
             return _gone_on(asked, _existing(storage, name, url), num_trials)
         study.set_metric_names(list(search.goals))

@@ -115,7 +115,7 @@ def run_worker(options: dict[str, Any]) -> None:
     print(f"Ran {count} trials; none is left.")
 
 
-def _interrupt(signum: int, frame: Any) -> None:
+def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
