@@ -51,7 +51,9 @@ def add_search(commands: Any) -> None:
         "finished stays: the same command goes on.",
         epilog=_EXAMPLES + _named(),
     )
-    parser.add_argument("--space", help="name of a space, or a YAML file with arguments of --model (mlp)")
+    parser.add_argument(
+        "--space", help="name of a space, package.module:Class of your own, or a YAML file for --model (mlp)"
+    )
     parser.add_argument("--space_options", nargs="+", help="of the space, such as max_layers=2 'units=[16, 64]'")
     parser.add_argument("--strategy", help="how models are proposed (tpe)")
     parser.add_argument("--strategy_options", nargs="+", help="of the strategy, such as population_size=20")
@@ -215,7 +217,7 @@ def parsed_options(words: list[str], option: str) -> dict[str, Any]:
 def _default_name(asked: dict[str, Any], options: dict[str, Any]) -> str:
     from lightning_complexity.selection.searching.description import Search
 
-    space = Path(asked.get("space", Search.space)).stem
+    space = Path(asked.get("space", Search.space)).stem.rpartition(":")[2]
     return f"{space}-{asked.get('strategy', Search.strategy)}{'-quick' if options['quick'] else ''}"
 
 

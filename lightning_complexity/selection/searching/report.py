@@ -16,6 +16,7 @@ from lightning_complexity.selection.searching.description import Search
 from lightning_complexity.selection.searching.running import (
     CONSTRAINED,
     MODEL,
+    SAME_AS,
     STANDARD_ERROR,
     problem_of,
     search_of,
@@ -62,7 +63,7 @@ def report(study: Study, output: Path) -> Report:
     table = output / "trials.csv"
     trials_table(search, trials).to_csv(table, index=False)
     wrong = _what_went_wrong(trials)
-    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    complete = [t for t in trials if t.state.name == "COMPLETE" and SAME_AS not in t.user_attrs]
     feasible = [trial for trial in complete if _is_feasible(trial)]
     if not feasible:
         lines = [_nobody_meets(search, complete)] if complete else [_all_failed(study, trials)]
@@ -116,6 +117,7 @@ def _row(search: Search, trial: FrozenTrial) -> dict[str, Any]:
     row |= {(f"params.{name}" if name in row else name): value for name, value in trial.params.items()}
     start, end = trial.datetime_start, trial.datetime_complete
     row["seconds"] = round((end - start).total_seconds(), 2) if start and end else None
+    row["same_as"] = trial.user_attrs.get(SAME_AS)
     row["reason"] = _reason(trial) if trial.state.name == "FAIL" else None
     return row
 
@@ -141,7 +143,14 @@ def _points(study: Study, search: Search, feasible: list[FrozenTrial]) -> Points
     errors = {name: f"{STANDARD_ERROR}.{name}" for name in search.goals} if search.repeats > 1 else {}
     points = read_points(study, standard_errors=errors)
     models = {f"trial {trial.number}": trial.user_attrs[MODEL] for trial in feasible}
-    return replace(points, names=tuple(f"{name} ({models[name]})" for name in points.names))
+    rows = [row for row, name in enumerate(points.names) if name in models]
+    return replace(
+        points,
+        names=tuple(f"{points.names[row]} ({models[points.names[row]]})" for row in rows),
+        values=points.values.iloc[rows].reset_index(drop=True),
+        standard_errors=points.standard_errors.iloc[rows].reset_index(drop=True),
+        repeats=tuple(points.repeats[row] for row in rows),
+    )
 
 
 def _choice(points: Points, search: Search) -> Choice | None:
@@ -254,6 +263,8 @@ def _what_went_wrong(trials: list[FrozenTrial]) -> list[str]:
         lines.append(f"{len(failed)} of {len(trials)} trials failed:")
         lines += [f"  {_which(found)}: {reason}" for reason, found in list(reasons.items())[:_REASONS]]
         lines += [f"  and {len(reasons) - _REASONS} other reasons, in trials.csv"] if len(reasons) > _REASONS else []
+    if count := sum(SAME_AS in trial.user_attrs for trial in trials):
+        lines.append(f"{count} of {len(trials)} trials had a model that was there before, and took its values.")
     if count := states["pruned"]:
         lines.append(f"{count} of {len(trials)} trials were pruned.")
     if count := states["constraint not met"]:

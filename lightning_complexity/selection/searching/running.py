@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.pruners import BasePruner
     from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
 
 SEARCH, MODEL, REPEATS, STANDARD_ERROR, CONSTRAINED = "search", "model", "repeats", "standard_error", "constrained"
+STRUCTURE, SAME_AS = "structure", "same_as"
 _OTHERS_BEGIN = 5.0
 
 
@@ -37,7 +39,7 @@ _OTHERS_BEGIN = 5.0
 
 
 def run_trial(trial: Trial, output: Path) -> tuple[float, ...]:
-    """Values of one trial of a search.
+    """Values of one trial of a search; of a model that was finished before, those of that time.
 
     Args:
         trial: Of a study that :func:`prepare` made.
@@ -53,6 +55,9 @@ def run_trial(trial: Trial, output: Path) -> tuple[float, ...]:
     search = problem.search
     structure = problem.space.suggest(trial)
     trial.set_user_attr(MODEL, problem.space.describe(structure))
+    trial.set_user_attr(STRUCTURE, repr(structure))
+    if (before := _same(trial, repr(structure))) is not None:
+        return _copied(trial, before, search)
     found = problem.values(structure, watch_of(trial, search), output / "trials" / str(trial.number))
     means = {name: mean_and_standard_error(repeats) for name, repeats in found.items()}
     if search.repeats > 1:
@@ -62,6 +67,24 @@ def run_trial(trial: Trial, output: Path) -> tuple[float, ...]:
     for bound in search.bounds:
         trial.set_constraint(bound.text, bound.excess(means[bound.name][0]))
     return tuple(means[name][0] for name in search.goals)
+
+
+def _same(trial: Trial, structure: str) -> FrozenTrial | None:
+    """A finished trial of the same model."""
+    from optuna.trial import TrialState
+
+    finished = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return next((other for other in finished if other.user_attrs.get(STRUCTURE) == structure), None)
+
+
+def _copied(trial: Trial, other: FrozenTrial, search: Search) -> tuple[float, ...]:
+    trial.set_user_attr(SAME_AS, other.number)
+    for name in (REPEATS, STANDARD_ERROR, CONSTRAINED):
+        if name in other.user_attrs:
+            trial.set_user_attr(name, other.user_attrs[name])
+    for bound in search.bounds:
+        trial.set_constraint(bound.text, other.constraints[bound.text])
+    return tuple(other.values)
 
 
 def make_sampler(study: Study) -> SearchSampler:
@@ -110,7 +133,7 @@ def problem_of(study: Study) -> Problem:
     Args:
         study: Of a search.
     """
-    return _problem_of(json.dumps(search_of(study).written(), sort_keys=True))
+    return _problem_of(json.dumps(search_of(study).written()))
 
 
 def problem_for(search: Search) -> Problem:

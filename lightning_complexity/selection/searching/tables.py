@@ -93,7 +93,7 @@ def make_space(name: str, options: Mapping[str, Any]) -> base.Space:
     """The space of a name.
 
     Args:
-        name: Of :data:`SPACES`.
+        name: Of :data:`SPACES`; or the import path of a class, ``package.module:Class``.
         options: Of its class.
 
     Raises:
@@ -103,13 +103,14 @@ def make_space(name: str, options: Mapping[str, Any]) -> base.Space:
         >>> make_space("mlp", {"max_layers": 2}).max_layers
         2
     """
-    factory = load_object(entry_of(SPACES, name, "space").factory, "space")
+    factory = load_object(name if ":" in name else entry_of(SPACES, name, "space").factory, "--space")
     try:
         check_options(factory, options, f"space {name}")
         made = factory(**options)
     except TypeError as error:
         raise ValueError(f"space {name}: an option has a wrong type: {error}.") from error
-    assert isinstance(made, base.Space)
+    if not isinstance(made, base.Space):
+        raise ValueError(f"--space {name} must make a Space, got {type(made).__name__}.")
     return made
 
 
