@@ -100,8 +100,8 @@ def test_search(storage: str, tmp_path: Path) -> None:
 def test_sweep(storage: str, tmp_path: Path) -> None:
     name = f"sweep-{tmp_path.name}"
     words = ["study", "sweep", "--quick", "--study", name, "--workers", 2, "--storage", storage]
-    words += ["--output", tmp_path / "out", "--heartbeat", 2 if "://" in storage else 60, "--max_steps", 1500]
-    process = command(*words, "--loss", 0.01)
+    words += ["--output", tmp_path / "out", "--heartbeat", 2 if "://" in storage else 60, "--max_steps", 800]
+    process = command(*words, "--loss", 0.05)
     try:
         wait_for(lambda: num_complete(storage, name) >= 2, process)
         before = {t.number: t.user_attrs["network"] for t in trials(storage, name) if t.state.name == "COMPLETE"}
@@ -116,4 +116,4 @@ def test_sweep(storage: str, tmp_path: Path) -> None:
     assert not {t.state.name for t in found} & {"RUNNING", "WAITING"}
     assert {number: found[number].user_attrs["network"] for number in before} == before
     frame = pd.read_csv(tmp_path / "out" / "networks.csv")
-    assert len(frame) == sum(t.state.name == "COMPLETE" for t in found) == 16
+    assert len(frame) == sum(t.state.name == "COMPLETE" for t in found) == 8
