@@ -18,6 +18,7 @@ from lightning_complexity.selection.searching.running import (
     MODEL,
     SAME_AS,
     STANDARD_ERROR,
+    STRUCTURE,
     problem_of,
     search_of,
 )
@@ -63,7 +64,7 @@ def report(study: Study, output: Path) -> Report:
     table = output / "trials.csv"
     trials_table(search, trials).to_csv(table, index=False)
     wrong = _what_went_wrong(trials)
-    complete = [t for t in trials if t.state.name == "COMPLETE" and SAME_AS not in t.user_attrs]
+    complete = _different([trial for trial in trials if trial.state.name == "COMPLETE"])
     feasible = [trial for trial in complete if _is_feasible(trial)]
     if not feasible:
         lines = [_nobody_meets(search, complete)] if complete else [_all_failed(study, trials)]
@@ -134,6 +135,14 @@ def _is_feasible(trial: FrozenTrial) -> bool:
 def _reason(trial: FrozenTrial) -> str:
     text = str(trial.user_attrs.get(ERROR, _DIED)).removeprefix("TrialError: ")
     return text.strip().splitlines()[0] if text.strip() else "no reason given"
+
+
+def _different(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The first trial of each model; two workers may have had one at the same time."""
+    first: dict[Any, FrozenTrial] = {}
+    for trial in trials:
+        first.setdefault(trial.user_attrs[STRUCTURE], trial)
+    return list(first.values())
 
 
 # The choice -------------------------------------------------------------------------------------------

@@ -184,12 +184,12 @@ def begun(asked: Mapping[str, Any]) -> Search:
             if search.repeats > most:
                 raise ValueError(f"--repeats must be at most {most}: {search.space} has no more seeds.")
     search = replace(search, objectives=search.objectives or _default_objectives(search, problem))
-    if search.monitor is not None and search.monitor not in search.goals:
-        raise ValueError(f"--objectives must have {search.monitor}, the monitor, got {', '.join(search.goals)}.")
     for option, names in (("--objectives", search.goals), ("--constraint", [b.name for b in search.bounds])):
         for name in names:
             check_name(name, problem.outcomes, option)
             _check_table(name, problem)
+    if search.monitor is not None and search.monitor not in search.goals:
+        raise ValueError(f"--objectives must have {search.monitor}, the monitor, got {', '.join(search.goals)}.")
     check_strategy(search.strategy, problem.space, search.space, search.strategy_options)
     check_pruner(search, problem.outcomes)
     return search

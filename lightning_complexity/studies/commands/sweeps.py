@@ -100,7 +100,7 @@ def run_worker(options: dict[str, Any]) -> None:
     from lightning_complexity.studies.sweeping.storage import HEARTBEAT, first_line, is_journal
     from lightning_complexity.studies.sweeping.worker import work
 
-    signal.signal(signal.SIGTERM, _interrupt)  # of a queueing system, or of the command that started it
+    before = signal.signal(signal.SIGTERM, _interrupt)  # of a queueing system, or of the command that started it
     try:
         heartbeat = HEARTBEAT if options["heartbeat"] is None else options["heartbeat"]
         count = work(options["storage"], options["study"], options["output"], heartbeat=heartbeat)
@@ -112,6 +112,8 @@ def run_worker(options: dict[str, Any]) -> None:
         if is_journal(options["storage"]) or type(error).__module__.partition(".")[0] not in ("optuna", "sqlalchemy"):
             raise
         sys.exit(f"worker: the storage failed: {first_line(error)}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(f"Ran {count} trials; none is left.")
 
 

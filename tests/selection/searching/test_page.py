@@ -36,5 +36,5 @@ def test_the_module_of_the_page_is_searched(search: Search, monkeypatch: pytest.
 
 def test_the_objectives_of_the_page(search: Search) -> None:
     (line,) = [line for block in blocks("bash") for line in block.splitlines() if "--objectives" in line]
-    printed = search(*shlex.split(line)[2:], "--quick", "--trials", 2)
+    printed = search(*shlex.split(line)[2:], "--quick", "--trials", 2, "--space_options", "units=[8, 16]")
     assert "error (minimize), log_path_norm (minimize), with parameters<=5000, latency<=0.2" in printed

@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from lightning_complexity import metrics
 from lightning_complexity.selection.searching.description import Search as Description
-from lightning_complexity.selection.searching.problems import networks
+from lightning_complexity.selection.searching.problems import module, networks
 from lightning_complexity.selection.searching.problems.networks import NetworkProblem, evaluated
 from lightning_complexity.selection.searching.quantities import TrialError, direction_of, measured, named_values
 from lightning_complexity.selection.spaces.dense import DenseSpace, Layer
@@ -187,7 +187,8 @@ MISTAKES: list[tuple[str, tuple[object, ...], str]] = [
         "--datamodule .*Data does not take 'size' of space.yaml; it takes batch_size",
     ),
     ("width: [2, 3]", ("--monitor", "val_los"), "--monitor val_los is not logged; logged are .*Did you mean val_loss"),
-    ("width: [2, 3]", ("--objectives", "val_acc"), "--objectives must have val_loss, the monitor"),
+    ("width: [2, 3]", ("--monitor", "val_loss", "--objectives", "val_acc"), "--objectives must have val_loss, the mon"),
+    ("width: [2, 3]", ("--objectives", "parameters"), "--objectives must have val_loss, the monitor, got parameters"),
     ("width: [2, 3]", ("--objectives", "val_loss", "val_ac"), "there is no 'val_ac'; there are .*Did you mean val_acc"),
     ("width: [2, 3]", ("--data", "digits"), "--data is for networks of a space; with --model, put it into the YAML"),
     ("width: [2, 3]", ("--model", f"{OWN}:Silent"), "no value of the validation is logged .*; logged are train_loss"),
@@ -205,6 +206,30 @@ def test_mistakes(text: str, words: tuple[object, ...], message: str, search: Se
     with pytest.raises(SystemExit, match=message) as stopped:
         search(*WORDS, *words)
     assert "\n" not in str(stopped.value)
+
+
+def test_an_objective_that_is_logged_is_the_monitor(search: Search) -> None:
+    write("width: [2, 3]")
+    printed = search(*WORDS, "--max_epochs", 1, "--trials", 1, "--objectives", "val_acc", "parameters")
+    assert "for val_acc (maximize), parameters (minimize)." in printed
+
+
+def test_what_is_never_logged(
+    search: Search, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = module.fit
+
+    def without_a_first_try(*arguments: Any, **options: Any) -> None:
+        if "fast_dev_run" in options:
+            raise TrialError("bad luck")
+        fit(*arguments, **options)
+
+    monkeypatch.setattr(module, "fit", without_a_first_try)
+    write("width: [2, 3]")
+    with pytest.raises(SystemExit) as stopped:
+        search(*WORDS, "--trials", 1, "--monitor", "val_los")
+    assert stopped.value.code == 1
+    assert "val_los was never logged; logged are train_loss, val_loss, val_acc" in capsys.readouterr().out
 
 
 def test_a_file_without_a_module(search: Search) -> None:

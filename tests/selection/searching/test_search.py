@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -12,7 +14,10 @@ import pytest
 import scipy.stats
 from optuna.trial import TrialState
 
+from lightning_complexity import cli
+from lightning_complexity.selection.searching import running
 from lightning_complexity.selection.searching.running import search_of
+from lightning_complexity.studies.sweeping import local
 from lightning_complexity.studies.sweeping.storage import open_storage, quiet_optuna
 from tests.selection.searching.conftest import Search
 from tests.selection.searching.spaces import SmallTable
@@ -128,6 +133,39 @@ def test_the_same_command_goes_on_and_more_trials_extend(search: Search) -> None
     assert (after[:3], len(after)) == (before, 7)
     assert "--trials 2 is less and changes nothing" in search("--study", "table-random", "--trials", 2)
     assert len(study_of("table-random").trials) == 7
+
+
+def test_an_interrupt_says_how_to_go_on(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = local.finish
+
+    def interrupted(study: optuna.Study, *rest: Any, **options: Any) -> None:
+        study.set_user_attr("num_trials", 2)
+        finish(study, *rest, **options)
+        study.set_user_attr("num_trials", 5)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "finish", interrupted)
+        with pytest.raises(SystemExit) as stopped:
+            search("--space", "table", "--trials", 5, "--output", "out")
+    said = str(stopped.value)
+    assert "Interrupted with 2 of 5 trials finished. Go on with: lightning-complexity search --study table-tpe" in said
+    assert "goes on: 2 of its trials are finished" in search(*shlex.split(said.partition(": ")[2])[2:])
+    assert len(pd.read_csv("out/trials.csv")) == 5
+
+
+def test_waiting_for_the_workers_of_others(search: Search) -> None:
+    printed = search("--space", "table", "--trials", 1, "--workers", 0, "--storage", "sqlite:///s.db")
+    (line,) = [line for line in printed.splitlines() if line.startswith("Start workers with: ")]
+    words = shlex.split(line.partition(": ")[2])
+    assert words[:2] == ["lightning-complexity", "worker"]
+    cli.main(words[1:])  # it is a command that runs
+
+
+def test_a_model_that_two_workers_had_at_once_is_one_model(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_same", lambda trial, structure: None)
+    printed = search("--space", "table", "--space_options", "size=2", "--strategy", "random", "--trials", 12)
+    assert "On the front: 2 of 4 models" in printed
 
 
 def test_another_search_of_the_same_name(search: Search) -> None:

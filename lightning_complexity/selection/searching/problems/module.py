@@ -128,14 +128,16 @@ class ModuleProblem(Problem):
                 fit(module, data, [], False, fast_dev_run=True)
                 logged = logged_values(module.trainer)
         except TrialError as error:
-            if self.search.monitor is not None:  # others may do better
+            if self.search.monitor is not None:  # other parameters may do better, and what they log is not known
+                self.outcomes = list(dict.fromkeys([self.search.monitor, *self.search.names]))
                 return self.search
             raise ValueError(
                 f"a first try, to see what is logged, failed with {self.space.describe(structure)}: {error}. If that "
                 "is no fault of the module, give --monitor."
             ) from error
         self.outcomes = list(logged)
-        return replace(self.search, monitor=chosen_monitor(self.search.monitor, list(logged)))
+        asked = self.search.monitor or next((name for name in self.search.goals if name in logged), None)
+        return replace(self.search, monitor=chosen_monitor(asked, list(logged)))
 
 
 def _parted(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
