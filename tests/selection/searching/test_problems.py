@@ -74,6 +74,21 @@ def test_test_samples_are_not_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert min(errors) > 0.8  # which are of the poisoned samples
 
 
+def test_the_chosen_network_is_trained_on_all_training_samples(tmp_path: Path) -> None:
+    found = problem()
+    found.finished(STRUCTURE, tmp_path)
+    kept = torch.load(tmp_path / "chosen.pt")
+    network, _ = found.trained(STRUCTURE, found.train, None, 0)
+    assert all(torch.equal(kept[name], value) for name, value in network.state_dict().items())
+
+
+def test_scores_are_without_dropout() -> None:
+    found = NetworkProblem(Description(num_samples=100, max_epochs=1), DenseSpace(dropouts=(0.5,)))
+    network, _ = found.trained((Layer(8, "relu", 0.5),), found.train, None, 0)
+    network.train()
+    assert evaluated(network, found.train) == evaluated(network, found.train)
+
+
 def test_global_random_numbers_stay_and_do_not_matter(tmp_path: Path) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
