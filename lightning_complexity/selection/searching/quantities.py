@@ -48,7 +48,7 @@ def direction_of(name: str) -> str:
     Accuracies and scores are to be large, and so are measures that fall with complexity; all else is to be small.
 
     Example:
-        >>> direction_of("val_acc"), direction_of("val_loss"), direction_of("MeanMargin")
+        >>> direction_of("val_acc"), direction_of("val_loss"), direction_of("NormalizedMargin")
         ('maximize', 'minimize', 'maximize')
     """
     measure = measure_named(name)
