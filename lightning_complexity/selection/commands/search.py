@@ -127,7 +127,13 @@ def _search(options: dict[str, Any]) -> bool:
     from lightning_complexity.selection.searching.report import report
     from lightning_complexity.selection.searching.running import prepare
     from lightning_complexity.studies.sweeping import local
-    from lightning_complexity.studies.sweeping.storage import HEARTBEAT, first_line, open_storage, quiet_optuna
+    from lightning_complexity.studies.sweeping.storage import (
+        HEARTBEAT,
+        first_line,
+        of_database,
+        open_storage,
+        quiet_optuna,
+    )
     from lightning_complexity.studies.sweeping.worker import equip, progress
 
     workers = _workers(options["workers"])
@@ -152,7 +158,8 @@ def _search(options: dict[str, Any]) -> bool:
         except KeyboardInterrupt:
             sys.exit(_interrupted(name, options, *progress(study)) if "study" in locals() else "Interrupted.")
         except optuna.exceptions.StorageInternalError as error:
-            raise OSError(f"the storage failed, and the same command goes on: {first_line(error)}") from error
+            reason = first_line(of_database(error) or error)
+            raise OSError(f"the storage failed, and the same command goes on: {reason}") from error
     print(f"\n{found.text}")
     return found.has_model
 

@@ -128,6 +128,21 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
+def of_database(error: BaseException) -> BaseException | None:
+    """What a database, or the way to it, said, among an error and those that led to it; ``None`` if it is of none.
+
+    Args:
+        error: As it was caught. Optuna raises others over it, one of them by a slip of its own.
+    """
+    found: BaseException | None = None
+    seen: BaseException | None = error
+    while seen is not None:
+        if type(seen).__module__.partition(".")[0] in ("optuna", "sqlalchemy"):
+            found = seen
+        seen = seen.__cause__ or seen.__context__
+    return found
+
+
 class Claims:
     """Which worker has a trial of a journal; a database has Optuna's own heartbeat for that.
 
