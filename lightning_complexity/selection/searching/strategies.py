@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from optuna.exceptions import TrialPruned
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from lightning_complexity.selection.searching.tables import STRATEGIES, check_options, entry_of
 from lightning_complexity.selection.spaces import base
 from lightning_complexity.studies.sweeping.storage import quiet_optuna
+from lightning_complexity.studies.sweeping.worker import SURPLUS
 from lightning_complexity.studies.training.user import load_object
 
 if TYPE_CHECKING:
@@ -111,8 +113,12 @@ class SearchSampler(BaseSampler):
         self._inner.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As the other sampler."""
-        return self._inner.infer_relative_search_space(study, trial)
+        """As the other sampler; a trial for which it has nothing is one too many, and no pruned model."""
+        try:
+            return self._inner.infer_relative_search_space(study, trial)
+        except TrialPruned:
+            study._storage.set_trial_user_attr(trial._trial_id, SURPLUS, True)
+            raise
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

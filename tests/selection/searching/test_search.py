@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import optuna
 import pandas as pd
 import pytest
 import scipy.stats
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from lightning_complexity import cli
-from lightning_complexity.selection.searching import running
+from lightning_complexity.selection.samplers.base import StructureSampler, Tried
+from lightning_complexity.selection.searching import running, tables
 from lightning_complexity.selection.searching.running import search_of
+from lightning_complexity.selection.spaces.base import Structure
 from lightning_complexity.studies.sweeping import local
 from lightning_complexity.studies.sweeping.storage import open_storage, quiet_optuna
 from tests.selection.searching.conftest import Search
@@ -169,6 +172,27 @@ def test_a_model_that_two_workers_had_at_once_is_one_model(search: Search, monke
     monkeypatch.setattr(running, "_same", lambda trial, structure: None)
     printed = search("--space", "table", "--space_options", "size=2", "--strategy", "random", "--trials", 12)
     assert "On the front: 2 of 4 models" in printed
+
+
+class InOrder(StructureSampler):
+    """All structures of a table of four, in an order."""
+
+    def propose(self, study: optuna.Study, trial: FrozenTrial, tried: Sequence[Tried]) -> Structure | None:
+        left = [s for s in itertools.product(range(2), range(2)) if s not in [t.structure for t in tried]]
+        return left[0] if left else None
+
+
+@pytest.mark.parametrize("draws_by_trial", [False, True])
+def test_a_space_that_is_searched_through(
+    draws_by_trial: bool, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = tables.StrategyEntry(f"{__name__}:InOrder", "for tests", draws_by_trial=draws_by_trial)
+    monkeypatch.setitem(tables.STRATEGIES, "in_order", entry)
+    printed = search("--space", "table", "--space_options", "size=2", "--strategy", "in_order", "--trials", 20)
+    frame = pd.read_csv("complexity_search/table-in_order/trials.csv")
+    assert list(zip(frame.a, frame.b, strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert set(frame.state) == {"complete"}
+    assert "pruned" not in printed
 
 
 def test_another_search_of_the_same_name(search: Search) -> None:
