@@ -12,6 +12,7 @@ except ImportError:
 
 from lightning_complexity.metrics import catalogue
 from lightning_complexity.selection.commands.spaces import add_spaces, run_spaces
+from lightning_complexity.selection.commands.search import add_search, run_search
 from lightning_complexity.studies.commands.study import add_study, run_study
 from lightning_complexity.studies.commands.sweeps import add_worker, run_worker
 
@@ -51,6 +52,7 @@ def _parser() -> ArgumentParser:
     add_study(commands)
     add_worker(commands)
     add_spaces(commands)
+    add_search(commands)
     return parser
 
 
@@ -68,6 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if options.subcommand == "spaces":
         run_spaces(options.spaces.as_dict())
+        return
+    if options.subcommand == "search":
+        run_search(options.search.as_dict())
         return
     from lightning_complexity.demo import run_demo
 

@@ -1,1 +1,1 @@
-"""Commands that choose a model."""
+"""The commands of choosing a model."""
