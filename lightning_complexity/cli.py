@@ -3,70 +3,106 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 try:
     from jsonargparse import ArgumentParser
 except ImportError:
     sys.exit("the command line needs jsonargparse: pip install lightning-complexity[cli]")
 
-from lightning_complexity.metrics import catalogue
+from lightning_complexity.commands.listing import list_parser, run_list
+from lightning_complexity.commands.measure import measure_parser, run_measure
 from lightning_complexity.studies.commands.study import add_study, run_study
 from lightning_complexity.studies.commands.sweeps import add_worker, run_worker
 
-
-def list_metrics() -> None:
-    """List every metric with what it needs and what it costs."""
-    rows = [
-        (entry.metric.__name__, entry.name, entry.cost, ", ".join(sorted(entry.needs)) or "-", entry.summary)
-        for entry in catalogue()
-    ]
-    header = ("metric", "logged as complexity/", "cost", "needs", "")
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(4)]
-    for row in (header, *rows):
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip())
+_EPILOGUE = """\
+Exit codes: 0 done, 1 it could not be done, 2 the command was not understood. Errors are one line; --debug, anywhere,
+shows where they come from."""
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
-        prog="lightning-complexity", description="Watch how complex a neural network becomes while it trains."
+        prog="lightning-complexity",
+        description=f"Watch how complex a neural network becomes while it trains. {_EPILOGUE}",
+        version=_version(),
     )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subcommands(required=True)
-    demo = ArgumentParser(
-        description="Train one network on true and on random labels of handwritten digits, and compare its "
-        "complexity. Takes a minute or two; downloads nothing."
-    )
-    demo.add_argument("--quick", action="store_true", help="a smaller run, under 20 seconds")
-    demo.add_argument(
-        "--seed", type=int, default=0, help="of data split, random labels, initialization and order of samples"
-    )
-    demo.add_argument(
-        "--output", type=Path, default=Path("complexity_demo"), help="folder for TensorBoard logs, records and curves"
-    )
-    demo.add_argument("--open", action="store_true", help="start TensorBoard at the end and open it in a browser")
-    commands.add_subcommand("demo", demo, help="train two networks and compare their complexity")
-    listing = ArgumentParser(description="List every metric with its log key, what it needs and what it costs.")
-    commands.add_subcommand("list", listing, help="list every metric")
+    commands.add_subcommand("demo", _demo_parser(), help="train two networks and compare their complexity")
+    commands.add_subcommand("list", list_parser(), help="list every metric")
+    commands.add_subcommand("measure", measure_parser(), help="measure checkpoints of a trained module")
     add_study(commands)
     add_worker(commands)
     return parser
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line."""
-    options = _parser().parse_args(arguments)
-    if options.subcommand == "list":
-        list_metrics()
-        return
-    if options.subcommand == "study":
-        run_study(options.study.as_dict())
-        return
-    if options.subcommand == "worker":
-        run_worker(options.worker.as_dict())
-        return
+def _version() -> str:
+    try:
+        return version("lightning-complexity")
+    except PackageNotFoundError:  # used from its sources, without having been installed
+        return "unknown"
+
+
+def _demo_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="Train one network on true and on random labels of handwritten digits, and compare its "
+        "complexity. Takes a minute or two; downloads nothing."
+    )
+    parser.add_argument("--quick", action="store_true", help="a smaller run, under 20 seconds")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of data split, random labels, initialization and order of samples"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("complexity_demo"), help="folder for TensorBoard logs, records and curves"
+    )
+    parser.add_argument("--open", action="store_true", help="start TensorBoard at the end and open it in a browser")
+    return parser
+
+
+def _run_demo(options: dict[str, Any]) -> None:
     from lightning_complexity.demo import run_demo
 
+    run_demo(**options)
+
+
+_RUNNERS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "demo": _run_demo,
+    "list": run_list,
+    "measure": run_measure,
+    "study": run_study,
+    "worker": run_worker,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: Of the command; those of the process if not given.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    _check_command(given)
+    options = _parser().parse_args(given)
+    name = options.subcommand
     try:
-        run_demo(**options.demo.as_dict())
-    except ImportError as error:
-        sys.exit(str(error))
+        _RUNNERS[name](options[name].as_dict())
+    except (ValueError, OSError, ImportError, KeyError) as error:
+        if debug:
+            raise
+        sys.exit(f"{name}: {error}")
+
+
+def _check_command(arguments: list[str]) -> None:
+    """End with the close one where there is no such command."""
+    name = arguments[0] if arguments else ""
+    if name and not name.startswith("-") and name not in _RUNNERS:
+        close = get_close_matches(name, _RUNNERS, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        print(f"there is no command {name!r}.{hint} There are {', '.join(_RUNNERS)}.", file=sys.stderr)
+        sys.exit(2)

@@ -8,10 +8,12 @@ from lightning_complexity.recording.record import RECORD_NAME, Measurement, appe
 if TYPE_CHECKING:
     from lightning_complexity.recording.drawing import draw_samples
     from lightning_complexity.recording.measuring import FailureReport, measure_fit, measure_metrics
+    from lightning_complexity.recording.recorder import Recorder
 
 # Reading a record needs no torch.
 _MODULES = {
     "FailureReport": "measuring",
+    "Recorder": "recorder",
     "draw_samples": "drawing",
     "measure_fit": "measuring",
     "measure_metrics": "measuring",
@@ -21,6 +23,7 @@ __all__ = [
     "RECORD_NAME",
     "FailureReport",
     "Measurement",
+    "Recorder",
     "append",
     "curve",
     "draw_samples",
