@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 try:
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentError, ArgumentParser
 except ImportError:
     sys.exit("the command line needs jsonargparse: pip install lightning-complexity[cli]")
 
@@ -29,6 +30,7 @@ def _parser() -> ArgumentParser:
         prog="lightning-complexity",
         description=f"Watch how complex a neural network becomes while it trains. {_EPILOGUE}",
         version=_version(),
+        exit_on_error=False,
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subcommands(required=True)
@@ -88,7 +90,11 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     _check_command(given)
-    options = _parser().parse_args(given)
+    parser = _parser()
+    try:
+        options = parser.parse_args(given)
+    except ArgumentError as error:
+        _end_misunderstood(_in_options(str(error), parser, given), given)
     name = options.subcommand
     try:
         _RUNNERS[name](options[name].as_dict())
@@ -102,7 +108,34 @@ def _check_command(arguments: list[str]) -> None:
     """End with the close one where there is no such command."""
     name = arguments[0] if arguments else ""
     if name and not name.startswith("-") and name not in _RUNNERS:
-        close = get_close_matches(name, _RUNNERS, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        print(f"there is no command {name!r}.{hint} There are {', '.join(_RUNNERS)}.", file=sys.stderr)
-        sys.exit(2)
+        message = f"there is no command {name!r}.{_close(name, _RUNNERS)} There are {', '.join(_RUNNERS)}."
+        _end_misunderstood(message, [])
+
+
+def _end_misunderstood(message: str, arguments: list[str]) -> NoReturn:
+    command = " ".join(["lightning-complexity", *(a for a in arguments[:2] if a in _RUNNERS)])
+    print(f"{message}\nSee: {command} --help", file=sys.stderr)
+    sys.exit(2)
+
+
+def _in_options(message: str, parser: ArgumentParser, arguments: list[str]) -> str:
+    """A message of the parser with options as one writes them, and the close one of one that there is not."""
+    message = re.sub(r"\s*\n\s*", " ", message)
+    message = re.sub(r"(?<=required: )[\w.]+", lambda found: f"--{found[0].rpartition('.')[2]}", message)
+    message = re.sub(r'Parser key "(?:\w+\.)*(\w+)":', r"--\1:", message)
+    unknown = re.search(r"nrecognized arguments: (--[\w-]+)", message)
+    return message + (_close(unknown[1], set(_options_of(parser, arguments))) if unknown else "")
+
+
+def _options_of(parser: ArgumentParser, arguments: list[str]) -> Iterator[str]:
+    """Those of a parser, and of the commands below it that were given."""
+    for action in parser._actions:
+        yield from action.option_strings
+        for name, below in (getattr(action, "_name_parser_map", None) or {}).items():
+            if name in arguments:
+                yield from _options_of(below, arguments)
+
+
+def _close(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]}?" if close else ""

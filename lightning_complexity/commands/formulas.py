@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 # Letters and functions, which need a space before them where another stands; the rest is put as it is.
 _WORDS = (
-    *("alpha", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "rho", "sigma", "phi", "ell", "partial"),
+    *("alpha", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "rho", "sigma", "phi", "omega", "ell", "partial"),
     *("sum", "prod", "int", "exp", "ln", "log", "max", "min"),
 )
 _OTHER_WORDS = {"nabla": "grad", "infty": "inf"}
@@ -80,11 +80,11 @@ def _command(name: str, tokens: Iterator[tuple[bool, str]], before: str) -> str:
         return _separated(before, _OTHER_WORDS.get(name, name))
     if name in ("text", "operatorname"):
         return _separated(before, _argument(tokens))
-    if name == "frac":
+    if name in ("frac", "tfrac"):
         over, under = _argument(tokens), _argument(tokens)
         return f"({_grouped(over)}/{_grouped(under)})"
     if name == "sqrt":
-        return f"sqrt({_argument(tokens)})"
+        return _separated(before, f"sqrt({_argument(tokens)})")
     if name == "binom":
         return f"binomial({_argument(tokens)}, {_argument(tokens)})"
     if name in _ACCENTS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from lightning_complexity.callbacks.base import lightning_of
@@ -17,6 +18,9 @@ from lightning_complexity.recording.measuring import FailureReport
 from lightning_complexity.recording.recorder import measure_network
 from lightning_complexity.studies.training.runs import quiet
 from lightning_complexity.studies.training.user import loaders
+
+# What the batches are converted to.
+_PRECISIONS = {torch.float64: "64-true", torch.bfloat16: "bf16-true", torch.float16: "16-true"}
 
 
 class Samples(NamedTuple):
@@ -45,7 +49,11 @@ class Samples(NamedTuple):
         train, validation = _loaders(data, module)
         with quiet():
             trainer = lightning_of(module).Trainer(
-                accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+                accelerator="cpu",
+                precision=_PRECISIONS.get(next((p.dtype for p in module.parameters()), torch.float32)),
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
             )
             trainer.strategy.connect(module)
 
