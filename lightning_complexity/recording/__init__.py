@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lightning_complexity.recording.frames import to_frame
 from lightning_complexity.recording.record import RECORD_NAME, Measurement, append, curve, read_record
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "measure_fit",
     "measure_metrics",
     "read_record",
+    "to_frame",
 ]
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from lightning_complexity.metrics import ComplexityMetric, resolve
 from lightning_complexity.network import Batches, Snapshot, Task
 from lightning_complexity.network.snapshot import initial_state
+from lightning_complexity.recording.frames import to_frame
 from lightning_complexity.recording.measuring import (
     FailureReport,
     Measured,
@@ -21,6 +22,9 @@ from lightning_complexity.recording.measuring import (
     measure_metrics,
 )
 from lightning_complexity.recording.record import RECORD_NAME, Measurement, append, continue_record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Recorder:
@@ -69,6 +73,10 @@ class Recorder:
     def left_out(self) -> dict[str, str]:
         """Why, by name, for metrics that cannot be computed on this network."""
         return dict(self._failures.left_out)
+
+    def to_frame(self) -> pd.DataFrame:
+        """What was measured, as :func:`lightning_complexity.recording.to_frame` has it."""
+        return to_frame(self.history)
 
     def measure(
         self,
