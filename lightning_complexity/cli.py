@@ -2,81 +2,146 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, NoReturn
 
 try:
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentError, ArgumentParser
 except ImportError:
     sys.exit("the command line needs jsonargparse: pip install lightning-complexity[cli]")
 
-from lightning_complexity.metrics import catalogue
-from lightning_complexity.selection.commands.spaces import add_spaces, run_spaces
+from lightning_complexity.commands.listing import list_parser, run_list
+from lightning_complexity.commands.measure import measure_parser, run_measure
 from lightning_complexity.selection.commands.search import add_search, run_search
+from lightning_complexity.selection.commands.spaces import add_spaces, run_spaces
 from lightning_complexity.studies.commands.study import add_study, run_study
 from lightning_complexity.studies.commands.sweeps import add_worker, run_worker
 
-
-def list_metrics() -> None:
-    """List every metric with what it needs and what it costs."""
-    rows = [
-        (entry.metric.__name__, entry.name, entry.cost, ", ".join(sorted(entry.needs)) or "-", entry.summary)
-        for entry in catalogue()
-    ]
-    header = ("metric", "logged as complexity/", "cost", "needs", "")
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(4)]
-    for row in (header, *rows):
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip())
+_EPILOGUE = """\
+Exit codes: 0 done, 1 it could not be done, 2 the command was not understood. Errors are one line; --debug, anywhere,
+shows where they come from."""
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
-        prog="lightning-complexity", description="Watch how complex a neural network becomes while it trains."
+        prog="lightning-complexity",
+        description=f"Watch how complex a neural network becomes while it trains. {_EPILOGUE}",
+        version=_version(),
+        exit_on_error=False,
     )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subcommands(required=True)
-    demo = ArgumentParser(
-        description="Train one network on true and on random labels of handwritten digits, and compare its "
-        "complexity. Takes a minute or two; downloads nothing."
-    )
-    demo.add_argument("--quick", action="store_true", help="a smaller run, under 20 seconds")
-    demo.add_argument(
-        "--seed", type=int, default=0, help="of data split, random labels, initialization and order of samples"
-    )
-    demo.add_argument(
-        "--output", type=Path, default=Path("complexity_demo"), help="folder for TensorBoard logs, records and curves"
-    )
-    demo.add_argument("--open", action="store_true", help="start TensorBoard at the end and open it in a browser")
-    commands.add_subcommand("demo", demo, help="train two networks and compare their complexity")
-    listing = ArgumentParser(description="List every metric with its log key, what it needs and what it costs.")
-    commands.add_subcommand("list", listing, help="list every metric")
+    commands.add_subcommand("demo", _demo_parser(), help="train two networks and compare their complexity")
+    commands.add_subcommand("list", list_parser(), help="list every metric")
+    commands.add_subcommand("measure", measure_parser(), help="measure checkpoints of a trained module")
     add_study(commands)
-    add_worker(commands)
-    add_spaces(commands)
     add_search(commands)
+    add_spaces(commands)
+    add_worker(commands)
     return parser
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line."""
-    options = _parser().parse_args(arguments)
-    if options.subcommand == "list":
-        list_metrics()
-        return
-    if options.subcommand == "study":
-        run_study(options.study.as_dict())
-        return
-    if options.subcommand == "worker":
-        run_worker(options.worker.as_dict())
-        return
-    if options.subcommand == "spaces":
-        run_spaces(options.spaces.as_dict())
-        return
-    if options.subcommand == "search":
-        run_search(options.search.as_dict())
-        return
+def _version() -> str:
+    try:
+        return version("lightning-complexity")
+    except PackageNotFoundError:  # used from its sources, without having been installed
+        return "unknown"
+
+
+def _demo_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="Train one network on true and on random labels of handwritten digits, and compare its "
+        "complexity. Takes a minute or two; downloads nothing."
+    )
+    parser.add_argument("--quick", action="store_true", help="a smaller run, under 20 seconds")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of data split, random labels, initialization and order of samples"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("complexity_demo"), help="folder for TensorBoard logs, records and curves"
+    )
+    parser.add_argument("--open", action="store_true", help="start TensorBoard at the end and open it in a browser")
+    return parser
+
+
+def _run_demo(options: dict[str, Any]) -> None:
     from lightning_complexity.demo import run_demo
 
+    run_demo(**options)
+
+
+_RUNNERS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "demo": _run_demo,
+    "list": run_list,
+    "measure": run_measure,
+    "study": run_study,
+    "search": run_search,
+    "spaces": run_spaces,
+    "worker": run_worker,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: Of the command; those of the process if not given.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    _check_command(given)
+    parser = _parser()
     try:
-        run_demo(**options.demo.as_dict())
-    except ImportError as error:
-        sys.exit(str(error))
+        options = parser.parse_args(given)
+    except ArgumentError as error:
+        _end_misunderstood(_in_options(str(error), parser, given), given)
+    name = options.subcommand
+    try:
+        _RUNNERS[name](options[name].as_dict())
+    except (ValueError, OSError, ImportError, KeyError) as error:
+        if debug:
+            raise
+        sys.exit(f"{name}: {error}")
+
+
+def _check_command(arguments: list[str]) -> None:
+    """End with the close one where there is no such command."""
+    name = arguments[0] if arguments else ""
+    if name and not name.startswith("-") and name not in _RUNNERS:
+        message = f"there is no command {name!r}.{_close(name, _RUNNERS)} There are {', '.join(_RUNNERS)}."
+        _end_misunderstood(message, [])
+
+
+def _end_misunderstood(message: str, arguments: list[str]) -> NoReturn:
+    command = " ".join(["lightning-complexity", *(a for a in arguments[:2] if a in _RUNNERS)])
+    print(f"{message}\nSee: {command} --help", file=sys.stderr)
+    sys.exit(2)
+
+
+def _in_options(message: str, parser: ArgumentParser, arguments: list[str]) -> str:
+    """A message of the parser with options as one writes them, and the close one of one that there is not."""
+    message = re.sub(r"\s*\n\s*", " ", message)
+    message = re.sub(r"(?<=required: )[\w.]+", lambda found: f"--{found[0].rpartition('.')[2]}", message)
+    message = re.sub(r'Parser key "(?:\w+\.)*(\w+)":', r"--\1:", message)
+    unknown = re.search(r"nrecognized arguments: (--[\w-]+)", message)
+    return message + (_close(unknown[1], set(_options_of(parser, arguments))) if unknown else "")
+
+
+def _options_of(parser: ArgumentParser, arguments: list[str]) -> Iterator[str]:
+    """Those of a parser, and of the commands below it that were given."""
+    for action in parser._actions:
+        yield from action.option_strings
+        for name, below in (getattr(action, "_name_parser_map", None) or {}).items():
+            if name in arguments:
+                yield from _options_of(below, arguments)
+
+
+def _close(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]}?" if close else ""

@@ -122,4 +122,4 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_commands_say_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["dmo"])
-    assert "choose from 'demo', 'list'" in capsys.readouterr().err
+    assert "Did you mean demo?" in capsys.readouterr().err

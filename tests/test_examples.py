@@ -44,3 +44,12 @@ def test_model_choice() -> None:
     rows = re.findall(r"^(last|kept) +(\d+) +([\d.]+) +([\d.]+)$", printed("model_choice.py"), re.MULTILINE)
     (_, last, *_), (_, kept, *_) = rows
     assert int(kept) < int(last) < 60
+
+
+def test_plain_loop(tmp_path: Path) -> None:
+    rows = re.findall(
+        r"^(\d+) +(-?[\d.]+) +(-?[\d.]+)$", printed("plain_loop.py", "--output", str(tmp_path)), re.MULTILINE
+    )
+    assert [int(step) for step, _, _ in rows] == [44 * epoch for epoch in range(6)]
+    assert float(rows[-1][2]) > float(rows[0][2]) + 1
+    assert {path.name for path in tmp_path.iterdir()} == {"complexity.jsonl", "curves.png"}

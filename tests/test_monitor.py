@@ -344,8 +344,12 @@ def test_curves_and_plot(model: Classifier) -> None:
     assert monitor.curve("probe/train_loss")[0] == xs
     with pytest.raises(KeyError, match="'stable_rnk' was never measured; there are complexity/"):
         monitor.curve("stable_rnk")
-    titles = {axes.get_title() for axes in monitor.plot().axes}
-    assert titles == {m.name for m in monitor.metrics}
+    titles = [axes.get_title().split("\n") for axes in monitor.plot().axes]
+    fits = ["loss", "accuracy", "generalization gap", "accuracy gap"]
+    assert [title[0] for title in titles if title[0] in fits] == fits[: len(titles) - len(monitor.metrics)]
+    assert {m.name for m in monitor.metrics} <= {title[0] for title in titles}
+    assert ["stable_rank", "(higher: more complex)"] in titles
+    assert monitor.to_frame()["complexity/stable_rank"].to_dict() == dict(zip(xs, ys, strict=True))
     assert len(monitor.plot(["stable_rank", "probe/train_loss"]).axes) == 2
     with pytest.raises(ValueError, match="nothing was measured as 'complexity/x'"):
         monitor.plot(["x"])

@@ -41,6 +41,7 @@ from lightning_complexity.callbacks.ranks import epochs_end_together, measured_t
 from lightning_complexity.callbacks.results import RunResults
 from lightning_complexity.callbacks.watching import WatchedValues
 from lightning_complexity.metrics import ComplexityMetric, resolve
+from lightning_complexity.metrics.base.written import written
 from lightning_complexity.network import (
     ForwardFunction,
     LossFunction,
@@ -202,6 +203,10 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         self._steps, self._global_step, self._knows_steps = 0, 0, False
         self._chosen: set[str] | None = None  # of the latest measurement, where it was made here
         self.spending = Spending(self.budget, self.metrics)
+
+    def __repr__(self) -> str:
+        """How it is written, with its metrics one by one."""
+        return written(self, RunResults)
 
     def identity(self) -> dict[str, Any]:
         """What tells monitors without names apart."""

@@ -13,10 +13,12 @@ from weakref import WeakValueDictionary
 from lightning_complexity.callbacks.base import Trainer
 from lightning_complexity.callbacks.keys import named_key, plain_key
 from lightning_complexity.callbacks.places import RecordFile
+from lightning_complexity.recording.frames import to_frame
 from lightning_complexity.recording.measuring import OnError
 from lightning_complexity.recording.record import Measurement, curve
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 _LOG = logging.getLogger(__name__)
@@ -129,11 +131,19 @@ class RunResults:
         measured = {key for m in self.history for key in m.values}
         return curve(self.history, next((key for key in candidates if key in measured), name))
 
+    def to_frame(self) -> pd.DataFrame:
+        """What was measured, as :func:`lightning_complexity.recording.to_frame` has it.
+
+        Raises:
+            ImportError: Without pandas: ``pip install lightning-complexity[studies]``.
+        """
+        return to_frame([self._without_name(m) for m in self.history])
+
     def plot(self, names: list[str] | None = None) -> Figure:
         """Draw the curves.
 
         Args:
-            names: Metrics' names or full log keys; default every metric.
+            names: Metrics' names or full log keys; default losses, accuracies and gaps on the probes, and every metric.
 
         Returns:
             A matplotlib figure, which belongs to no window.

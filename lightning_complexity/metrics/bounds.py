@@ -82,7 +82,8 @@ class _Bound(WeightsAndSamplesMetric):
     ) -> None:
         _check_arguments(of, delta, num_samples, percentile)
         super().__init__(per_layer=per_layer, **kwargs)
-        self.of, self.is_logarithm, self.delta, self.percentile = of, log, delta, percentile
+        self.of, self.log, self.is_logarithm = of, log, log
+        self.delta, self.percentile = delta, percentile
         self.num_samples = num_samples
         kind = "rademacher_complexity" if of == "rademacher" else "bound"
         self.name = f"{'log_' if log else ''}{self._quantity}_{kind}"

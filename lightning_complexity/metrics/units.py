@@ -110,13 +110,13 @@ class DeadUnits(UnitMetric):
         if count not in get_args(Behaviour):
             raise ValueError(f'count must be "dead" or "always_on", got {count!r}.')
         super().__init__(per_layer=per_layer, **kwargs)
-        self.behaviour = count
+        self.count = count
         if count == "always_on":
             self.name = "always_on_units"
 
     def of_units(self, counts: Tensor, flat: tuple[int, ...]) -> Tensor:
         """1 for each unit that is dead, or always on."""
-        return (dead_units if self.behaviour == "dead" else linear_units)(counts, flat).double()
+        return (dead_units if self.count == "dead" else linear_units)(counts, flat).double()
 
 
 class ActivationEntropy(UnitMetric):

@@ -55,6 +55,10 @@ class LayerChoice:
         by_name = any(fnmatchcase(name, pattern) or fnmatchcase(owner, pattern) for pattern in self.patterns)
         return by_name or isinstance(module, self.types)
 
+    def __repr__(self) -> str:
+        """The arguments of :meth:`of`."""
+        return ", ".join([*map(repr, self.patterns), *(kind.__name__ for kind in self.types)])
+
     def __str__(self) -> str:
         """The patterns and types as they were given."""
         return ", ".join([*map(repr, self.patterns), *(t.__name__ for t in self.types)])

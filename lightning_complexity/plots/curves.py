@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from lightning_complexity.recording.record import Measurement
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _COLUMNS = 3
@@ -26,19 +30,55 @@ def figure_class() -> type[Figure]:
     return Figure
 
 
-def _default_keys(histories: Mapping[str, list[Measurement]]) -> list[str]:
-    keys = {key: None for history in histories.values() for m in history for key in m.values}
-    return [
-        key for key in keys if key.startswith("complexity/") and key.count("/") == 1 and key != "complexity/overhead"
-    ]
+@dataclass(frozen=True)
+class Panel:
+    """What is drawn in one pair of axes.
+
+    Attributes:
+        title: Above it.
+        keys: Log keys, each with its line style.
+    """
+
+    title: str
+    keys: Mapping[str, str]
+
+
+_GAPS = ("generalization_gap", "accuracy_gap")
+
+
+def default_panels(measured: Iterable[str]) -> list[Panel]:
+    """Losses and accuracies on both probes, gaps, and every metric, of what was measured.
+
+    Args:
+        measured: Log keys.
+    """
+    there = dict.fromkeys(measured)
+    panels = []
+    for fit in ("loss", "accuracy"):
+        styles = {f"probe/train_{fit}": "-", f"probe/val_{fit}": "--"}
+        if keys := {key: style for key, style in styles.items() if key in there}:
+            panels.append(Panel(f"{fit}\n(solid: training, dashed: validation)", keys))
+    panels += [Panel(gap.replace("_", " "), {f"probe/{gap}": "-"}) for gap in _GAPS if f"probe/{gap}" in there]
+    metrics = [key for key in there if key.startswith("complexity/") and key.count("/") == 1]
+    return panels + [metric_panel(key) for key in metrics if key != "complexity/overhead"]
+
+
+def metric_panel(key: str) -> Panel:
+    """A log key alone, with which direction is more complex where there is one."""
+    from lightning_complexity.metrics import catalogue  # reading a record needs no torch, so this waits
+
+    name = key.removeprefix("complexity/")
+    directions = {entry.name: entry.increases_with_complexity for entry in catalogue()}
+    word = {True: "higher", False: "lower", None: ""}[directions.get(name)]
+    return Panel(f"{name}\n({word}: more complex)" if word else name, {key: "-"})
 
 
 def plot_histories(histories: Mapping[str, list[Measurement]], names: list[str] | None = None) -> Figure:
-    """Draw one panel for each quantity and one line for each run.
+    """Draw one panel for each quantity and one line for each run, with a band of one standard error of estimates.
 
     Args:
         histories: Measurements by name of the run.
-        names: Metrics' names or full log keys; default every metric.
+        names: Metrics' names or full log keys; default losses, accuracies and gaps on the probes, and every metric.
 
     Returns:
         A figure that belongs to no window; ``figure.savefig(path)`` writes it.
@@ -48,22 +88,43 @@ def plot_histories(histories: Mapping[str, list[Measurement]], names: list[str] 
         ValueError: If there is nothing to draw.
     """
     make_figure = figure_class()
-    measured = {key for history in histories.values() for m in history for key in m.values}
-    keys = _default_keys(histories) if names is None else [n if n in measured else f"complexity/{n}" for n in names]
-    missing = [key for key in keys if key not in measured]
-    if missing or not keys:
-        raise ValueError(f"nothing was measured as {missing[0]!r}." if missing else "nothing was measured yet.")
-    rows = -(-len(keys) // _COLUMNS)
-    columns = min(_COLUMNS, len(keys))
-    figure = make_figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
-    for index, key in enumerate(keys):
+    measured = dict.fromkeys(key for history in histories.values() for m in history for key in m.values)
+    if names is None:
+        panels = default_panels(measured)
+    else:
+        keys = [name if name in measured else f"complexity/{name}" for name in names]
+        missing = [key for key in keys if key not in measured]
+        if missing:
+            raise ValueError(f"nothing was measured as {missing[0]!r}.")
+        panels = [metric_panel(key) for key in keys]
+    if not panels:
+        raise ValueError("nothing was measured yet.")
+    rows, columns = -(-len(panels) // _COLUMNS), min(_COLUMNS, len(panels))
+    figure = make_figure(figsize=(4.2 * columns, 2.9 * rows + 0.3 * any(histories)), layout="constrained")
+    for index, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, index + 1)
-        for run, history in histories.items():
-            points = [(m.step, m.values[key]) for m in history if key in m.values]
-            axes.plot(*zip(*points, strict=True), label=run, marker="." if len(points) < 20 else None)
-        axes.set_title(key.removeprefix("complexity/"), fontsize=10)
+        for number, history in enumerate(histories.values()):
+            _draw(axes, panel, history, f"C{number}")
+        axes.set_title(panel.title, fontsize=9)
         axes.set_xlabel("completed optimizer steps", fontsize=8)
         axes.tick_params(labelsize=8)
-        if index == 0 and any(histories):
-            axes.legend(fontsize=8)
+    if any(histories):
+        _add_legend(figure, list(histories))
     return figure
+
+
+def _draw(axes: Axes, panel: Panel, history: list[Measurement], color: str) -> None:
+    for key, style in panel.keys.items():
+        points = [m for m in history if key in m.values]
+        steps, values = [m.step for m in points], np.array([m.values[key] for m in points])
+        axes.plot(steps, values, style, color=color, marker="." if len(points) < 20 else None)
+        errors = np.array([m.values.get(f"{key}/standard_error", np.nan) for m in points])
+        if np.isfinite(errors).any():
+            axes.fill_between(steps, values - errors, values + errors, color=color, alpha=0.2, linewidth=0)
+
+
+def _add_legend(figure: Figure, runs: list[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=f"C{number}") for number in range(len(runs))]
+    figure.legend(lines, runs, loc="outside upper center", ncols=min(len(runs), 6), fontsize=9)

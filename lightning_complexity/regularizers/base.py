@@ -178,9 +178,13 @@ class Regularizer(nn.Module):
         value = (self.strength * self.measure(snapshot)).to(_dtype(snapshot.model))
         return value if torch.is_grad_enabled() else value.detach()
 
-    def extra_repr(self) -> str:
-        """Show the strength."""
-        return f"strength={self.strength}"
+    def __repr__(self) -> str:
+        """How it is written, such as ``PathNorm(0.1, q=1)``."""
+        name, metric = type(self).__name__, repr(self.metric)
+        if name != type(self.metric).__name__:
+            return f"{name}({self.strength!r}, {metric})"
+        arguments = metric.removeprefix(f"{name}(")
+        return f"{name}({self.strength!r}{'' if arguments.startswith(')') else ', '}{arguments}"
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

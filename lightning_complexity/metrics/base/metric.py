@@ -15,6 +15,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from typing_extensions import Self
 
 from lightning_complexity.metrics.base.shares import synchronize
+from lightning_complexity.metrics.base.written import written
 from lightning_complexity.network import (
     Context,
     ForwardFunction,
@@ -348,6 +349,10 @@ class ComplexityMetric(Metric, ABC):
     def _check_measured(self) -> None:
         if not (self.has_measured or (self._is_synced and self._others_have_measured)):
             raise NothingMeasuredError(f"{type(self).__name__}: nothing measured yet; call update(model, ...) first.")
+
+    def __repr__(self) -> str:
+        """How it is written, such as ``PathNorm(q=1).on('encoder.*')``."""
+        return written(self, Metric) + ("" if self.layers_chosen is None else f".on({self.layers_chosen!r})")
 
     def reset(self) -> None:
         """Forget what was measured."""
