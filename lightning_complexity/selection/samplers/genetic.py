@@ -116,13 +116,13 @@ class MicroGeneticSampler(StructureSampler):
         similar: int = 3,
         seed: int | None = None,
     ) -> None:
+        if seed is not None and not 0 <= seed < 2**32:
+            raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}.")
         super().__init__(space, objective=objective, seed=seed)
         if not isinstance(space, CrossableSpace):
             raise TypeError(f"space must be one whose structures can be crossed, got {type(space).__name__}.")
         if alpha is not None and not 0 <= alpha <= 1:
             raise ValueError(f"alpha must be between 0 and 1, or None, got {alpha}.")
-        if seed is not None and seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}.")
         self._alpha, self._size, self._relative = alpha, size, relative
         self._rules = Rules(population, tournament, generations, restarts, crossover, mutation, similar)
 

@@ -273,11 +273,11 @@ class DenseSpace(NetworkSpace, ProgressiveSpace, CrossableSpace):
         References:
             Laredo et al., arXiv 1905.06010, section on nominal convergence.
         """
-        found = np.zeros((2, self.max_layers, 4))
-        for rows, structure in zip(found, (first, second), strict=True):
-            for row, layer in zip(rows, _hidden(structure), strict=False):
-                row[:] = 1, layer.units, self.activations.index(layer.activation), layer.dropout
-        return float(np.linalg.norm(found[0] - found[1], axis=1).sum())
+        rows = [
+            [(1, layer.units, self.activations.index(layer.activation), layer.dropout) for layer in _hidden(structure)]
+            for structure in (first, second)
+        ]
+        return math.fsum(itertools.starmap(math.dist, itertools.zip_longest(*rows, fillvalue=(0, 0, 0, 0))))
 
     def are_similar(self, first: Structure, second: Structure) -> bool:
         """Whether their distance is at most ``similar_distance``."""
