@@ -187,3 +187,14 @@ def test_one_activation_for_all_layers_at_every_level() -> None:
 def test_what_is_no_space_is_said(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DenseSpace(**options)
+
+
+def test_short_names() -> None:
+    first, second = Layer(4), Layer(8, "tanh", 0.5)
+    options = {"units": (4, 8), "dropouts": (0.0, 0.5)}
+    assert DenseSpace(**options).describe((first, second)) == "4-8/0.5"
+    both = DenseSpace(**options, activations=("relu", "tanh"))
+    assert both.describe((first, second)) == "4 relu-8/0.5 tanh"
+    one = DenseSpace(**options, activations=("relu", "tanh"), same_activation=True)
+    assert one.describe((first._replace(activation="tanh"), second)) == "4-8/0.5 tanh"
+    assert DenseSpace(**options, same_activation=True).describe((first, first)) == "4-4"

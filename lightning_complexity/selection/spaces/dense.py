@@ -122,14 +122,17 @@ class DenseSpace(NetworkSpace, ProgressiveSpace, CrossableSpace):
         return found
 
     def describe(self, structure: Structure) -> str:
-        """Units of the layers, with what else can be chosen."""
+        """Units of the layers with their activation, if there is a choice, and dropout, if there is any.
+
+        Such as ``64-32/0.2 relu`` where all layers have one activation.
+        """
         words = []
         for layer in structure:
             assert isinstance(layer, Layer)
-            word = str(layer.units)
-            word += f" {layer.activation}" if len(self.activations) > 1 else ""
-            words.append(word + (f" {layer.dropout:g}" if len(self.dropouts) > 1 else ""))
-        return "-".join(words)
+            activation = f" {layer.activation}" if len(self.activations) > 1 else ""
+            word = f"{layer.units}/{layer.dropout:g}" if layer.dropout else f"{layer.units}"
+            words.append(word if self.same_activation else word + activation)
+        return "-".join(words) + (activation if self.same_activation else "")
 
     def build(self, structure: Structure, input_shape: Sequence[int], num_outputs: int) -> nn.Module:
         """Linear layers with activations between them; inputs are flattened."""
