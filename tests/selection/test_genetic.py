@@ -119,6 +119,17 @@ def test_a_run_ends_when_members_are_similar_and_the_next_starts_anew() -> None:
     assert sampler.best(study).fitness == min(c.fitness for c in archive) == min(map(fitness_of, structures(study)))
 
 
+def test_a_run_ends_with_four_similar_pairs_and_not_with_three() -> None:
+    three = [*[Layer(8)] * 3, *map(Layer, range(16, 72, 8))]
+    four = [*three[:-1], Layer(16)]
+    for layers, is_converged in ((three, False), (four, True)):
+        placed = {Place(0, 0, member): (layer,) for member, layer in enumerate(layers)}
+        fitness = {structure: fitness_of(structure) for structure in placed.values()}
+        first, second, *_ = Search(SPACE, Rules(), 0, fitness, placed).generations()
+        assert first.is_converged == is_converged
+        assert (second.run, second.number) == ((1, 0) if is_converged else (0, 1))
+
+
 def test_more_similar_pairs_make_runs_longer() -> None:
     def length(similar: int) -> int:
         study, sampler = search(None, similar=similar, restarts=1, generations=6)
