@@ -255,7 +255,7 @@ def test_of_two_who_claim_one_structure_the_first_has_its_place() -> None:
     late = MicroGeneticSampler(SPACE, seed=0)
     seen = late.tried
     calls = iter([[]])  # what it saw at first
-    late.tried = lambda *arguments: next(calls, None) or seen(*arguments)  # type: ignore[method-assign]
+    late.tried = lambda *arguments: next(calls, None) or seen(*arguments)
     study.sampler = late
     second = study.ask()
     assert SPACE.suggest(second) != structure
@@ -474,7 +474,7 @@ def test_a_space_without_crossover_is_said() -> None:
             return {}
 
     with pytest.raises(TypeError, match="structures can be crossed, got Other"):
-        MicroGeneticSampler(Other())  # type: ignore[arg-type]
+        MicroGeneticSampler(Other())
 
 
 def test_a_search_that_waits_for_its_last_members_proposes_nothing_else() -> None:
@@ -485,3 +485,21 @@ def test_a_search_that_waits_for_its_last_members_proposes_nothing_else() -> Non
     assert search.next() == (Place(0, 0, 0), first)
     assert Search(SPACE, rules, 0, {first: None}, {}).next() == (Place(0, 0, 1), second)
     assert Search(SPACE, rules, 0, {first: None, second: 1.0}, {}).next() is None
+
+
+def test_who_comes_while_the_last_members_are_trained_gets_the_last_places_of_what_follows() -> None:
+    options = {"population": 4, "tournament": 2, "similar": 6, "mutation": 1.0}
+    (first,) = Search(SPACE, Rules(**options), 0, {}, {}).generations()
+    done: dict[Structure, float | None] = {structure: fitness_of(structure) for structure in first.structures}
+    assert len(done) == 4
+    waiting = {**done, first.structures[2]: None}
+    place, child = Search(SPACE, Rules(**options), 0, waiting, {}).next()
+    assert place == Place(0, 1, 3)
+    before, _ = Search(SPACE, Rules(**options), 0, {**waiting, child: None}, {place: child}).next()
+    assert before == Place(0, 1, 2)
+    after = list(Search(SPACE, Rules(**options), 0, done, {place: child}).generations())
+    assert after[1].structures[3] == child
+    runs = Rules(**options, generations=1, restarts=2)
+    place, fresh = Search(SPACE, runs, 0, waiting, {}).next()
+    assert place == Place(1, 0, 3)
+    assert fresh == list(Search(SPACE, runs, 0, done, {}).generations())[1].structures[3]
