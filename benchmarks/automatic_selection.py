@@ -175,11 +175,10 @@ def report(task: Task, rows: Sequence[Sequence[str]]) -> str:
         published = [[f"{alpha:g}", f"{size:,}", f"{accuracy} %"] for alpha, (accuracy, size) in PUBLISHED.items()]
         parts.append("Published:\n\n" + table(["alpha", "parameters", "test accuracy"], published))
     for seed in sorted({row[1] for row in rows}):
-        sizes = [int(row[2].replace(",", "")) for row in rows if row[1] == seed]
-        falls = all(larger > smaller for larger, smaller in itertools.pairwise(sizes))
-        parts.append(
-            f"Seed {seed}: sizes {'fall' if falls else 'do not fall'} with alpha: {', '.join(map(str, sizes))}."
-        )
+        sizes = [int(row[2].replace(",", "")) for row in sorted(rows) if row[1] == seed]
+        least = min(larger - smaller for larger, smaller in itertools.pairwise(sizes))
+        word = "fall" if least > 0 else "fall or stay" if least == 0 else "do not always fall"
+        parts.append(f"Seed {seed}: sizes {word} with alpha: {', '.join(map(str, sizes))}.")
     return "\n\n".join(parts)
 
 
