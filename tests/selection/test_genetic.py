@@ -503,3 +503,12 @@ def test_who_comes_while_the_last_members_are_trained_gets_the_last_places_of_wh
     place, fresh = Search(SPACE, runs, 0, waiting, {}).next()
     assert place == Place(1, 0, 3)
     assert fresh == list(Search(SPACE, runs, 0, done, {}).generations())[1].structures[3]
+
+
+def test_of_two_trials_for_one_place_the_first_has_it() -> None:
+    sampler = MicroGeneticSampler(SPACE, seed=0)
+    study = optuna.create_study(sampler=sampler)
+    trials = [study.ask() for _ in range(2)]
+    first, second = map(SPACE.suggest, trials)
+    study._storage.set_trial_system_attr(trials[1]._trial_id, PLACE, [0, 0, 0])
+    assert sampler.history(study)[0].structures[0] == first != second
