@@ -1,7 +1,7 @@
 """Write the tables of docs/progressive-search.md: ``python docs/progressive_search.py TABLE FOLDER``.
 
-TABLE is ``nas-bench-macro_cifar10.json``. FOLDER keeps what was found; what is there is not searched again. About an hour of one
-core, most of it for the LSTM; ``--write-only`` makes the page out of what there is.
+TABLE is ``nas-bench-macro_cifar10.json``. FOLDER keeps what was found; what is there is not searched again. About an
+hour of one core, most of it for the LSTM; ``--write-only`` makes the page out of what there is.
 """
 
 from __future__ import annotations

@@ -21,10 +21,11 @@ _ATTEMPTS = 1000
 class AgingEvolutionSampler(StructureSampler):
     """Changes the best of a few that are drawn from the last structures that were tried.
 
-    The population are the last ``population`` structures that finished, in the order of their trials, so that it can be read from
-    a study and workers need not wait for each other; it begins with random ones. Failed and diverged structures are in it, as
-    the worst. Other than in the paper no structure is tried twice: a change that leads to one that was is drawn again,
-    with its parent, and after many in vain a random structure is drawn instead. Where that is in vain too, the search ends.
+    The population are the last ``population`` structures that finished, in the order of their trials, so that it can be
+    read from a study and workers need not wait for each other; it begins with random ones. Failed and diverged
+    structures are in it, as the worst. Other than in the paper no structure is tried twice: a change that leads to one
+    that was is drawn again, with its parent, and after many in vain a random structure is drawn instead. Where that is
+    in vain too, the search ends.
 
     Args:
         space: What is searched.
@@ -37,7 +38,8 @@ class AgingEvolutionSampler(StructureSampler):
         ValueError: If a number is less than 1.
 
     References:
-        Real et al., "Regularized Evolution for Image Classifier Architecture Search", AAAI 2019, arXiv 1802.01548, algorithm 1.
+        Real et al., "Regularized Evolution for Image Classifier Architecture Search", AAAI 2019, arXiv 1802.01548,
+        algorithm 1.
     """
 
     space: EvolvableSpace

@@ -35,28 +35,31 @@ class _Plan(NamedTuple):
 
 
 class ProgressiveSampler(StructureSampler):
-    r"""Tries the first level of a space, and then, level by level, the ``beam`` structures that a surrogate thinks best.
+    r"""Tries the first level of a space, then at each level the ``beam`` structures that a surrogate thinks best.
 
-    The candidates of a level are all that those tried at the level below can become, but for those that failed or diverged. The
-    surrogate is fitted to what became of the last levels, anew for each level. As long as it has fewer than two results to
-    learn from, a level is tried like the first one: whole, or a random part where it has more than ``most_first`` structures. The
-    search ends after the highest level, or where all of a level failed. It needs ``len(first) + beam * (levels - 1)`` trials.
+    The candidates of a level are all that those tried at the level below can become, but for those that failed or
+    diverged. The surrogate is fitted to what became of the last levels, anew for each level. As long as it has fewer
+    than two results to learn from, a level is tried like the first one: whole, or a random part where it has more than
+    ``most_first`` structures. The search ends after the highest level, or where all of a level failed. It needs
+    ``len(first) + beam * (levels - 1)`` trials.
 
     Several workers on one storage do not wait for each other. One that finds nothing left at a level goes on to the
-    next while others still train: what they train is expanded, but not yet learned from. Each trial's prediction is made
-    from what is known when it starts.
+    next while others still train: what they train is expanded, but not yet learned from. Each trial's prediction is
+    made from what is known when it starts.
 
     What is learned is :math:`-\log(e)` of the error :math:`e`, the distance of the objective from ``best``: near
-    the end of a search errors differ little in size, but still in ratio. An error of 0 counts as half of the least positive
-    one that is known. Failed and diverged structures count as the worst that is known.
+    the end of a search errors differ little in size, but still in ratio. An error of 0 counts as half of the least
+    positive one that is known. Failed and diverged structures count as the worst that is known.
 
     Args:
         space: What is searched.
         beam: How many structures are tried at each level after the first: K of the paper.
-        surrogate: ``"ridge"``; ``"kernel_ridge"``; the published ensembles ``"mlp"`` and ``"lstm"``; or one with its own settings.
+        surrogate: ``"ridge"``; ``"kernel_ridge"``; the published ensembles ``"mlp"`` and ``"lstm"``; or one with its
+            own settings.
         window: How many of the last levels the surrogate is fitted to; all with ``None``, as published.
         target: ``"log"``, or ``"loss"`` to learn the objective as it is, as published.
-        best: What the objective cannot surpass. By default 0 where it is minimized, and 1, of an accuracy, where it is maximized.
+        best: What the objective cannot surpass. By default 0 where it is minimized, and 1, of an accuracy, where it is
+            maximized.
         most_first: Most structures that are tried of a level that nothing is known of.
         objective: Which of the study's objectives decides.
         seed: Of what is random.
@@ -131,8 +134,8 @@ class ProgressiveSampler(StructureSampler):
     def predictions(self, study: Study) -> pd.DataFrame:
         """What was predicted and what came: ``number``, ``level``, ``structure``, ``predicted``, ``value``.
 
-        Predictions are on the scale of the objective; ``nan`` where there was none, as at the first level. A value is ``nan``
-        while its trial is running, and infinitely bad where it failed or diverged.
+        Predictions are on the scale of the objective; ``nan`` where there was none, as at the first level. A value is
+        ``nan`` while its trial is running, and infinitely bad where it failed or diverged.
 
         Args:
             study: That was searched.
@@ -147,10 +150,11 @@ class ProgressiveSampler(StructureSampler):
         return pd.DataFrame(rows, columns=["number", "level", "structure", "predicted", "value"])
 
     def rank_correlations(self, study: Study) -> pd.Series[float]:
-        """Spearman's correlation of predictions with what came, by level; ``nan`` with fewer than three, or if one is constant.
+        """Spearman's correlation of predictions with what came, by level.
 
-        The surrogate has seen nothing of a level that it predicts. Only structures that it thought good were tried, so
-        that the correlation over all candidates is mostly higher.
+        It is ``nan`` with fewer than three structures, or if one is constant.         The surrogate has seen nothing of
+        a level that it predicts. Only structures that it thought good were tried, so that the correlation over all
+        candidates is mostly higher.
 
         Args:
             study: That was searched.
@@ -222,8 +226,8 @@ def _check(tried: Sequence[Tried], best: float, target: str) -> None:
         if target == "log" and t.loss is not None and t.loss < best:
             value = t.trial.values
             raise ValueError(
-                f"the logarithm of an error needs objectives that are no better than best, but trial {t.number} has {value}: "
-                "give the best that there can be (100 for an accuracy in percent), or target='loss'."
+                f"the logarithm of an error needs objectives no better than best, but trial {t.number} has {value}: give "
+                "best, the best that there can be (100 for an accuracy in percent), or target='loss'."
             )
 
 

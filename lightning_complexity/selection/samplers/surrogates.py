@@ -69,7 +69,8 @@ class RidgeSurrogate(Surrogate):
 class KernelRidgeSurrogate(Surrogate):
     r"""Kernel ridge regression on the features of the space, :math:`k(x, x') = \exp(-|x - x'|^2 / w^2)`.
 
-    The width :math:`w^2` is the median of the squared distances that are not 0 among what it is fitted to; 1 if there are none.
+    The width :math:`w^2` is the median of the squared distances that are not 0 among what it is fitted to; 1 if there
+    are none.
 
     Args:
         strength: What is added to the diagonal of the kernel matrix.
@@ -97,13 +98,13 @@ class KernelRidgeSurrogate(Surrogate):
 class NeuralSurrogate(Surrogate):
     """The mean of an ensemble of networks on tokens, each fitted by the L1 loss to all but one of as many folds.
 
-    As published, but for what depends on accuracies: outputs are linear, on targets that are centered and scaled, so that they
-    can be anything; and each level fits anew. Adam takes steps of the whole data. With fewer structures than members, each
-    member is fitted to all.
+    As published, but for what depends on accuracies: outputs are linear, on targets that are centered and scaled, so
+    that they can be anything; and each level fits anew. Adam takes steps of the whole data. With fewer structures than
+    members, each member is fitted to all.
 
     Args:
-        kind: ``"lstm"``, whose last hidden state goes into a linear layer; or ``"mlp"``, of two layers, on embeddings that are put
-            together in each block of the structure and averaged over blocks.
+        kind: ``"lstm"``, whose last hidden state goes into a linear layer; or ``"mlp"``, of two layers, on embeddings
+            that are put together in each block of the structure and averaged over blocks.
         hidden: Units, and numbers in an embedding.
         members: Networks in the ensemble.
         steps: Of each.
@@ -200,7 +201,7 @@ def _in_chunks(predict: Prediction) -> Prediction:
 
 
 def _token_table(space: ProgressiveSpace, structures: Sequence[Structure]) -> tuple[Tensor, Tensor]:
-    """Tokens of all structures behind a block of starts, filled up with starts, shape (n, most); and how many are there."""
+    """Tokens of all structures behind a block of starts, filled up with starts; and how many there are in each row."""
     import torch
 
     start, block = space.num_tokens, space.tokens_of_a_block

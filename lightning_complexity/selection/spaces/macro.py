@@ -26,8 +26,8 @@ class MacroSpace(TableSpace, ProgressiveSpace, EvolvableSpace):
 
     A structure has a number for each layer: 0 for the identity, 1 and 2 for inverted residuals of kernel 3 and
     expansion 3, and of kernel 5 and expansion 6. An identity that is not the first layer of its stage does nothing, so
-    that several of the 3^8 = 6,561 strings are one network; identities are put at the end of their stage, which leaves 3,969
-    structures. A level is a number of layers that are no identity, from 0 to 8.
+    that several of the 3^8 = 6,561 strings are one network; identities are put at the end of their stage, which leaves
+    3,969 structures. A level is a number of layers that are no identity, from 0 to 8.
 
     Args:
         path: ``nas-bench-macro_cifar10.json`` of https://github.com/xiusu/NAS-Bench-Macro.
@@ -135,7 +135,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"the table of NAS-Bench-Macro cannot be read: {path}: {error.strerror}.") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} is not the table of NAS-Bench-Macro: it needs test_acc, params and flops of all 6,561 networks, as "
-            "in nas-bench-macro_cifar10.json of github.com/xiusu/NAS-Bench-Macro."
+            f"{path} is not the table of NAS-Bench-Macro: it needs test_acc, params and flops of all 6,561 networks, "
+            "as in nas-bench-macro_cifar10.json of github.com/xiusu/NAS-Bench-Macro."
         ) from error
     return table
