@@ -90,7 +90,8 @@ def searches() -> Iterator[Search]:
         for seed in SEEDS.get(name, (0,))
         for data in DATA_SEEDS
     ]
-    yield from sorted(of_surrogates, key=lambda search: (search.searcher == "LSTM", search.seed))
+    neural = {"MLP": 1, "LSTM": 2}
+    yield from sorted(of_surrogates, key=lambda s: (s.seed, neural.get(s.searcher, 0), s.beam * (s.searcher in neural)))
 
 
 def run(search: Search, space: MacroSpace, truth: dict[Structure, float]) -> dict[str, Any]:

@@ -77,11 +77,11 @@ class ProgressiveSampler(StructureSampler):
         >>> space = DenseSpace(max_layers=3, units=(4, 8, 16, 32))
         >>> def error(trial):
         ...     return 1 / sum(layer.units for layer in space.suggest(trial))
-        >>> sampler = ProgressiveSampler(space, beam=2, seed=0)
+        >>> sampler = ProgressiveSampler(space, beam=4, seed=0)
         >>> study = optuna.create_study(sampler=sampler)
         >>> study.optimize(error, n_trials=100)
         >>> len(sampler.tried(study)), space.describe(space.read(study.best_params))
-        (8, '32-32-32')
+        (12, '32-32-32')
     """
 
     space: ProgressiveSpace
@@ -226,8 +226,8 @@ def _check(tried: Sequence[Tried], best: float, target: str) -> None:
         if target == "log" and t.loss is not None and t.loss < best:
             value = t.trial.values
             raise ValueError(
-                f"the logarithm of an error needs objectives no better than best, but trial {t.number} has {value}: give "
-                "best, the best that there can be (100 for an accuracy in percent), or target='loss'."
+                f"the logarithm of an error needs objectives no better than best, but trial {t.number} has {value}: "
+                "give best, the best that there can be (100 for an accuracy in percent), or target='loss'."
             )
 
 

@@ -123,7 +123,7 @@ class NeuralSurrogate(Surrogate):
         *,
         hidden: int = 100,
         members: int = 5,
-        steps: int = 100,
+        steps: int = 50,
         learning_rate: float = 0.01,
     ) -> None:
         if kind not in ("mlp", "lstm"):
