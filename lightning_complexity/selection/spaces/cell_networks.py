@@ -90,6 +90,8 @@ def _adapted(channels: int, halvings: int, filters: int) -> nn.Module:
 class CellNetwork(nn.Module):
     """Stages of equal cells; between stages there is one that halves the image and doubles the filters.
 
+    Where cells take only the one before the last, every other cell would be in vain, and is left out.
+
     Args:
         blocks: Of each cell.
         input_channels: Of the images.
@@ -118,12 +120,23 @@ class CellNetwork(nn.Module):
                 halvings = (stage - halved[0], stage - halved[1])
                 cells.append(CellModule(blocks, channels, halvings, filters * 2**stage))
                 channels, halved = (channels[1], cells[-1].channels), (halved[1], stage)
-        self.cells = nn.ModuleList(cells)
+        self.count = len(cells)
+        self.cells = nn.ModuleDict({str(place): cells[place] for place in sorted(_needed(cells))})
         self.head = nn.Linear(channels[1], num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs, shape ``(n, num_outputs)``, of images of shape ``(n, channels, height, width)``."""
         before = last = self.stem(x)
-        for cell in self.cells:
-            before, last = last, cell(before, last)
+        for place in range(self.count):
+            name = str(place)
+            before, last = last, self.cells[name](before, last) if name in self.cells else last
         return self.head(torch.relu(last).mean((2, 3)))
+
+
+def _needed(cells: Sequence[CellModule]) -> set[int]:
+    """The last cell, and those that it takes, and that these take."""
+    needed = {len(cells) - 1}
+    for place in reversed(range(len(cells))):
+        if place in needed:
+            needed |= {place - 2 + int(name) for name in cells[place].adapted}
+    return {place for place in needed if place >= 0}
