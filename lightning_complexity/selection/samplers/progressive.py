@@ -44,8 +44,8 @@ class ProgressiveSampler(StructureSampler):
     ``len(first) + beam * (levels - 1)`` trials.
 
     Several workers on one storage do not wait for each other. One that finds nothing left at a level goes on to the
-    next while others still train: what they train is expanded, but not yet learned from. Each trial's prediction is
-    made from what is known when it starts.
+    next while others still train: what they train is expanded, but not yet learned from; as long as nothing is known,
+    ``beam`` structures are drawn at random. Each trial's prediction is made from what is known when it starts.
 
     What is learned is :math:`-\log(e)` of the error :math:`e`, the distance of the objective from ``best``: near
     the end of a search errors differ little in size, but still in ratio. An error of 0 counts as half of the least
@@ -182,12 +182,13 @@ class ProgressiveSampler(StructureSampler):
     def _new_plan(self, level: int | None, below: Sequence[Tried], best: float) -> _Plan:
         lowest = self._lowest()
         if level is None or level == lowest:
-            return self._unguided(lowest, self.space.first())
+            return self._unguided(lowest, self.space.first(), self.most_first)
         parents = [t.structure for t in below if self.space.level(t.structure) == level - 1 and t.loss != math.inf]
         candidates = list(dict.fromkeys(child for parent in parents for child in self.space.expand(parent)))
         seen = [t for t in below if t.loss is not None and self._is_near(t.structure, level)]
         if not candidates or sum(t.loss != math.inf for t in seen) < 2:
-            return self._unguided(level, candidates)
+            is_known_soon = any(t.loss is None for t in below)
+            return self._unguided(level, candidates, self.beam if is_known_soon else self.most_first)
         scores, read = self._targets([t.loss for t in seen if t.loss is not None], best)
         seed = int(self._random(level).integers(2**31))
         predict = self.surrogate.fit(self.space, [t.structure for t in seen], scores, seed)
@@ -201,10 +202,10 @@ class ProgressiveSampler(StructureSampler):
     def _is_near(self, structure: Structure, level: int) -> bool:
         return self.window is None or self.space.level(structure) >= level - self.window
 
-    def _unguided(self, level: int, candidates: Sequence[Structure]) -> _Plan:
-        if len(candidates) > self.most_first:
+    def _unguided(self, level: int, candidates: Sequence[Structure], quota: int) -> _Plan:
+        if len(candidates) > quota:
             candidates = [candidates[place] for place in self._random(level).permutation(len(candidates))]
-        return _Plan(level, candidates, [None] * len(candidates), self.most_first)
+        return _Plan(level, candidates, [None] * len(candidates), quota)
 
     def _random(self, level: int) -> np.random.Generator:
         return np.random.default_rng(None if self._seed is None else [self._seed, level])

@@ -100,7 +100,7 @@ class NeuralSurrogate(Surrogate):
 
     As published, but for what depends on accuracies: outputs are linear, on targets that are centered and scaled, so
     that they can be anything; and each level fits anew. Adam takes steps of the whole data. With fewer structures than
-    members, each member is fitted to all.
+    members, or with one member, each is fitted to all.
 
     Args:
         kind: ``"lstm"``, whose last hidden state goes into a linear layer; or ``"mlp"``, of two layers, on embeddings
@@ -143,7 +143,7 @@ class NeuralSurrogate(Surrogate):
             folds = torch.randperm(len(y)) % self.members
             networks = []
             for member in range(self.members):
-                kept = (folds != member).nonzero()[:, 0] if len(y) >= self.members else torch.arange(len(y))
+                kept = (folds != member).nonzero()[:, 0] if 1 < self.members <= len(y) else torch.arange(len(y))
                 networks.append(self._train(space, [structures[row] for row in kept.tolist()], y[kept]))
 
         def predict(others: Sequence[Structure]) -> Floats:
