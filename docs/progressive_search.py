@@ -31,7 +31,7 @@ from lightning_complexity.selection.spaces.base import ProgressiveSpace, Structu
 from lightning_complexity.selection.spaces.macro import MacroSpace
 
 PAGE = Path(__file__).with_name("progressive-search.md")
-TOP = 10
+TOP, NETWORKS = 10, 3969
 BEAMS = (8, 16, 32, 64)
 DATA_SEEDS = (0, 1, 2)
 TRIALS = 400
@@ -90,8 +90,7 @@ def searches() -> Iterator[Search]:
         for seed in SEEDS.get(name, (0,))
         for data in DATA_SEEDS
     ]
-    neural = {"MLP": 1, "LSTM": 2}
-    yield from sorted(of_surrogates, key=lambda s: (s.seed, neural.get(s.searcher, 0), s.beam * (s.searcher in neural)))
+    yield from sorted(of_surrogates, key=lambda s: (s.seed, s.searcher in SEEDS, s.beam * (s.searcher in SEEDS)))
 
 
 def run(search: Search, space: MacroSpace, truth: dict[Structure, float]) -> dict[str, Any]:
@@ -166,7 +165,7 @@ def tables(found: pd.DataFrame) -> dict[str, str]:
         cells = [_correlations(part[part["beam"] == beam]) for beam in (8, 64)]
         levels.append([name, target, str(window or "all"), *cells])
     levels.sort(key=lambda row: ((row[1], row[2]) != ("log", "2"), row[1] == "loss", row[2] == "all", order[row[0]]))
-    others = []
+    others = [_random_search()]
     for name in OTHERS:
         part = found[found["searcher"] == name]
         first = part["first"]
@@ -183,6 +182,19 @@ def tables(found: pd.DataFrame) -> dict[str, str]:
             others,
         ),
     }
+
+
+def _random_search() -> list[str]:
+    """What follows for networks that are drawn without repeats."""
+    tried = np.arange(1, NETWORKS + 1)
+
+    def place(among: Any, draws: Any, share: float) -> str:  # that the first of so many has with this probability
+        return str(int(tried[np.argmax(stats.hypergeom.pmf(0, NETWORKS, among, draws) <= 1 - share)]))
+
+    middle = [place(TOP, tried, share) for share in (0.25, 0.5, 0.75)]
+    within = f"{1 - stats.hypergeom.pmf(0, NETWORKS, TOP, TRIALS):.0%}"
+    medians = [place(tried, n, 0.5) for n in (50, 100, 150, 250)]
+    return ["random, exactly", "", f"{(NETWORKS + 1) / (TOP + 1):.0f}", *middle, within, *medians]
 
 
 def _hits(part: pd.DataFrame) -> str:
@@ -213,8 +225,8 @@ def write(parts: dict[str, str]) -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name, table in parts.items():
         text = re.sub(
-            rf"(<!-- {name} -->\n).*?(\n<!-- end -->)",
-            lambda match, table=table: f"{match[1]}{table}{match[2]}",
+            rf"(<!-- {name} -->\n).*?(<!-- end -->)",
+            lambda match, table=table: f"{match[1]}{table}\n{match[2]}",
             text,
             flags=re.DOTALL,
         )

@@ -315,7 +315,7 @@ def macro() -> MacroSpace:
 
 # Networks to the first of the ten best, where the error of one training is what is searched by. An earlier trial, with
 # other features, found it at 47, 47, 50 of 69; 78, 78, 78 of 125; and 142, 142, 142 of 237.
-FIRST = {8: (69, [48, 48, 47]), 16: (125, [82, 81, 78]), 32: (237, [142, 142, 142])}
+FIRST = {8: (69, [47, 48, 48]), 16: (125, [82, 81, 78]), 32: (237, [142, 142, 142])}
 
 
 @pytest.mark.parametrize("beam", FIRST)
@@ -324,7 +324,7 @@ def test_ridge_on_nas_bench_macro(macro: MacroSpace, beam: int) -> None:
     ranked = sorted(macro.structures, key=lambda s: macro.outcome(s)["error"])
     num_networks, found = FIRST[beam][0], []
     for data_seed in range(3):
-        study = optuna.create_study(sampler=ProgressiveSampler(macro, beam=beam, surrogate=RidgeSurrogate()))
+        study = optuna.create_study(sampler=ProgressiveSampler(macro, beam=beam, surrogate=RidgeSurrogate(), seed=0))
         study.optimize(lambda t, seed=data_seed: macro.outcome(macro.suggest(t), seed)["error"], n_trials=1000)
         tried = structures(study)
         assert len(tried) == num_networks
@@ -334,6 +334,7 @@ def test_ridge_on_nas_bench_macro(macro: MacroSpace, beam: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a minute of one core
 def test_published_number_of_models() -> None:
     """136 cells of one block and 256 of two to five: the 1,160 models of the paper."""
     space = CellSpace()

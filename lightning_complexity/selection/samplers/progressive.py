@@ -49,7 +49,8 @@ class ProgressiveSampler(StructureSampler):
 
     What is learned is :math:`-\log(e)` of the error :math:`e`, the distance of the objective from ``best``: near
     the end of a search errors differ little in size, but still in ratio. An error of 0 counts as half of the least
-    positive one that is known. Failed and diverged structures count as the worst that is known.
+    positive one that is known. Failed and diverged structures count as the worst that is known. Among structures that
+    are predicted to be equal, chance decides.
 
     Args:
         space: What is searched.
@@ -190,10 +191,11 @@ class ProgressiveSampler(StructureSampler):
             is_known_soon = any(t.loss is None for t in below)
             return self._unguided(level, candidates, self.beam if is_known_soon else self.most_first)
         scores, read = self._targets([t.loss for t in seen if t.loss is not None], best)
-        seed = int(self._random(level).integers(2**31))
-        predict = self.surrogate.fit(self.space, [t.structure for t in seen], scores, seed)
+        random = self._random(level)
+        predict = self.surrogate.fit(self.space, [t.structure for t in seen], scores, int(random.integers(2**31)))
         predicted = predict(candidates)
-        order = np.argsort(-predicted, kind="stable")
+        # Where nothing tells structures apart, their order in the space should not: it may be that of their sizes.
+        order = np.lexsort([random.permutation(len(candidates)), -np.round(predicted, 9)])
         return _Plan(level, [candidates[i] for i in order], [float(read(predicted[i])) for i in order], self.beam)
 
     def _lowest(self) -> int:
