@@ -121,9 +121,9 @@ class ProgressiveSampler(StructureSampler):
         there = {t.structure for t in tried}
         for _ in range(2):  # this level and the next
             plan = self._plan(level, tried, best)
-            left = [place for place, structure in enumerate(plan.candidates) if structure not in there]
-            if left and own.count(plan.level) < plan.quota:
-                return self._take(study, trial, plan, left[0])
+            place = next((place for place, other in enumerate(plan.candidates) if other not in there), None)
+            if place is not None and own.count(plan.level) < plan.quota:
+                return self._take(study, trial, plan, place)
             level = plan.level + 1
         return None
 
