@@ -87,17 +87,23 @@ def test_a_sample_of_one_is_any_of_the_population() -> None:
     assert parents == {0, 1, 2, 3}
 
 
-def test_what_failed_is_worst_and_lives() -> None:
-    failing: set[int] = set()
+def test_what_failed_lives_and_is_worst() -> None:
+    """The only one that did not fail is changed while it lives; two that failed take its place then."""
 
     def loss(place: int) -> float:
-        if len(failing) < 3:
-            failing.add(place)
+        seen.append(place)
+        if len(seen) > 1:
             raise RuntimeError
-        return math.inf if place % 2 else float(place)
+        return math.inf if is_diverging else 1.0
 
-    found = places(AgingEvolutionSampler(Ring(1000), population=4, sample=100, seed=0), loss, 5)
-    assert abs(found[4] - found[3]) == 1 or found[3] % 2
+    for is_diverging in (False, True):
+        seen: list[int] = []
+        first, second, third, fourth = places(
+            AgingEvolutionSampler(Ring(10_000), population=2, sample=100, seed=0), loss, 4
+        )
+        assert abs(third - first) == 1 or is_diverging
+        assert fourth != 2 * first - third
+        assert 1 in (abs(fourth - second), abs(fourth - third))
 
 
 def test_a_space_is_searched_to_its_end() -> None:
