@@ -200,7 +200,7 @@ def _random_search() -> list[str]:
 def _hits(part: pd.DataFrame) -> str:
     """Networks to the first of the best, and in brackets the rank of the one that is chosen, for each data seed."""
     if part.empty:
-        return ""
+        return "not run"
     hits, ranks = [], []
     for _, of_data in part.groupby("data_seed"):
         first = of_data["first"].median()
@@ -212,7 +212,7 @@ def _hits(part: pd.DataFrame) -> str:
 
 def _correlations(part: pd.DataFrame) -> str:
     by_level = np.array([[float(c) for c in row.split()] for row in part["correlations"]])
-    return ", ".join(f"{c:.2f}" for c in by_level.mean(0)) if by_level.size else ""
+    return ", ".join(f"{c:.2f}" for c in by_level.mean(0)) if by_level.size else "not run"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -56,7 +56,7 @@ class Watched(Surrogate):
 
 def search(sampler: ProgressiveSampler, function: Callable[[Trial], float] = objective, **options: object) -> Study:
     study = optuna.create_study(sampler=sampler, **options)
-    study.optimize(function, n_trials=1000, catch=(RuntimeError,))
+    study.optimize(function, n_trials=2000, catch=(RuntimeError,))
     return study
 
 
