@@ -199,7 +199,7 @@ def _random_search() -> list[str]:
 
 def _hits(part: pd.DataFrame) -> str:
     """Networks to the first of the best, and in brackets the rank of the one that is chosen, for each data seed."""
-    if part.empty:
+    if part["data_seed"].nunique() < len(DATA_SEEDS):
         return "not run"
     hits, ranks = [], []
     for _, of_data in part.groupby("data_seed"):
