@@ -1,0 +1,182 @@
+"""Searches replayed on learning curves: how many epochs a pruner needs to find as good a network.
+
+    python -m benchmarks.early_pruning early/digits.npz --seeds 20
+
+Pools of networks and their curves come from ``benchmarks.early_curves``. A search proposes networks of the pool that it has
+not tried, at random or by TPE, and ends when its epochs are spent. What it has found is what it would choose by validation
+error, scored by the test error of the network of the same settings from the other seed; regret is how much worse that
+is than the best of the pool. With two objectives, error and number of parameters, it is the share of the hypervolume
+that is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+
+from lightning_complexity.selection.pareto import hypervolume
+from lightning_complexity.selection.stopping.pruner import EarlyVerdictPruner
+
+EPOCHS = 30
+BUDGET = 40 * EPOCHS
+SPACE: dict[str, BaseDistribution] = {
+    "width": IntDistribution(4, 256, log=True),
+    "depth": IntDistribution(1, 3),
+    "learning_rate": FloatDistribution(1e-4, 1e-1, log=True),
+    "batch_size": IntDistribution(16, 128, log=True),
+    "weight_decay": FloatDistribution(1e-6, 1e-1, log=True),
+    "dropout": FloatDistribution(0, 0.5),
+    "optimizer": CategoricalDistribution(["sgd", "adam"]),
+}
+PRUNERS: dict[str, Callable[[], BasePruner]] = {
+    "none": NopPruner,
+    "median": lambda: MedianPruner(n_startup_trials=5, n_warmup_steps=2),
+    "halving": lambda: SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
+    "hyperband": lambda: HyperbandPruner(min_resource=1, max_resource=EPOCHS, reduction_factor=3),
+    "verdict": EarlyVerdictPruner,
+    "settings only": lambda: EarlyVerdictPruner(features=("settings",)),
+    "settings, losses": lambda: EarlyVerdictPruner(features=("settings", "losses")),
+}
+OF_ONE_OBJECTIVE = ("median", "halving", "hyperband")
+
+
+class Pool:
+    """Networks, their curves, and what counts as regret.
+
+    Args:
+        path: Of a file of ``benchmarks.early_curves``.
+        seed: Of the networks that are seen in a search; those of the other score what it has found.
+    """
+
+    def __init__(self, path: Path, seed: int) -> None:
+        data = np.load(path)
+        curves = data["curves"].astype(float)
+        self.settings = [{name: data[name][i].item() for name in SPACE} for i in range(len(curves))]
+        self.curves = curves[:, seed]
+        self.measures = [
+            {str(n): float(v) for n, v in zip(data["measure_names"], row, strict=True)}
+            for row in data["measures"][:, seed]
+        ]
+        self.scores = data["test_errors"][:, 1 - seed]
+        self.parameters = data["parameters"].astype(float)
+        points = np.stack([self.scores, np.log10(self.parameters)], axis=1)
+        self.bound = np.array([self.scores.max(), points[:, 1].max()])
+        self.points, self.volume = points, hypervolume(points, self.bound)
+
+    def __len__(self) -> int:
+        return len(self.curves)
+
+    def regret(self, finished: list[int], both: bool) -> float:
+        """Of the choice among networks whose training was finished."""
+        errors = self.curves[finished, -1, 2]
+        if not both:
+            return float(self.scores[finished[int(errors.argmin())]] - self.scores.min())
+        sizes = self.parameters[finished]
+        front = [
+            i
+            for i, e, s in zip(finished, errors, sizes, strict=True)
+            if not ((errors <= e) & (sizes <= s) & ((errors < e) | (sizes < s))).any()
+        ]
+        return 1 - hypervolume(self.points[front], self.bound) / self.volume
+
+
+class PoolSampler(BaseSampler):
+    """Proposes networks of a pool that were not tried: those nearest to what another sampler proposes."""
+
+    def __init__(self, pool: Pool, sampler: BaseSampler, seed: int) -> None:
+        self.pool, self.sampler, self.left = pool, sampler, list(range(len(pool)))
+        self.random, self.chosen = np.random.default_rng(seed), -1
+        self.places = np.array([self._place(setting) for setting in pool.settings])
+
+    def _place(self, setting: Mapping[str, Any]) -> list[float]:
+        found = []
+        for name, distribution in SPACE.items():
+            if isinstance(distribution, CategoricalDistribution):
+                found.append(float(distribution.choices.index(setting[name])))
+                continue
+            ends = np.array([distribution.low, distribution.high, setting[name]], dtype=float)
+            low, high, value = np.log(ends) if distribution.log else ends
+            found.append((value - low) / (high - low))
+        return found
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
+        """All settings."""
+        return SPACE
+
+    def sample_relative(self, study: Any, trial: Any, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        """Those of a network of the pool."""
+        wanted = self.sampler.sample_relative(study, trial, search_space)
+        if wanted:
+            place = self.left[int(((self.places[self.left] - self._place(wanted)) ** 2).sum(1).argmin())]
+        else:
+            place = int(self.random.choice(self.left))
+        self.left.remove(place)
+        self.chosen = place
+        return self.pool.settings[place]
+
+    def sample_independent(self, *_: Any) -> Any:
+        """Is not needed."""
+        raise NotImplementedError
+
+
+def search(
+    pool: Pool, pruner: BasePruner, *, tpe: bool, both: bool, seed: int, budget: int = BUDGET
+) -> list[list[float]]:
+    """Search until the epochs are spent.
+
+    Returns:
+        Epochs and regret, each time that a training was finished.
+    """
+    inner = TPESampler(multivariate=True, seed=seed) if tpe else RandomSampler(seed=seed)
+    sampler = PoolSampler(pool, inner, seed)
+    study = optuna.create_study(
+        directions=["minimize"] * (1 + both), sampler=sampler, pruner=pruner, study_name=f"search {seed}"
+    )
+    finished: list[int] = []
+    found, epochs = [], 0
+    while epochs < budget and sampler.left:
+        trial = study.ask()
+        for name, distribution in SPACE.items():
+            trial._suggest(name, distribution)
+        place = sampler.chosen
+        spent = trained(pool, place, trial, pruner, both)
+        epochs += spent
+        if spent < EPOCHS:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            continue
+        error = pool.curves[place, -1, 2]
+        study.tell(trial, [error, pool.parameters[place]] if both else error)
+        finished.append(place)
+        found.append([epochs, pool.regret(finished, both)])
+    return found
+
+
+def trained(pool: Pool, place: int, trial: optuna.Trial, pruner: BasePruner, both: bool) -> int:
+    """After how many epochs a training ends."""
+    curve = pool.curves[place]
+    if isinstance(pruner, EarlyVerdictPruner):
+        moments = sorted({max(round(share * EPOCHS), 1) for share in pruner._shares})
+        if both:
+            pruner.set_exact(trial, {1: pool.parameters[place]})
+        for epoch in [1, *moments]:
+            losses = dict(zip(("train_loss", "loss", "error"), curve[epoch - 1], strict=False))
+            pruner.report(trial, epoch / EPOCHS, losses, measures=pool.measures[place])
+            if pruner.should_prune(trial):
+                return epoch
+    elif not isinstance(pruner, NopPruner):
+        for epoch in range(1, EPOCHS):
+            trial.report(curve[epoch - 1, 2], epoch)
+            if trial.should_prune():
+                return epoch
+    return EPOCHS

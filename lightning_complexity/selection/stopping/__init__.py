@@ -1,0 +1,1 @@
+"""Stop trials whose end, as predicted from a share of their training, would be no use. Needs Optuna."""
