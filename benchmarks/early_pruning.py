@@ -1,26 +1,28 @@
 """Searches replayed on learning curves: how many epochs a pruner needs to find as good a network.
 
-    python -m benchmarks.early_pruning early/digits.npz --seeds 20
+    python -m benchmarks.early_pruning early/digits.npz early/mnist.npz early/teacher.npz --output early/pruning.csv
 
-Pools of networks and their curves come from ``benchmarks.early_curves``. A search proposes networks of the pool that it has
-not tried, at random or by TPE, and ends when its epochs are spent. What it has found is what it would choose by validation
-error, scored by the test error of the network of the same settings from the other seed; regret is how much worse that
-is than the best of the pool. With two objectives, error and number of parameters, it is the share of the hypervolume
-that is missing.
+Pools of networks and their curves come from ``benchmarks.early_curves``. A search proposes networks of the pool that it
+has not tried, at random or by TPE, and ends when its epochs are spent. It has found what it would choose by validation
+error, among the networks whose training was finished; scored is the test error of the network of the same settings from
+the other seed. Regret is how much worse that is than the best of the pool; with two objectives, error and number of
+parameters, the share of the hypervolume that is missing.
+
+Epochs to the same regret: when the mean regret of all searches first is no more than that without pruning at the end.
+Intervals are percentiles over draws of searches.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
@@ -45,10 +47,14 @@ PRUNERS: dict[str, Callable[[], BasePruner]] = {
     "halving": lambda: SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
     "hyperband": lambda: HyperbandPruner(min_resource=1, max_resource=EPOCHS, reduction_factor=3),
     "verdict": EarlyVerdictPruner,
-    "settings only": lambda: EarlyVerdictPruner(features=("settings",)),
-    "settings, losses": lambda: EarlyVerdictPruner(features=("settings", "losses")),
+    "verdict, at a tenth": lambda: EarlyVerdictPruner(0.1),
+    "verdict, no measures": lambda: EarlyVerdictPruner(features=("settings", "losses")),
+    "verdict, losses only": lambda: EarlyVerdictPruner(features=("losses",)),
+    "verdict, settings only": lambda: EarlyVerdictPruner(features=("settings",)),
+    "verdict, none kept": lambda: EarlyVerdictPruner(keep=0),
 }
 OF_ONE_OBJECTIVE = ("median", "halving", "hyperband")
+GRID = np.arange(EPOCHS, BUDGET + 1, 10)
 
 
 class Pool:
@@ -166,10 +172,10 @@ def trained(pool: Pool, place: int, trial: optuna.Trial, pruner: BasePruner, bot
     """After how many epochs a training ends."""
     curve = pool.curves[place]
     if isinstance(pruner, EarlyVerdictPruner):
-        moments = sorted({max(round(share * EPOCHS), 1) for share in pruner._shares})
+        moments = sorted({max(round(share * EPOCHS), 1) for share in pruner.shares})
         if both:
             pruner.set_exact(trial, {1: pool.parameters[place]})
-        for epoch in [1, *moments]:
+        for epoch in moments:
             losses = dict(zip(("train_loss", "loss", "error"), curve[epoch - 1], strict=False))
             pruner.report(trial, epoch / EPOCHS, losses, measures=pool.measures[place])
             if pruner.should_prune(trial):
@@ -180,3 +186,85 @@ def trained(pool: Pool, place: int, trial: optuna.Trial, pruner: BasePruner, bot
             if trial.should_prune():
                 return epoch
     return EPOCHS
+
+
+def regrets(found: list[list[float]], grid: np.ndarray) -> np.ndarray:
+    """Regret of a search after so many epochs; before the first training is finished, that of the first."""
+    epochs, values = np.array(found).T
+    return values[np.maximum(np.searchsorted(epochs, grid, side="right") - 1, 0)]
+
+
+def epochs_to(regret: np.ndarray, target: float) -> float:
+    """When the mean of searches, shape ``(searches, grid)``, first is no more than a target."""
+    reached = np.flatnonzero(regret.mean(0) <= target + 1e-12)
+    return float(GRID[reached[0]]) if len(reached) else np.inf
+
+
+def compared(runs: Mapping[str, np.ndarray], budget: int, draws: int = 1000) -> pd.DataFrame:
+    """Epochs to the regret that is there without pruning after a budget, as a share of what that takes."""
+    random = np.random.default_rng(0)
+    count = len(runs["none"])
+    chosen = [np.arange(count), *random.integers(0, count, size=(draws, count))]
+    last = int(np.searchsorted(GRID, budget))
+    rows = []
+    for name, regret in runs.items():
+        found = []
+        for searches in chosen:
+            without = runs["none"][searches]
+            target = without[:, last].mean()
+            found.append([epochs_to(x[searches], target) for x in (regret, without)])
+        epochs, base = np.array(found).T
+        low, high = np.percentile(epochs[1:] / base[1:], [2.5, 97.5], method="nearest")
+        at = {f"regret at {e}": regret[:, int(np.searchsorted(GRID, e))].mean() for e in (300, 600, 1200)}
+        rows.append({"pruner": name, "epochs": epochs[0], "ratio": epochs[0] / base[0], "low": low, "high": high, **at})
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Replay all searches, and print a table for each pool, sampler and number of objectives."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pools", type=Path, nargs="+")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--pruners", nargs="+", default=list(PRUNERS), choices=list(PRUNERS))
+    parser.add_argument("--samplers", nargs="+", default=["random", "tpe"], choices=["random", "tpe"])
+    parser.add_argument("--objectives", nargs="+", type=int, default=[1, 2], choices=[1, 2])
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", message="nothing is pruned by an early verdict")
+    tables = []
+    for path in arguments.pools:
+        pools = [Pool(path, seed) for seed in range(2)]
+        for sampler in arguments.samplers:
+            for objectives in arguments.objectives:
+                names = [n for n in arguments.pruners if objectives == 1 or n not in OF_ONE_OBJECTIVE]
+                runs = {
+                    name: np.array(
+                        [
+                            regrets(
+                                search(
+                                    pools[seed % 2],
+                                    PRUNERS[name](),
+                                    tpe=sampler == "tpe",
+                                    both=objectives == 2,
+                                    seed=seed,
+                                ),
+                                GRID,
+                            )
+                            for seed in range(arguments.seeds)
+                        ]
+                    )
+                    for name in names
+                }
+                for budget in (BUDGET // 2, BUDGET):
+                    case = {"data": path.stem, "sampler": sampler, "objectives": objectives, "budget": budget}
+                    table = compared(runs, budget)
+                    print(case, table.to_string(index=False, float_format="{:.4f}".format), sep="\n", flush=True)
+                    tables.append(table.assign(**case))
+                    if arguments.output:
+                        pd.concat(tables).to_csv(arguments.output, index=False)
+
+
+if __name__ == "__main__":
+    main()

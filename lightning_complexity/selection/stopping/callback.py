@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, completed_batches, from_rank_zero
+from lightning_complexity.callbacks.base import Callback, LightningModule, Trainer, from_rank_zero
 from lightning_complexity.selection.stopping.pruner import EarlyVerdictPruner
 from lightning_complexity.selection.stopping.reports import REASON
 
@@ -21,7 +21,7 @@ class EarlyVerdictCallback(Callback):
 
     It reports after each validation inside an epoch and at the end of each epoch, and then asks. It only reads what
     Lightning has, so that a training that is not pruned is the same with and without it. One that is pruned ends as at
-    any error in a hook: loggers are closed, other callbacks and the module hear ``on_exception`` and ``teardown``, and
+    any error in a hook: loggers and strategy are closed, other callbacks hear ``on_exception`` but no ``on_fit_end``, and
     ``optuna.TrialPruned`` comes out of ``Trainer.fit``, with the pruner's reason. Optuna catches it.
 
     With several processes, the trial is that of rank zero, which decides for all.
@@ -89,10 +89,10 @@ class EarlyVerdictCallback(Callback):
 
 def _progress(trainer: Trainer) -> float:
     """The share of the training that is done: of its epochs, or of its steps where these end it before."""
-    steps, batches = completed_batches(trainer), trainer.num_training_batches
-    shares: list[float] = []
+    batches, shares = trainer.num_training_batches, []
     if trainer.max_epochs not in (None, -1) and 0 < batches < math.inf:
-        shares.append(steps / (math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs))
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        shares.append(done / (batches * trainer.max_epochs))
     if trainer.max_steps != -1:
         shares.append(trainer.global_step / trainer.max_steps)
     if not shares:

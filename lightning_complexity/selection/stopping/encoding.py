@@ -12,8 +12,8 @@ Floats: TypeAlias = NDArray[np.float64]
 _SMALLEST = 1e-9
 
 
-def encode(known: Sequence[Mapping[str, Any]], asked: Mapping[str, Any]) -> tuple[Floats, Floats]:
-    """Features as numbers: those of finished trials, shape ``(trials, features)``, and of one that is asked about.
+def encode(known: Sequence[Mapping[str, Any]], asked: Mapping[str, Any]) -> tuple[Floats, Floats, list[str]]:
+    """Features as numbers: of finished trials, shape ``(trials, features)``; of one that is asked about; their names.
 
     Numbers that are positive in all trials are taken as logarithms. What a trial has not, such as a parameter that
     another one decides about, is the mean of the others, with a feature that says so. Words and truth values are 0 or 1
@@ -25,11 +25,12 @@ def encode(known: Sequence[Mapping[str, Any]], asked: Mapping[str, Any]) -> tupl
 
     Example:
         >>> encode([{"rate": 1.0, "kind": "a"}, {"rate": np.e, "kind": "b"}], {"rate": np.e**2, "kind": "a"})[0]
-        array([[0., 1., 0.],
-               [1., 0., 1.]])
+        array([[1., 0., 0.],
+               [0., 1., 1.]])
     """
     rows = [*known, asked]
     columns: list[Floats] = []
+    names: list[str] = []
     for name in sorted(asked):
         values = [row.get(name) for row in rows]
         if all(value is None or _is_number(value) for value in values):
@@ -37,8 +38,9 @@ def encode(known: Sequence[Mapping[str, Any]], asked: Mapping[str, Any]) -> tupl
         else:
             words = [str(value) for value in values]
             columns += [np.array([float(word == one) for word in words]) for one in sorted(set(words))]
+        names += [name] * (len(columns) - len(names))
     table = np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0))
-    return table[:-1], table[-1]
+    return table[:-1], table[-1], names
 
 
 def _is_number(value: Any) -> bool:

@@ -69,12 +69,13 @@ def predict(
         return None
     logarithmic = bool(y.min() > 0)
     y = np.log(y) if logarithmic else y
+    x, new, names = encode(rows, asked)
     best: tuple[float, Prediction] | None = None
-    for names in sets:
-        x, new = encode(_chosen(rows, names), _chosen([asked], names)[0])
-        if not x.shape[1]:
+    for beginnings in sets:
+        columns = [i for i, name in enumerate(names) if name.split("/", 1)[0] in beginnings]
+        if not columns:
             continue
-        fitted = ridge(x, y, groups, new)
+        fitted = ridge(x[:, columns], y, groups, new[columns])
         nearest = np.argsort(np.abs(fitted.held_out - fitted.value), kind="stable")[: max(_NEAREST, len(y) // 4)]
         errors = np.sort(np.abs(y - fitted.held_out)[nearest])
         size = float((errors**2).mean())
@@ -119,9 +120,7 @@ def ridge(x: Floats, y: Floats, groups: Ints, asked: Floats) -> Fitted:
     products = u.T @ (y - mean)
     shrunk = s**2 / (s**2 + count * _PENALTIES[:, None])
     errors = y - mean - (shrunk * products) @ u.T
-    errors = np.stack(
-        [_held_out(e, (u * one) @ u.T + 1 / count, groups) for e, one in zip(errors, shrunk, strict=True)]
-    )
+    errors = _held_out(y - mean - (shrunk * products) @ u.T, u, shrunk, groups)
     best = int((errors**2).sum(1).argmin())
     weights = v.T @ (s / (s**2 + count * _PENALTIES[best]) * products)
     half = (x.max(0) - x.min(0)) / 2
@@ -129,12 +128,15 @@ def ridge(x: Floats, y: Floats, groups: Ints, asked: Floats) -> Fitted:
     return Fitted(float(mean + (inside - centre) / scale @ weights), y - errors[best])
 
 
-def _held_out(errors: Floats, hat: Floats, groups: Ints) -> Floats:
-    found = errors / np.maximum(1 - np.diag(hat), _EPSILON)
+def _held_out(errors: Floats, u: Floats, shrunk: Floats, groups: Ints) -> Floats:
+    """Errors without each group, for each penalty; shape ``(penalties, trials)``."""
+    share = 1 / errors.shape[1]  # of the mean
+    found = errors / np.maximum(1 - shrunk @ (u.T**2) - share, _EPSILON)
     for group in np.flatnonzero(np.bincount(groups) > 1):
         rows = np.flatnonzero(groups == group)
-        rest = np.eye(len(rows)) - hat[np.ix_(rows, rows)]
-        found[rows] = np.linalg.lstsq(rest, errors[rows], rcond=None)[0]
+        for k, one in enumerate(shrunk):
+            rest = np.eye(len(rows)) - (u[rows] * one) @ u[rows].T - share
+            found[k, rows] = np.linalg.lstsq(rest, errors[k, rows], rcond=None)[0]
     return found
 
 
@@ -146,7 +148,3 @@ def _groups(rows: Sequence[Row]) -> Ints:
     return np.array(
         [i if same else places.setdefault(one, len(places)) for i, one in enumerate(settings)], dtype=np.int64
     )
-
-
-def _chosen(rows: Sequence[Row], beginnings: Sequence[str]) -> list[dict[str, Any]]:
-    return [{n: v for n, v in row.items() if n.split("/", 1)[0] in beginnings} for row in rows]

@@ -155,10 +155,13 @@ class EarlyVerdictPruner(BasePruner):
         Args:
             trial: That is running.
         """
-        return self.prune(trial.study, trial.study._storage.get_trial(trial._trial_id))
+        reason = self.verdict(trial.study, trial.study._storage.get_trial(trial._trial_id))
+        if reason is not None:
+            trial.set_user_attr(REASON, reason)
+        return reason is not None
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """The same, as Optuna asks."""
+        """The same, as ``trial.should_prune`` asks it."""
         reason = self.verdict(study, trial)
         if reason is not None:
             study._storage.set_trial_user_attr(trial._trial_id, REASON, reason)
@@ -179,7 +182,7 @@ class EarlyVerdictPruner(BasePruner):
         if not reports:
             return None
         if diverged := reports[-1].diverged:
-            return f"diverged: {diverged}" + (f" after {reports[-1].progress:.0%} of the training" if count else "")
+            return f"diverged: {diverged}"
         if self._prune_infeasible and (unmet := [n for n, value in trial.constraints.items() if value > 0]):
             return f"constraint {unmet[0]!r} is not met: {trial.constraints[unmet[0]]:.4g} is above 0"
         share = due(reports, self.shares)
