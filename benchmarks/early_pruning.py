@@ -1,6 +1,6 @@
 """Searches replayed on learning curves: how many epochs a pruner needs to find as good a network.
 
-    python -m benchmarks.early_pruning early/digits.npz early/mnist.npz early/teacher.npz --output early/pruning.csv
+    python -m benchmarks.early_pruning early/digits.npz early/mnist.npz early/teacher.npz --output early
 
 Pools of networks and their curves come from ``benchmarks.early_curves``. A search proposes networks of the pool that it
 has not tried, at random or by TPE, and ends when its epochs are spent. It has found what it would choose by validation
@@ -116,7 +116,7 @@ class PoolSampler(BaseSampler):
             found.append((value - low) / (high - low))
         return found
 
-    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, *_: Any) -> dict[str, BaseDistribution]:
         """All settings."""
         return SPACE
 
@@ -212,7 +212,7 @@ def compared(runs: Mapping[str, np.ndarray], budget: int, draws: int = 1000) -> 
         for searches in chosen:
             without = runs["none"][searches]
             target = without[:, last].mean()
-            found.append([epochs_to(x[searches], target) for x in (regret, without)])
+            found.append([epochs_to(x, target) for x in (regret[searches], without)])
         epochs, base = np.array(found).T
         low, high = np.percentile(epochs[1:] / base[1:], [2.5, 97.5], method="nearest")
         at = {f"regret at {e}": regret[:, int(np.searchsorted(GRID, e))].mean() for e in (300, 600, 1200)}
@@ -220,12 +220,18 @@ def compared(runs: Mapping[str, np.ndarray], budget: int, draws: int = 1000) -> 
     return pd.DataFrame(rows)
 
 
+def searches(pools: list[Pool], name: str, *, tpe: bool, both: bool, seeds: int) -> np.ndarray:
+    """Regret of searches with a pruner, shape ``(seeds, grid)``."""
+    found = [search(pools[seed % 2], PRUNERS[name](), tpe=tpe, both=both, seed=seed) for seed in range(seeds)]
+    return np.array([regrets(one, GRID) for one in found])
+
+
 def main() -> None:
     """Replay all searches, and print a table for each pool, sampler and number of objectives."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pools", type=Path, nargs="+")
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="a folder for tables and for the regret of each search")
     parser.add_argument("--pruners", nargs="+", default=list(PRUNERS), choices=list(PRUNERS))
     parser.add_argument("--samplers", nargs="+", default=["random", "tpe"], choices=["random", "tpe"])
     parser.add_argument("--objectives", nargs="+", type=int, default=[1, 2], choices=[1, 2])
@@ -233,37 +239,25 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     warnings.filterwarnings("ignore", message="nothing is pruned by an early verdict")
+    if arguments.output:
+        arguments.output.mkdir(parents=True, exist_ok=True)
     tables = []
     for path in arguments.pools:
         pools = [Pool(path, seed) for seed in range(2)]
         for sampler in arguments.samplers:
             for objectives in arguments.objectives:
                 names = [n for n in arguments.pruners if objectives == 1 or n not in OF_ONE_OBJECTIVE]
-                runs = {
-                    name: np.array(
-                        [
-                            regrets(
-                                search(
-                                    pools[seed % 2],
-                                    PRUNERS[name](),
-                                    tpe=sampler == "tpe",
-                                    both=objectives == 2,
-                                    seed=seed,
-                                ),
-                                GRID,
-                            )
-                            for seed in range(arguments.seeds)
-                        ]
-                    )
-                    for name in names
-                }
+                tpe, both = sampler == "tpe", objectives == 2
+                runs = {name: searches(pools, name, tpe=tpe, both=both, seeds=arguments.seeds) for name in names}
+                if arguments.output:
+                    np.savez_compressed(arguments.output / f"{path.stem}-{sampler}-{objectives}.npz", **runs)
                 for budget in (BUDGET // 2, BUDGET):
                     case = {"data": path.stem, "sampler": sampler, "objectives": objectives, "budget": budget}
                     table = compared(runs, budget)
                     print(case, table.to_string(index=False, float_format="{:.4f}".format), sep="\n", flush=True)
                     tables.append(table.assign(**case))
                     if arguments.output:
-                        pd.concat(tables).to_csv(arguments.output, index=False)
+                        pd.concat(tables).to_csv(arguments.output / "pruning.csv", index=False)
 
 
 if __name__ == "__main__":

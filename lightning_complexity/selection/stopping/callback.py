@@ -21,8 +21,8 @@ class EarlyVerdictCallback(Callback):
 
     It reports after each validation inside an epoch and at the end of each epoch, and then asks. It only reads what
     Lightning has, so that a training that is not pruned is the same with and without it. One that is pruned ends as at
-    any error in a hook: loggers and strategy are closed, other callbacks hear ``on_exception`` but no ``on_fit_end``, and
-    ``optuna.TrialPruned`` comes out of ``Trainer.fit``, with the pruner's reason. Optuna catches it.
+    any error in a hook: loggers and strategy are closed, other callbacks hear ``on_exception`` and no ``on_fit_end``,
+    and ``optuna.TrialPruned`` comes out of ``Trainer.fit``, with the pruner's reason. Optuna catches it.
 
     With several processes, the trial is that of rank zero, which decides for all.
 

@@ -62,7 +62,7 @@ def predict(
         ``None`` if fewer than five settings have a target, if all targets are the same, or if no feature tells.
     """
     y = np.asarray(targets, dtype=float)
-    kept = np.flatnonzero(np.isfinite(y))
+    kept = np.flatnonzero(np.isfinite(y)).tolist()
     rows, y = [known[i] for i in kept], y[kept]
     groups = _groups(rows)
     if not len(y) or groups.max() + 1 < LEAST or np.ptp(y) == 0:

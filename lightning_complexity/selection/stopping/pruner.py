@@ -39,12 +39,12 @@ class EarlyVerdictPruner(BasePruner):
     out (see :func:`~lightning_complexity.selection.stopping.predicting.predict`). The trial is pruned if a finished
     one dominates the better ends of the intervals of all objectives: with one objective, if the better end of its
     interval is worse than the best finished trial. Objectives that are known beforehand, such as the number of
-    parameters, are taken as they are (:meth:`set_exact`). Finished trials that do not meet a constraint dominate nothing.
+    parameters, are taken as they are (:meth:`set_exact`). Finished trials that do not meet a constraint dominate none.
 
     It works with any number of objectives. Optuna's own ``trial.report`` and ``trial.should_prune`` refuse several;
-    :meth:`report` and :meth:`should_prune` take their place. With one, both work: of the values of ``trial.report``, the
-    k-th counts as reported after k of ``num_reports``. All that the pruner knows is in the study, so that workers that
-    share a storage share what they know, and a study goes on where it was.
+    :meth:`report` and :meth:`should_prune` take their place. With one, both work: of the values of ``trial.report``,
+    the k-th counts as reported after k of ``num_reports``. All that the pruner knows is in the study, so that workers
+    that share a storage share what they know, and a study goes on where it was.
 
     Not pruned are the first trials; some of the others, at random, so that predictions are not of survivors alone;
     and all trials as long as nothing can be predicted, which is said once. Pruned at once is a trial that reports a
@@ -191,7 +191,8 @@ class EarlyVerdictPruner(BasePruner):
         seen = [(other, report_at(reports_of(other, count), share)) for other in finished]
         known = [other for other, report in seen if report is not None]
         if not known:
-            return self._say("no finished trial has a report: call pruner.report in the objective")
+            self._say("no finished trial has a report: call pruner.report in the objective")
+            return None
         rows = [_row(other, report) for other, report in seen if report is not None]
         return self._judged(study, finished, known, rows, trial, reports[-1])
 
@@ -220,9 +221,9 @@ class EarlyVerdictPruner(BasePruner):
         for place, (name, sign) in enumerate(zip(names, signs, strict=True)):
             found = Prediction(*[exact[place]] * 3) if place in exact else predicted([t.values[place] for t in known])
             if found is None:
-                if len(known) < self._startup:
-                    return None
-                return self._say(f"{name} has no different finite values in five settings, or no feature tells of it")
+                if len(known) >= self._startup:
+                    self._say(f"{name} has no different finite values in five settings, or no feature tells of it")
+                return None
             ends.append(sign * (found.low if sign > 0 else found.high))
             told.append(f"{name} {_told(found)}")
         winner = _dominating(finished, signs, ends)

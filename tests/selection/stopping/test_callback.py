@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_a_number_ends_the_training(study: optuna.Study) -> N
 def test_what_is_not_logged_is_said_with_what_is(study: optuna.Study) -> None:
     callback = EarlyVerdictCallback(study.pruner, study.ask(), losses=["val_error"])
     with pytest.raises(
-        ValueError, match="nothing was logged as 'val_error' after 20% .* there are train_loss, val_loss"
+        ValueError, match=r"nothing was logged as 'val_error' after 20% .* there are train_loss, val_loss"
     ):
         fit(Net(), callback)
 

@@ -118,7 +118,7 @@ def test_two_objectives_are_pruned_where_the_front_dominates(end: float, size: f
 def test_an_objective_that_is_not_known_is_predicted_too() -> None:
     pruner = pruner_of(features=["losses", "settings"])
     study = optuna.create_study(directions=["minimize"] * 2, pruner=pruner)
-    for end, size in zip(ENDS, SIZES, strict=True):  # both follow from the error
+    for end in ENDS:  # both follow from the error
         study.add_trial(finished(end, 100 * end)[1])
     trial = study.ask({"setting": optuna.distributions.FloatDistribution(0.3, 0.3)})
     pruner.report(trial, 0.1, {"error": 0.3**0.1})
@@ -280,7 +280,7 @@ def test_that_nothing_can_be_predicted_is_said_once() -> None:
     trials = [study.ask() for _ in range(2)]
     for trial in trials:
         pruner.report(trial, 0.1, {"error": 0.5})
-    with pytest.warns(UserWarning, match="no finished trial has a report: call pruner.report in the objective"):
+    with pytest.warns(UserWarning, match=r"no finished trial has a report: call pruner.report in the objective"):
         assert not pruner.should_prune(trials[0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
