@@ -201,22 +201,31 @@ def epochs_to(regret: np.ndarray, target: float) -> float:
 
 
 def compared(runs: Mapping[str, np.ndarray], budget: int, draws: int = 1000) -> pd.DataFrame:
-    """Epochs to the regret that is there without pruning after a budget, as a share of what that takes."""
+    """Epochs to the regret that is there without pruning after a budget, beside those of others.
+
+    Args:
+        runs: Regret of searches, shape ``(seeds, grid)``, by pruner.
+        budget: In epochs.
+        draws: Of searches, for intervals of the ratios.
+    """
     random = np.random.default_rng(0)
-    count = len(runs["none"])
+    count, last = len(runs["none"]), int(np.searchsorted(GRID, budget))
     chosen = [np.arange(count), *random.integers(0, count, size=(draws, count))]
-    last = int(np.searchsorted(GRID, budget))
+    targets = [runs["none"][seeds].mean(0)[last] for seeds in chosen]
+    epochs = {
+        name: np.array([epochs_to(regret[seeds], target) for seeds, target in zip(chosen, targets, strict=True)])
+        for name, regret in runs.items()
+    }
     rows = []
     for name, regret in runs.items():
-        found = []
-        for searches in chosen:
-            without = runs["none"][searches]
-            target = without[:, last].mean()
-            found.append([epochs_to(x, target) for x in (regret[searches], without)])
-        epochs, base = np.array(found).T
-        low, high = np.percentile(epochs[1:] / base[1:], [2.5, 97.5], method="nearest")
-        at = {f"regret at {e}": regret[:, int(np.searchsorted(GRID, e))].mean() for e in (300, 600, 1200)}
-        rows.append({"pruner": name, "epochs": epochs[0], "ratio": epochs[0] / base[0], "low": low, "high": high, **at})
+        row: dict[str, Any] = {"pruner": name, "epochs": epochs[name][0]}
+        for base in ("none", "hyperband"):
+            if base in runs and name != base:
+                ratios = np.sort(np.where(np.isinf(epochs[name]), np.inf, epochs[name] / epochs[base])[1:])
+                low, high = ratios[int(0.025 * draws)], ratios[int(0.975 * draws) - 1]
+                row[f"of {base}"] = f"{epochs[name][0] / epochs[base][0]:.2f} [{low:.2f}, {high:.2f}]"
+        row |= {f"regret at {e}": regret[:, int(np.searchsorted(GRID, e))].mean() for e in (300, 600, 1200)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

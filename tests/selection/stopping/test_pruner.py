@@ -115,6 +115,16 @@ def test_two_objectives_are_pruned_where_the_front_dominates(end: float, size: f
     assert (state(study, trial) == TrialState.PRUNED) is dominated
 
 
+@pytest.mark.parametrize(("values", "pruned"), [((0.1, 320.0), False), ((0.1, 321.0), True), ((0.09, 320.0), False)])
+def test_an_equal_trial_dominates_nothing(values: tuple[float, float], pruned: bool) -> None:
+    pruner = pruner_of()
+    study = study_of(2, pruner)
+    trial = study.ask({"setting": UNIT})
+    pruner.set_exact(trial, dict(enumerate(values)))
+    pruner.report(trial, 0.1, {"error": 0.9})
+    assert pruner.should_prune(trial) is pruned
+
+
 def test_an_objective_that_is_not_known_is_predicted_too() -> None:
     pruner = pruner_of(features=["losses", "settings"])
     study = optuna.create_study(directions=["minimize"] * 2, pruner=pruner)
