@@ -166,6 +166,23 @@ def test_several_shares_give_several_verdicts() -> None:
         assert pruner.should_prune(trial) is pruned
 
 
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize(("confidence", "pruned"), [(0.0, True), (0.9, False)])
+def test_the_better_end_of_the_interval_decides(direction: str, confidence: float, pruned: bool) -> None:
+    pruner = pruner_of(features=["losses"], confidence=confidence)
+    study = optuna.create_study(direction=direction, pruner=pruner)
+    random = np.random.default_rng(0)
+    for end in np.linspace(0.1, 0.4, 20):
+        trial = finished(end, 1)[0]
+        early = end**0.1 * np.exp(random.normal(scale=0.02))  # says of the end as much as a fifth of it
+        trial.user_attrs = {"early:report:0.1": {"losses": {"error": repr(float(early))}, "measures": {}}}
+        trial.values = [end if direction == "minimize" else 1 / end]
+        study.add_trial(trial)
+    trial = study.ask({"setting": UNIT})
+    pruner.report(trial, 0.1, {"error": 0.12**0.1})
+    assert pruner.should_prune(trial) is pruned
+
+
 def test_the_first_trials_are_not_pruned() -> None:
     for startup, pruned in ((6, True), (7, False)):
         pruner = pruner_of(startup_trials=startup, features=["losses"])
