@@ -221,9 +221,14 @@ def compared(runs: Mapping[str, np.ndarray], budget: int, draws: int = 1000) -> 
         row: dict[str, Any] = {"pruner": name, "epochs": epochs[name][0]}
         for base in ("none", "hyperband"):
             if base in runs and name != base:
-                ratios = np.sort(np.where(np.isinf(epochs[name]), np.inf, epochs[name] / epochs[base])[1:])
+                with np.errstate(invalid="ignore"):  # neither came to it
+                    ratios = np.sort(np.nan_to_num(epochs[name] / epochs[base], nan=1.0, posinf=np.inf)[1:])
                 low, high = ratios[int(0.025 * draws)], ratios[int(0.975 * draws) - 1]
                 row[f"of {base}"] = f"{epochs[name][0] / epochs[base][0]:.2f} [{low:.2f}, {high:.2f}]"
+        half = int(np.searchsorted(GRID, budget // 2))
+        less = np.array([(regret[seeds, half] - runs["none"][seeds, last]).mean() for seeds in chosen])
+        low, high = np.percentile(less[1:], [2.5, 97.5])
+        row["at half the epochs, more than none"] = f"{less[0]:+.4f} [{low:+.4f}, {high:+.4f}]"
         row |= {f"regret at {e}": regret[:, int(np.searchsorted(GRID, e))].mean() for e in (300, 600, 1200)}
         rows.append(row)
     return pd.DataFrame(rows)
