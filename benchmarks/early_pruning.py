@@ -28,7 +28,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from lightning_complexity.selection.pareto import hypervolume
-from lightning_complexity.selection.stopping.pruner import EarlyVerdictPruner
+from lightning_complexity.selection.stopping import EarlyVerdictPruner
 
 EPOCHS = 30
 BUDGET = 40 * EPOCHS

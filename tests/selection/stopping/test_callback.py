@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_complexity.selection.stopping.callback import EarlyVerdictCallback
-from lightning_complexity.selection.stopping.pruner import EarlyVerdictPruner
+from lightning_complexity.selection.stopping import EarlyVerdictCallback, EarlyVerdictPruner
 
 
 class Net(pl.LightningModule):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -384,3 +386,10 @@ def test_reports_that_make_no_sense() -> None:
     with pytest.raises(ValueError, match="must be finite, got inf"):
         pruner.set_exact(trial, {1: math.inf})
     assert not pruner.should_prune(trial)
+
+
+def test_the_pruner_needs_no_lightning() -> None:
+    names = "lightning", "pytorch_lightning"
+    imported = "import sys; from lightning_complexity.selection.stopping import EarlyVerdictPruner"
+    code = f"{imported}; print(*(n for n in {names} if n in sys.modules))"
+    assert not subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
