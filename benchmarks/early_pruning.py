@@ -15,6 +15,7 @@ Intervals are percentiles over draws of searches.
 from __future__ import annotations
 
 import argparse
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -137,9 +138,25 @@ class PoolSampler(BaseSampler):
 
 
 def search(
-    pool: Pool, pruner: BasePruner, *, tpe: bool, both: bool, seed: int, budget: int = BUDGET
+    pool: Pool,
+    pruner: BasePruner,
+    *,
+    tpe: bool,
+    both: bool,
+    seed: int,
+    budget: int = BUDGET,
+    reasons: list[str] | None = None,
 ) -> list[list[float]]:
     """Search until the epochs are spent.
+
+    Args:
+        pool: Of networks.
+        pruner: That ends trainings.
+        tpe: Whether TPE proposes, rather than chance.
+        both: Whether the number of parameters is an objective too.
+        seed: Of what is proposed.
+        budget: In epochs.
+        reasons: Gets the end of each training that was pruned, and the reason.
 
     Returns:
         Epochs and regret, each time that a training was finished.
@@ -160,6 +177,8 @@ def search(
         epochs += spent
         if spent < EPOCHS:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            if reasons is not None:
+                reasons.append(f"{pool.curves[place, -1, 2]} {trial.user_attrs.get('early:reason', '')}")
             continue
         error = pool.curves[place, -1, 2]
         study.tell(trial, [error, pool.parameters[place]] if both else error)
@@ -240,6 +259,19 @@ def searches(pools: list[Pool], name: str, *, tpe: bool, both: bool, seeds: int)
     return np.array([regrets(one, GRID) for one in found])
 
 
+def of_the_pruned(pools: list[Pool], keep: float, seeds: int, confidence: float = 0.8) -> pd.Series[float]:
+    """How well the ends of trainings that were pruned had been predicted, which no search ever sees."""
+    reasons: list[str] = []
+    for seed in range(seeds):
+        pruner = EarlyVerdictPruner(keep=keep, confidence=confidence)
+        search(pools[seed % 2], pruner, tpe=False, both=False, seed=seed, reasons=reasons)
+    told = [re.match(r"(\S+) predicted value (\S+) \[(\S+), (\S+)\]", reason) for reason in reasons]
+    end, value, low, high = np.array([[float(x) for x in match.groups()] for match in told if match]).T
+    covered = ((low <= end) & (end <= high)).mean()
+    better = (end < low).mean()
+    return pd.Series({"keep": keep, "covered": covered, "better": better, "ratio": np.exp(np.log(value / end).mean())})
+
+
 def main() -> None:
     """Replay all searches, and print a table for each pool, sampler and number of objectives."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -249,6 +281,7 @@ def main() -> None:
     parser.add_argument("--pruners", nargs="+", default=list(PRUNERS), choices=list(PRUNERS))
     parser.add_argument("--samplers", nargs="+", default=["random", "tpe"], choices=["random", "tpe"])
     parser.add_argument("--objectives", nargs="+", type=int, default=[1, 2], choices=[1, 2])
+    parser.add_argument("--of_the_pruned", action="store_true", help="how well their ends had been predicted instead")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -258,6 +291,10 @@ def main() -> None:
     tables = []
     for path in arguments.pools:
         pools = [Pool(path, seed) for seed in range(2)]
+        if arguments.of_the_pruned:
+            rows = [of_the_pruned(pools, keep, arguments.seeds) for keep in (0, 0.03, 0.1)]
+            print(path.stem, pd.DataFrame(rows).to_string(index=False), sep="\n", flush=True)
+            continue
         for sampler in arguments.samplers:
             for objectives in arguments.objectives:
                 names = [n for n in arguments.pruners if objectives == 1 or n not in OF_ONE_OBJECTIVE]
