@@ -53,6 +53,9 @@ def test_epochs_to_a_regret_by_hand(replay: ModuleType) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:nothing is pruned by an early verdict as yet"
+)  # five networks at the level of chance
 @pytest.mark.parametrize(("data", "most"), [("digits", 0.55), ("mnist", 0.55), ("teacher", 0.8)])
 def test_with_two_objectives_fewer_epochs_find_as_much(replay: ModuleType, data: str, most: float) -> None:
     pools = [replay.Pool(BENCHMARKS / "curves" / f"{data}.npz", seed) for seed in range(2)]
