@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from lightning_complexity.selection.spaces.cell_networks import CellModule
-from lightning_complexity.selection.spaces.cells import OPERATIONS, PUBLISHED_OPERATIONS, Block, CellSpace, canonical
+from lightning_complexity.selection.spaces.cells import (
+    OPERATIONS,
+    PUBLISHED_OPERATIONS,
+    Block,
+    CellSpace,
+    canonical,
+    small_cells,
+)
 
 TWO = ("identity", "conv_3x3")
 
@@ -142,14 +149,14 @@ def test_networks_take_images_of_any_size(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("shape", [(60,), (8, 8), (0, 8, 8), (1, 1, 8, 8)])
 def test_other_inputs_are_refused(shape: tuple[int, ...]) -> None:
-    space = CellSpace.small()
+    space = small_cells()
     with pytest.raises(ValueError, match=r"images of shape \(channels, height, width\)"):
         space.build(space.first()[0], shape, 10)
 
 
 def test_every_parameter_has_a_gradient() -> None:
     """Nothing in a network is built in vain."""
-    space, generator = CellSpace.small(), np.random.default_rng(1)
+    space, generator = small_cells(), np.random.default_rng(1)
     for _ in range(10):
         network = space.build(space.draw(generator), (1, 8, 8), 10)
         network(torch.rand(8, 1, 8, 8)).square().sum().backward()

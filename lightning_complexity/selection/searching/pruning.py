@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lightning_complexity.selection.searching.tables import PRUNERS, check_options, entry_of
-from lightning_complexity.studies.training.user import load_object
+from lightning_complexity.studies.importing import load_object
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lightning_complexity.selection.searching.description import Search
+    from lightning_complexity.selection.stopping import EarlyVerdictPruner
+
+_SIZES = ("parameters", "ParameterCount", "parameter_count")  # known before a network is trained
 
 
 class Watch(Protocol):
@@ -45,6 +48,39 @@ class _OptunaWatch:
             self._trial.report(values[self._objective], epoch)
             if self._trial.should_prune():
                 raise TrialPruned(f"after epoch {epoch}, with {self._objective} {values[self._objective]:.4g}")
+
+
+class _EarlyVerdictWatch:
+    """Lets an early verdict decide, by all objectives."""
+
+    def __init__(self, trial: Trial, search: Search, pruner: EarlyVerdictPruner) -> None:
+        self._trial, self._pruner, self._max_epochs = trial, pruner, search.max_epochs
+        self._sizes = [place for place, name in enumerate(search.goals) if name in _SIZES]
+
+    def epoch(self, epoch: int, values: Mapping[str, float], network: nn.Module) -> None:
+        from optuna.exceptions import TrialPruned
+
+        from lightning_complexity.selection.stopping.reports import REASON
+
+        if self._sizes and epoch == 1:
+            size = sum(p.numel() for p in network.parameters())
+            self._pruner.set_exact(self._trial, dict.fromkeys(self._sizes, size))
+        self._pruner.report(self._trial, epoch / self._max_epochs, values)
+        if self._pruner.should_prune(self._trial):
+            raise TrialPruned(f"after epoch {epoch}: {self._trial.user_attrs[REASON]}")
+
+
+def early_verdict(trial: Trial, search: Search, **options: Any) -> Watch:
+    """What sees a training for an :class:`~lightning_complexity.selection.stopping.EarlyVerdictPruner`.
+
+    Args:
+        trial: Of the search.
+        search: With its objectives.
+        options: Of the pruner.
+    """
+    from lightning_complexity.selection.stopping import EarlyVerdictPruner
+
+    return _EarlyVerdictWatch(trial, search, EarlyVerdictPruner(**options))
 
 
 def watch_of(trial: Trial, search: Search) -> Watch | None:
@@ -93,9 +129,10 @@ def check_pruner(search: Search, outcomes: list[str]) -> None:
         return
     entry = entry_of(PRUNERS, search.pruner, "pruner")
     factory = load_object(entry.factory, "pruner")
-    check_options(factory, search.pruner_options, f"pruner {search.pruner}")
     if entry.watches:
+        _check_early(search.pruner_options)
         return
+    check_options(factory, search.pruner_options, f"pruner {search.pruner}")
     if len(search.goals) > 1:
         raise ValueError(
             f"pruner {search.pruner!r} is for one objective, and there are {', '.join(search.goals)}: give one to "
@@ -107,3 +144,10 @@ def check_pruner(search: Search, outcomes: list[str]) -> None:
         factory(**search.pruner_options)
     except TypeError as error:
         raise ValueError(f"pruner {search.pruner} does not take these options: {error}.") from error
+
+
+def _check_early(options: Mapping[str, Any]) -> None:
+    from lightning_complexity.selection.stopping import EarlyVerdictPruner
+
+    check_options(EarlyVerdictPruner, options, "pruner early")
+    EarlyVerdictPruner(**options)

@@ -12,9 +12,9 @@ from optuna.trial import TrialState
 
 from lightning_complexity.selection.searching.tables import STRATEGIES, check_options, entry_of
 from lightning_complexity.selection.spaces import base
+from lightning_complexity.studies.importing import load_object
 from lightning_complexity.studies.sweeping.storage import quiet_optuna
 from lightning_complexity.studies.sweeping.worker import SURPLUS
-from lightning_complexity.studies.training.user import load_object
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
 from lightning_complexity.selection.spaces import base
-from lightning_complexity.studies.training.user import load_object
+from lightning_complexity.studies.importing import load_object
 
 _PACKAGE = "lightning_complexity.selection"
 
@@ -54,17 +54,45 @@ class PrunerEntry(NamedTuple):
 
 SPACES: dict[str, SpaceEntry] = {
     "mlp": SpaceEntry(f"{_PACKAGE}.spaces.dense:DenseSpace", "fully connected networks, layer by layer"),
+    "cells": SpaceEntry(f"{_PACKAGE}.spaces.cells:CellSpace", "stacked cells of blocks, the space of Liu et al. 2018"),
+    "small-cells": SpaceEntry(f"{_PACKAGE}.spaces.cells:small_cells", "small ones, for images of 8 x 8 pixels"),
+    "nas-bench-macro": SpaceEntry(
+        f"{_PACKAGE}.spaces.macro:MacroSpace", "networks trained by others; needs --space_options path=FILE"
+    ),
 }
 
 STRATEGIES: dict[str, StrategyEntry] = {
     "random": StrategyEntry(f"{_PACKAGE}.searching.strategies:random", "each at random; the one to compare with"),
     "tpe": StrategyEntry(f"{_PACKAGE}.searching.strategies:tpe", "near those that did well (Optuna's TPE)"),
     "nsga2": StrategyEntry(f"{_PACKAGE}.searching.strategies:nsga2", "a population on the front (Optuna's NSGA-II)"),
+    "progressive": StrategyEntry(
+        f"{_PACKAGE}.samplers.progressive:ProgressiveSampler",
+        "from the simplest on, the next level by what the last ones say (after Liu et al. 2018)",
+        needs="ProgressiveSpace",
+        draws_by_trial=True,
+    ),
+    "evolution": StrategyEntry(
+        f"{_PACKAGE}.samplers.evolution:AgingEvolutionSampler",
+        "mutants of the young and good (after Real et al. 2019)",
+        needs="EvolvableSpace",
+        draws_by_trial=True,
+    ),
+    "genetic": StrategyEntry(
+        f"{_PACKAGE}.samplers.genetic:MicroGeneticSampler",
+        "one number for error and size, few trainings (automatic model selection, after Laredo et al. 2020)",
+        needs="CrossableSpace",
+        draws_by_trial=True,
+    ),
 }
 
 PRUNERS: dict[str, PrunerEntry] = {
     "median": PrunerEntry("optuna.pruners:MedianPruner", "worse than the median at the same epoch"),
     "hyperband": PrunerEntry("optuna.pruners:HyperbandPruner", "successive halving with several budgets"),
+    "early": PrunerEntry(
+        f"{_PACKAGE}.searching.pruning:early_verdict",
+        "predicted to end dominated, for any number of objectives (early verdict)",
+        watches=True,
+    ),
     "halving": PrunerEntry("optuna.pruners:SuccessiveHalvingPruner", "a share goes on at each rung"),
 }
 

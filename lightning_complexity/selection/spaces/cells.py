@@ -72,7 +72,7 @@ class CellSpace(NetworkSpace, ProgressiveSpace, EvolvableSpace):
         >>> space = CellSpace()
         >>> len(space.first()), space.describe(space.first()[0])
         (136, '-2 separable_3x3 + -2 separable_3x3')
-        >>> network = CellSpace.small().build(CellSpace.small().first()[0], (1, 8, 8), 10)
+        >>> network = small_cells().build(small_cells().first()[0], (1, 8, 8), 10)
     """
 
     def __init__(
@@ -93,15 +93,6 @@ class CellSpace(NetworkSpace, ProgressiveSpace, EvolvableSpace):
             raise ValueError(f"operations must be different ones of {', '.join(OPERATIONS)}, got {list(operations)}.")
         self.max_blocks, self.operations = max_blocks, tuple(operations)
         self.filters, self.repeats, self.stages = filters, repeats, stages
-
-    @classmethod
-    def small(cls, max_blocks: int = 3) -> CellSpace:
-        """Cells for images of 8 x 8 pixels: four operations, eight filters, two stages of one cell.
-
-        Args:
-            max_blocks: Most blocks of a cell.
-        """
-        return cls(max_blocks, SMALL_OPERATIONS, filters=8, repeats=1, stages=2)
 
     def suggest(self, trial: BaseTrial) -> Structure:
         """The blocks of a trial, in the order that equal cells share."""
@@ -273,3 +264,12 @@ def _cell(structure: Structure) -> Cell:
     blocks = tuple(block for block in structure if isinstance(block, Block))
     assert len(blocks) == len(structure)
     return blocks
+
+
+def small_cells(max_blocks: int = 3) -> CellSpace:
+    """Cells for images of 8 x 8 pixels: four operations, eight filters, two stages of one cell.
+
+    Args:
+        max_blocks: Most blocks of a cell.
+    """
+    return CellSpace(max_blocks, SMALL_OPERATIONS, filters=8, repeats=1, stages=2)

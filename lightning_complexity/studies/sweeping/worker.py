@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_complexity.studies.importing import load_object
 from lightning_complexity.studies.sweeping.storage import (
     HEARTBEAT,
     WORKER,
@@ -31,7 +32,6 @@ from lightning_complexity.studies.sweeping.storage import (
     requeue_lost,
     without_password,
 )
-from lightning_complexity.studies.training.user import load_object
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

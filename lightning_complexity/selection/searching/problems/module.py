@@ -22,8 +22,9 @@ from lightning_complexity.selection.searching.pruning import Watch
 from lightning_complexity.selection.searching.quantities import TrialError, measure_named, measured, named_values
 from lightning_complexity.selection.searching.space_file import ParameterSpace
 from lightning_complexity.selection.spaces.base import Structure
+from lightning_complexity.studies.importing import load_object
 from lightning_complexity.studies.training.runs import quiet
-from lightning_complexity.studies.training.user import load_object, loaders, seeded
+from lightning_complexity.studies.training.user import loaders, seeded
 
 DATA_PREFIX = "data."
 _WANTED_MONITORS = ("val_loss", "val/loss", "valid_loss", "validation_loss", "val_error")
