@@ -75,6 +75,14 @@ class StructureSampler(BaseSampler, ABC):
             tried: What other trials have, in the order of their numbers.
         """
 
+    def summary(self, study: Study) -> str:  # noqa: ARG002
+        """What the sampler itself has to say at the end of a search; nothing where the trials say all.
+
+        Args:
+            study: That was searched.
+        """
+        return ""
+
     def is_exhausted(self, study: Study) -> bool:
         """Whether a trial found that nothing is left to try.
 

@@ -179,6 +179,14 @@ class MicroGeneticSampler(StructureSampler):
             raise ValueError("no trial ended with a finite fitness, so that there is no best network.")
         return best
 
+    def summary(self, study: Study) -> str:
+        """Which network has the least fitness."""
+        best = min(self._candidates(study, self.tried(study)), key=_rank, default=None)
+        if best is None or not math.isfinite(best.fitness):
+            return ""
+        of = "" if self._alpha is None else f" of error and size, with alpha {self._alpha:g}"
+        return f"Least fitness{of}: {best.fitness:.4g}, trial {best.trial} ({self.space.describe(best.structure)})."
+
     def _search(self, study: Study, tried: Sequence[Tried]) -> Search:
         found = _by_structure(self._candidates(study, tried))
         fitness: dict[Structure, float | None] = {s: candidate.fitness for s, candidate in found.items()}

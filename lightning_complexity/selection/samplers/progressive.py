@@ -153,7 +153,7 @@ class ProgressiveSampler(StructureSampler):
     def rank_correlations(self, study: Study) -> pd.Series[float]:
         """Spearman's correlation of predictions with what came, by level.
 
-        It is ``nan`` with fewer than three structures, or if one is constant.         The surrogate has seen nothing of
+        It is ``nan`` with fewer than three structures, or if one is constant. The surrogate has seen nothing of
         a level that it predicts. Only structures that it thought good were tried, so that the correlation over all
         candidates is mostly higher.
 
@@ -163,6 +163,14 @@ class ProgressiveSampler(StructureSampler):
         frame = self.predictions(study).dropna()
         found = {level: _spearman(part["predicted"], part["value"]) for level, part in frame.groupby("level")}
         return pd.Series(found, name="spearman", dtype=float).rename_axis("level")
+
+    def summary(self, study: Study) -> str:
+        """How well what was predicted of a level ordered what came."""
+        found = self.rank_correlations(study).dropna()
+        if found.empty:
+            return ""
+        words = ", ".join(f"{value:.2f} at level {level}" for level, value in found.items())
+        return f"Spearman's correlation of what was predicted with what came: {words}."
 
     def _best(self, study: Study) -> float:
         """The least possible loss."""

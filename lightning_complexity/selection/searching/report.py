@@ -19,6 +19,7 @@ from lightning_complexity.selection.searching.running import (
     SAME_AS,
     STANDARD_ERROR,
     STRUCTURE,
+    make_sampler,
     problem_of,
     search_of,
 )
@@ -83,6 +84,7 @@ def report(study: Study, output: Path) -> Report:
         _top(search, points, feasible),
         "\n".join([_sentence(points, choice, search), *lines]),
         *_front(points, search),
+        *([said] if (said := make_sampler(study).summary(study)) else []),
         *wrong,
         f"Written: {', '.join(map(str, files))}",
     ]

@@ -10,7 +10,7 @@ from optuna.exceptions import TrialPruned
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from lightning_complexity.selection.searching.tables import STRATEGIES, check_options, entry_of
+from lightning_complexity.selection.searching.tables import NEEDS, STRATEGIES, check_options, entry_of
 from lightning_complexity.selection.spaces import base
 from lightning_complexity.studies.importing import load_object
 from lightning_complexity.studies.sweeping.storage import quiet_optuna
@@ -58,7 +58,7 @@ def check_strategy(name: str, space: base.Space, space_name: str, options: Mappi
     if not isinstance(space, needed):
         fitting = [other for other, found in STRATEGIES.items() if isinstance(space, getattr(base, found.needs))]
         raise ValueError(
-            f"strategy {name!r} is for spaces that are a {entry.needs}, and {space_name} is none; for it there are "
+            f"strategy {name!r} is for spaces {NEEDS[entry.needs]}, and {space_name} is none; for it there are "
             f"{', '.join(fitting)}."
         )
     factory = load_object(entry.factory, "strategy")
@@ -105,6 +105,14 @@ class SearchSampler(BaseSampler):
     def __init__(self, make: Callable[[int], BaseSampler], seed: int, *, draws_by_trial: bool = False) -> None:
         self._make, self._seed, self._draws_by_trial = make, seed, draws_by_trial
         self._inner = make(seed)
+
+    def summary(self, study: Study) -> str:
+        """What the sampler itself has to say at the end of a search.
+
+        Args:
+            study: That was searched.
+        """
+        return str(self._inner.summary(study)) if hasattr(self._inner, "summary") else ""
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Make the sampler of this trial."""

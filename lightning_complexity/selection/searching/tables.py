@@ -12,6 +12,12 @@ from lightning_complexity.studies.importing import load_object
 
 _PACKAGE = "lightning_complexity.selection"
 
+NEEDS = {
+    "ProgressiveSpace": "with levels of complexity",
+    "EvolvableSpace": "whose structures can be mutated",
+    "CrossableSpace": "whose structures can be crossed",
+}
+
 
 class SpaceEntry(NamedTuple):
     """A space by name: what makes it, and what it is."""
@@ -134,12 +140,20 @@ def make_space(name: str, options: Mapping[str, Any]) -> base.Space:
     factory = load_object(name if ":" in name else entry_of(SPACES, name, "space").factory, "--space")
     try:
         check_options(factory, options, f"space {name}")
+        _check_complete(factory, options, name)
         made = factory(**options)
     except TypeError as error:
         raise ValueError(f"space {name}: an option has a wrong type: {error}.") from error
     if not isinstance(made, base.Space):
         raise ValueError(f"--space {name} must make a Space, got {type(made).__name__}.")
     return made
+
+
+def _check_complete(factory: Any, options: Mapping[str, Any], name: str) -> None:
+    for option, parameter in inspect.signature(factory).parameters.items():
+        is_variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if parameter.default is parameter.empty and not is_variable and option not in options:
+            raise ValueError(f"space {name} needs its {option}: give --space_options {option}=...")
 
 
 def check_options(factory: Any, options: Mapping[str, Any], what: str) -> None:

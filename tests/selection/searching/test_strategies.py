@@ -151,7 +151,7 @@ def test_it_gives_up_when_nothing_works_and_only_then() -> None:
 def test_a_strategy_for_other_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = StrategyEntry("optuna.samplers:RandomSampler", "", needs="ProgressiveSpace")
     monkeypatch.setitem(STRATEGIES, "progressive", entry)
-    message = "strategy 'progressive' is for spaces that are a ProgressiveSpace, and table is none; for it there are"
+    message = "strategy 'progressive' is for spaces with levels of complexity, and table is none; for it there are"
     with pytest.raises(ValueError, match=message) as raised:
         check_strategy("progressive", SPACE, "table", {})
     assert "random, tpe, nsga2" in str(raised.value)
