@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lightning_complexity import cli
+from lightning_complexity.selection.commands import spaces
 from lightning_complexity.selection.samplers.fitness import scalar_fitness
 from lightning_complexity.selection.searching.tables import SPACES, STRATEGIES, make_space
 from lightning_complexity.selection.spaces import base
@@ -95,3 +97,18 @@ def test_an_early_verdict_prunes_with_two_objectives(search: Search) -> None:
 def test_mistakes_are_one_line(options: list[str], message: str, search: Search) -> None:
     with pytest.raises(SystemExit, match=message):
         search(*options)
+
+
+def test_two_spaces_are_trained_and_compared(
+    search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"max_layers": 1, "units": [8, 16, 32]}
+    for name, activation in (("relu", "relu"), ("sigmoid", "sigmoid")):
+        monkeypatch.setitem(spaces.TRAINED, name, {**small, "activations": [activation]})
+    cli.main(["spaces", "--networks", "12", "--draws", "50"])
+    assert "As they are: relu is better" in capsys.readouterr().out
+    frames = [pd.read_csv(f"complexity_spaces/{name}/networks.csv") for name in ("relu", "sigmoid")]
+    assert [len(frame) for frame in frames] == [12, 12]
+    assert frames[0].error.mean() < frames[1].error.mean()
+    with pytest.raises(SystemExit, match="a table of the second space is needed"):
+        cli.main(["spaces", "networks.csv"])
