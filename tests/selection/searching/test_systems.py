@@ -102,7 +102,7 @@ def test_mistakes_are_one_line(options: list[str], message: str, search: Search)
 def test_two_spaces_are_trained_and_compared(
     search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = {"max_layers": 1, "units": [8, 16, 32]}
+    small = {"max_layers": 1, "units": [64, 96, 128]}
     for name, activation in (("relu", "relu"), ("sigmoid", "sigmoid")):
         monkeypatch.setitem(spaces.TRAINED, name, {**small, "activations": [activation]})
     cli.main(["spaces", "--networks", "12", "--draws", "50"])
