@@ -75,11 +75,20 @@ def picture_of_front(points: Points, choice: Choice | None = None) -> Figure:
         _draw_choice(axes, choice)
         axes.set_title(plain(textwrap.fill(choice.sentence, 90)), fontsize=8, loc="left")
     if x.min() > 0 and x.max() > _MAGNITUDES * x.min():
-        axes.set_xscale("log")
+        _make_logarithmic(axes)
     axes.set_xlabel(plain(cost))
     axes.set_ylabel(plain(score))
     axes.legend(fontsize=8)
     return figure
+
+
+def _make_logarithmic(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_front(axes: Axes, points: Floats, directions: list[str]) -> None:

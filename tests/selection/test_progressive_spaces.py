@@ -26,7 +26,8 @@ from tests.selection.nas_bench_macro import TABLE, read_networks
 def found() -> dict[str, type]:
     modules = [importlib.import_module(f"{spaces.__name__}.{m.name}") for m in pkgutil.iter_modules(spaces.__path__)]
     classes = {c for m in modules for c in vars(m).values() if inspect.isclass(c) and not inspect.isabstract(c)}
-    return {c.__name__: c for c in classes if issubclass(c, (ProgressiveSpace, EvolvableSpace))}
+    ordered = sorted(classes, key=lambda c: c.__name__)
+    return {c.__name__: c for c in ordered if issubclass(c, (ProgressiveSpace, EvolvableSpace))}
 
 
 CLASSES = found()
