@@ -17,6 +17,7 @@ except ImportError:
 
 from lightning_complexity.commands.listing import list_parser, run_list
 from lightning_complexity.commands.measure import measure_parser, run_measure
+from lightning_complexity.dashboard.commands.report import report_parser, run_report
 from lightning_complexity.studies.commands.study import add_study, run_study
 from lightning_complexity.studies.commands.sweeps import add_worker, run_worker
 
@@ -37,6 +38,7 @@ def _parser() -> ArgumentParser:
     commands.add_subcommand("demo", _demo_parser(), help="train two networks and compare their complexity")
     commands.add_subcommand("list", list_parser(), help="list every metric")
     commands.add_subcommand("measure", measure_parser(), help="measure checkpoints of a trained module")
+    commands.add_subcommand("report", report_parser(), help="draw runs in one file, and say what happened")
     add_study(commands)
     add_worker(commands)
     return parser
@@ -75,6 +77,7 @@ _RUNNERS: dict[str, Callable[[dict[str, Any]], None]] = {
     "demo": _run_demo,
     "list": run_list,
     "measure": run_measure,
+    "report": run_report,
     "study": run_study,
     "worker": run_worker,
 }

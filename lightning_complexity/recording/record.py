@@ -162,6 +162,19 @@ def _measurements(path: Path) -> list[Measurement]:
     return [measurement for measurement in parsed if measurement is not None]
 
 
+def broken_lines(path: str | Path) -> int:
+    """How many lines of a record are no complete measurement, empty ones not counted.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    lines = Path(path).read_text(errors="replace").splitlines()
+    return sum(_parsed(line) is None for line in lines if line.strip())
+
+
 def read_record(path: str | Path) -> list[Measurement]:
     """Read a record, in the order of steps.
 
