@@ -72,6 +72,8 @@ def _front(models: Sequence[dict[str, Any]], score: str, direction: str, cost: M
 def _choice(
     models: Sequence[dict[str, Any]], rows: list[int], score: str, direction: str, cost: Measure
 ) -> dict[str, Any]:
+    if len(models) == 1:
+        return {"sentence": "There is one model: nothing to compare."}
     if not any(math.isfinite(models[row]["errors"][score]) for row in rows):
         return {"sentence": "No model is chosen: a standard error needs runs that differ in nothing but their seed."}
     try:
@@ -138,10 +140,11 @@ def _as_study(runs: Sequence[Run], keys: list[str], gap: str) -> dict[str, Any]:
     seeds = [name for name in dict.fromkeys(n for run in runs for n in run.settings) if is_seed(name)]
     if not varied or len(seeds) != 1 or not all(seeds[0] in run.settings for run in runs):
         raise ValueError("no settings that vary, or not one seed")
-    rows = [{name: str(run.settings.get(name)) for name in varied} | {seeds[0]: run.settings[seeds[0]]} for run in runs]
+    settings: dict[str, list[Any]] = {name: [str(run.settings.get(name)) for run in runs] for name in varied}
+    settings[seeds[0]] = [run.settings[seeds[0]] for run in runs]
     measured = {key: _last(runs, key) for key in (*keys, gap)}
     found = rank(
-        pd.concat([pd.DataFrame(rows), pd.DataFrame(measured)], axis=1),
+        pd.DataFrame({**settings, **measured}),
         hyperparameters=varied,
         measures=keys,
         gap=gap,
@@ -155,7 +158,7 @@ def _as_study(runs: Sequence[Run], keys: list[str], gap: str) -> dict[str, Any]:
     ends = {place: (float(low), float(high)) for place, _, low, high in found.intervals.itertuples()}
     listed = []
     for key in keys:
-        networks, tau, sign = (float(found.frame.at[key, name]) for name in ("networks", "tau_b", "sign_error"))
+        networks, tau, sign = found.frame.loc[key, ["networks", "tau_b", "sign_error"]].astype(float).tolist()
         low, high = ends[key, "sign_error"]
         listed.append(
             _row(key, int(networks), tau, ends[key, "tau_b"], sign)

@@ -48,7 +48,7 @@ def write_pictures(runs: Sequence[Run], page: Mapping[str, Any], folder: Path) -
         if len(costs) > 1:
             name = f"front-{front['score'].removeprefix('probe/')}-{front['cost'].removeprefix('complexity/')}"
             figures[name] = picture_of_choice(page["models"], front)
-    if len(runs) <= _IN_CURVES and default_panels(key for run in runs for key in run.keys):  # noqa: SIM118
+    if len(runs) <= _IN_CURVES and default_panels(key for run in runs for key in run.keys):
         figures["curves"] = plot_histories({run.name: run.history for run in runs})
     paths = []
     for name, figure in figures.items():

@@ -53,11 +53,12 @@ def run_report(options: dict[str, Any]) -> None:
     title = f"Complexity of {', '.join(path.resolve().name for path in options['runs'])}"
     _write(page, html_page(data, title))
     _write(report, written(report_data(data)) + "\n")
-    pictures = []
+    files = [str(page), str(report)]
     if options["png"] is not None:
         from lightning_complexity.dashboard.png import write_pictures
 
         pictures = write_pictures(found.runs, data, options["png"])
+        files.append(f"{len(pictures)} pictures in {options['png']}")
     for note in found.notes[:_TOP]:
         print(f"note: {note}", file=sys.stderr)
     if len(found.notes) > _TOP:
@@ -66,7 +67,7 @@ def run_report(options: dict[str, Any]) -> None:
         where = f" ({finding.run})" if finding.run else ""
         print(f"{finding.severity}: {finding.headline}{where}")
     runs = "one run" if len(found.runs) == 1 else f"{len(found.runs)} runs"
-    print(f"Written of {runs}: {', '.join(map(str, (page, report, *pictures)))}")
+    print(f"Written of {runs}: {', '.join(files)}")
     if options["open"]:
         webbrowser.open(page.resolve().as_uri())
 

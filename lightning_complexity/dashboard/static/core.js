@@ -50,7 +50,7 @@ Complexity.shade = (share) => `hsl(${Math.round(220 - 195 * share)} 70% ${Comple
 Complexity.layout = (root, more = {}) => {
   const style = getComputedStyle(root);
   const [text, grid] = [style.getPropertyValue("--text").trim(), style.getPropertyValue("--grid").trim()];
-  const axis = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, automargin: true, exponentformat: "power" };
+  const axis = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, automargin: true, exponentformat: "power", minexponent: 6, separatethousands: true };
   const { xaxis, yaxis, xaxis2, yaxis2, ...others } = more;
   const own = (given) => ({ ...axis, ...(given?.type === "log" ? { tickformat: "~g" } : {}), ...given });
   return {

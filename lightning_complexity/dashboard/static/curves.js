@@ -13,7 +13,7 @@ Complexity.sections.push({
   exists: (data) => data.keys.length > 0,
 
   controls(data, state, redraw) {
-    state.keys = state.keys?.filter((panel) => Complexity.panels(data).some((one) => one.id === panel)) ?? Complexity.panels(data).filter((one) => !one.part).slice(0, 8).map((one) => one.id);
+    state.keys = state.keys?.filter((panel) => Complexity.panels(data).some((one) => one.id === panel)) ?? Complexity.firstPanels(data);
     const hasLoss = data.keys.includes(Complexity.trainLoss);
     const options = Object.entries(Complexity.axes).filter(([name]) => name !== "loss" || hasLoss);
     return [
@@ -49,6 +49,12 @@ Complexity.panels = (data) => {
     return { id: key, label: `${measure.label}${words.length ? ` (${words.join("; ")})` : ""}`, keys: [key], isLog: measure.is_log, part: measure.role === "part" };
   });
   return [...together.filter((one) => one.keys.length), ...alone];
+};
+
+// What never changes is drawn when it is asked for.
+Complexity.firstPanels = (data) => {
+  const steady = (key) => data.runs.every((_, place) => new Set(data.series(place, key).values).size < 2 && !data.series(place, key).strange.length);
+  return Complexity.panels(data).filter((one) => !one.part && !one.keys.every(steady)).slice(0, 12).map((one) => one.id);
 };
 
 Complexity.panelChoice = (data, state, redraw) => {

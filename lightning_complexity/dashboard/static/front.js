@@ -28,6 +28,9 @@ Complexity.sections.push({
       parts.words.textContent = "No model has both.";
       return Complexity.draw(parts.chart, [], Complexity.layout(root, { height: 380 }));
     }
+    parts.chart.hidden = data.models.length < 2;
+    parts.words.textContent = front.sentence;
+    if (parts.chart.hidden) return Promise.resolve();
     const models = data.models.map((model, row) => Complexity.modelPoint(data, model, row, front, classes));
     const finite = models.filter((model) => Number.isFinite(model.x) && Number.isFinite(model.y));
     const traces = [Complexity.frontLine(finite, front), ...Complexity.modelTraces(finite, front)];
