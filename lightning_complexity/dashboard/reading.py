@@ -50,7 +50,7 @@ def read_runs(folders: Sequence[str | Path]) -> Found:
     notes: list[str] = []
     for root in map(Path, folders):
         if not root.is_dir():
-            what = "is a file, not a folder" if root.exists() else "there is none"
+            what = "it is a file" if root.exists() else "there is none"
             raise FileNotFoundError(f"a folder with runs is needed, got {root}: {what}.")
         for folder in _folders(root):
             if folder.resolve() not in runs and (run := _run(folder, root, notes)) is not None:

@@ -61,7 +61,6 @@ Complexity.layout = (root, more = {}) => {
     hovermode: "closest",
     hoverlabel: { align: "left" },
     legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
-    uirevision: "kept",
     xaxis: own(xaxis),
     yaxis: own(yaxis),
     ...(xaxis2 ? { xaxis2: own(xaxis2) } : {}),
@@ -69,6 +68,8 @@ Complexity.layout = (root, more = {}) => {
     ...others,
   };
 };
+
+Complexity.isNarrow = (root) => root.clientWidth < 640;
 
 Complexity.draw = (node, traces, layout) =>
   Plotly.react(node, traces, layout, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });

@@ -100,6 +100,7 @@ Complexity.drawPanel = (data, state, classes, panel, node, root) => {
   const loss = state.axis === "loss";
   const layout = Complexity.layout(root, {
     height: 270,
+    uirevision: `${state.axis} ${isLog}`, // a zoom is kept while the axes are the same
     margin: { l: 45, r: 10, t: 30, b: 40 },
     title: { text: Complexity.plain(Complexity.shortened(panel.label, 62)), font: { size: 12.5 }, x: 0.02, xanchor: "left", y: 0.97 },
     showlegend: false,

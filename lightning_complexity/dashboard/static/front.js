@@ -45,6 +45,7 @@ Complexity.sections.push({
     const word = data.measures[front.cost].is_log ? "natural logarithm: " : "";
     const layout = Complexity.layout(root, {
       height: 400,
+      uirevision: `${state.score} ${state.cost}`,
       shapes: band,
       xaxis: { title: { text: Complexity.plain(word + data.label(front.cost)) }, type: isLog ? "log" : "linear" },
       yaxis: { title: { text: Complexity.plain(data.label(front.score)) } },

@@ -33,9 +33,10 @@ Complexity.sections.push({
       marker: { size: 9, color: Complexity.palette()[side ? 1 : 0] },
       error_x: { type: "data", symmetric: false, array: known.map((row) => (Number.isFinite(row[high]) ? row[high] - row[name] : 0)), arrayminus: known.map((row) => (Number.isFinite(row[low]) ? row[name] - row[low] : 0)), thickness: 1.2, width: 3 },
     });
+    const narrow = Complexity.isNarrow(root);
     const layout = Complexity.layout(root, {
       height: 110 + 24 * known.length,
-      xaxis: { title: { text: "rank correlation (tau-b)" }, range: [-1.05, 1.05], domain: [0, 0.58], zeroline: true, zerolinewidth: 2 },
+      xaxis: { title: { text: narrow ? "tau-b" : "rank correlation (tau-b)" }, range: [-1.05, 1.05], domain: [0, 0.58], zeroline: true, zerolinewidth: 2 },
       xaxis2: { title: { text: "sign error" }, range: [-0.03, 1.03], domain: [0.63, 1] },
       yaxis: { type: "category", categoryorder: "array", categoryarray: labels },
       shapes: [{ type: "line", xref: "x2", x0: 0.5, x1: 0.5, yref: "paper", y0: 0, y1: 1, line: { width: 1, dash: "dot", color: "#888888" } }],

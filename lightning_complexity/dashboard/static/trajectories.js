@@ -42,8 +42,8 @@ Complexity.sections.push({
     const fade = Complexity.fade(lines.size);
     const drawn = { data, state, lines, fade };
     const traces = classes.flatMap((one) => Complexity.trajectoryTraces(one, drawn));
-    const more = measure.more_complex ? ` (${measure.more_complex} is more complex)` : "";
-    const title = `${isLog ? "" : measure.is_log ? "natural logarithm: " : ""}${measure.label}${more}`;
+    const more = measure.more_complex && !Complexity.isNarrow(root) ? ` (${measure.more_complex} is more complex)` : "";
+    const title = `${measure.is_log && !Complexity.isNarrow(root) ? "natural logarithm: " : ""}${measure.label}${more}`;
     const said = [];
     if (strange) said.push(`${strange} values that are not finite are not drawn.`);
     if (atZero) said.push(`${atZero} points at or below 0 have no logarithm and are not drawn.`);
@@ -52,6 +52,7 @@ Complexity.sections.push({
     parts.words.textContent = said.join(" ");
     const layout = Complexity.layout(root, {
       height: 460,
+      uirevision: `${state.measure} ${state.gap}`,
       xaxis: { title: { text: Complexity.plain(title) }, type: isLog ? "log" : "linear" },
       yaxis: { title: { text: Complexity.plain(data.label(state.gap)) } },
     });
