@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
 READY = "#report[data-ready=true]"
-Open = Callable[..., Page]
+Open = Any
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,7 @@ def browser() -> Iterator[Browser]:
 def show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
     """Open the page of a folder; whatever the browser complains of, or asks a network for, fails the test."""
     complaints: list[str] = []
+    expected: list[str] = []
     contexts = []
 
     def opened(folder: Path, found: list[Finding] | None = None, **options: Any) -> Page:
@@ -70,10 +71,11 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
         page.wait_for_selector(READY)
         return page
 
+    opened.expected = expected
     yield opened
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert [text for text in complaints if not any(part in text for part in expected)] == []
 
 
 def traces(page: Page, section: str, meta: str | None = None, panel: str | None = None) -> list[dict[str, Any]]:
@@ -218,7 +220,8 @@ def test_curves_against_steps_epochs_time_and_loss(show: Open, tmp_path: Path) -
     choose(page, "curves", "against", "loss")
     found = points(page, "curves", "runs", NORM)
     assert [x for x, _ in found] == [2, 1, 0.5, 0.25]
-    assert page.evaluate("document.querySelector('#curves .js-plotly-plot')._fullLayout.xaxis.autorange") == "reversed"
+    left, right = page.evaluate("document.querySelector('#curves .js-plotly-plot')._fullLayout.xaxis.range")
+    assert left > right
 
 
 def test_bands_over_seeds_and_no_smoothing_unless_asked_for(show: Open, tmp_path: Path) -> None:
@@ -266,6 +269,7 @@ def test_hostile_names_stay_text(show: Open, tmp_path: Path) -> None:
     for seed in range(2):
         rows = [(i, {tag: 1.0 + i, NORM: 1.0 + i, GAP: 0.1 * i}) for i in range(3)]
         write_run(tmp_path / f"{name}{seed}", rows, {"<b>width": "</script><i>4", "seed": seed})
+    write_run(tmp_path / "other", rows, {"<b>width": 8, "seed": 0})
     found = [Finding(name, "fault", name, name, next_step=tag, run=name)]
     page = show(tmp_path, found)
     choose(page, "trajectories", "measure", tag)
@@ -274,18 +278,18 @@ def test_hostile_names_stay_text(show: Open, tmp_path: Path) -> None:
     assert box is not None
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_selector("#trajectories .hovertext")
-    assert (
-        "<img" in page.locator("#trajectories .hovertext").inner_text()
-        or "median" in page.locator("#trajectories .hovertext").inner_text()
-    )
+    text = page.locator("#trajectories .hovertext").text_content()
+    assert "x<img src=q onerror=alert(1)>" in text
+    assert "</script><script>alert(3)<b>bold 3" in text
     assert page.locator("#report img, #report script, #report b, #report i:not(.entry i)").count() == 0
     assert page.locator("#report a:not([href^='#']), #report svg a:not(.modebar a)").count() == 0
     assert (
-        page.locator("#trajectories .xtitle").inner_text()
+        page.locator("#trajectories .xtitle").text_content()
         == f"{tag.removeprefix('complexity/')} (higher is more complex)"
     )
     assert page.locator("#findings strong").inner_text() == name
-    assert name in page.locator("#table tbody td").first.get_attribute("title")
+    titles = [row.locator("td").first.get_attribute("title") for row in page.locator("#table tbody tr").all()]
+    assert sorted(titles) == ["other", f"{name}0", f"{name}1"]
 
 
 def test_a_script_that_is_not_ours_is_refused(show: Open, tmp_path: Path) -> None:
@@ -301,7 +305,7 @@ def test_a_script_that_is_not_ours_is_refused(show: Open, tmp_path: Path) -> Non
         })"""
     )
     assert ran == "script-src-elem"
-    page.evaluate("console.clear()")
+    show.expected.append("Executing inline script violates")
 
 
 def test_the_table_sorts_filters_and_is_taken_away_as_csv(show: Open, tmp_path: Path) -> None:
@@ -389,10 +393,10 @@ def test_findings_are_at_the_top_in_their_order(show: Open, tmp_path: Path) -> N
 
 def test_filters_colours_and_the_legend(show: Open, tmp_path: Path) -> None:
     page = show(write_sweep(tmp_path, widths=(8, 16, 32)))
-    assert page.locator(".legend .entry").all_inner_texts() == ["width=8", "width=16", "width=32"]
-    page.locator(".legend .entry", has_text="width=16").click()
+    assert page.locator(".classes .entry").all_inner_texts() == ["width=8", "width=16", "width=32"]
+    page.locator(".classes .entry", has_text="width=16").click()
     page.wait_for_selector(READY)
-    assert page.locator(".legend").inner_text().startswith("4 of 6 runs")
+    assert page.locator(".classes").inner_text().startswith("4 of 6 runs")
     assert len(points(page, "trajectories", "ends")) == 4
     page.locator(".bar select").select_option("none")
     page.wait_for_selector(READY)

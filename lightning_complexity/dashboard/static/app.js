@@ -11,7 +11,7 @@ Complexity.render = (root, raw) => {
   root.classList.add("complexity");
   for (const old of root.querySelectorAll(".js-plotly-plot")) Plotly.purge(old);
   root.replaceChildren();
-  const legend = element("div", { className: "legend" });
+  const legend = element("div", { className: "classes" });
   root.append(Complexity.findings(data), Complexity.bar(data, state, () => drawAll(), legend));
 
   const sections = Complexity.sections.filter((one) => one.exists(data)).map((one) => ({ ...one, parts: Complexity.section(root, one.id, one.title, one.help) }));

@@ -44,7 +44,7 @@ Complexity.sections.push({
     const own = (series, key) => series.find((one) => String(one.run) === state.run && one.key === key);
     const moment = (series) => series?.moments.findLast((one) => one.step <= state.step);
     if (!parts.bars) {
-      parts.bars = element("div", { className: "bars" });
+      parts.bars = element("div", { className: "histogram" });
       parts.picture = element("figure", {}, element("img", { alt: "" }), element("figcaption"));
       parts.chart.append(parts.bars, parts.picture);
       parts.chart.classList.add("moments");
