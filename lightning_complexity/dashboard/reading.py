@@ -111,7 +111,8 @@ def _history(folder: Path, notes: list[str]) -> list[Measurement]:
             notes.append(f"{path} is of an earlier run in the same folder: not read")
             continue
         if broken := broken_lines(path):
-            notes.append(f"{path} has {broken} line{'s' * (broken > 1)} that are no measurement: passed over")
+            lines = "1 line that is" if broken == 1 else f"{broken} lines that are"
+            notes.append(f"{path} has {lines} no measurement: passed over")
         for new in read_record(path):
             old = by_step.get(new.step)
             values = {**old.values, **new.values} if old else new.values

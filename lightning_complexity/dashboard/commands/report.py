@@ -36,6 +36,7 @@ def run_report(options: dict[str, Any]) -> None:
 
     Raises:
         FileNotFoundError: If there is no such folder, or nothing was measured in it.
+        ValueError: If both files are to be one.
         OSError: If a file cannot be written.
         ImportError: If pictures are wanted and matplotlib is not there.
     """
@@ -48,8 +49,7 @@ def run_report(options: dict[str, Any]) -> None:
     found = read_runs(options["runs"])
     ranked: Sequence[Finding] = findings(found.runs)
     data = page_data(found.runs, ranked, found.notes)
-    page: Path = options["output"]
-    report: Path = options["json"] or page.with_suffix(".json")
+    page, report = _files(options["output"], options["json"])
     title = f"Complexity of {', '.join(path.resolve().name for path in options['runs'])}"
     _write(page, html_page(data, title))
     _write(report, written(report_data(data)) + "\n")
@@ -70,6 +70,15 @@ def run_report(options: dict[str, Any]) -> None:
     print(f"Written of {runs}: {', '.join(files)}")
     if options["open"]:
         webbrowser.open(page.resolve().as_uri())
+
+
+def _files(page: Path, report: Path | None) -> tuple[Path, Path]:
+    """In a folder the page is ``report.html``."""
+    page = page / "report.html" if page.is_dir() else page
+    report = page.with_suffix(".json") if report is None else report
+    if page == report:
+        raise ValueError(f"--output is the page, and {page} would be the report for programs: name it .html.")
+    return page, report
 
 
 def _write(path: Path, text: str) -> None:
