@@ -419,6 +419,22 @@ def test_data_that_grew_are_drawn_with_what_was_chosen(show: Open, tmp_path: Pat
     assert sorted(points(page, "trajectories", "ends")) == [(80, 0.03), (160, 0.04)]
 
 
+def test_moments_that_come_out_of_order_are_put_in_order(show: Open, tmp_path: Path) -> None:
+    """A live log directory gives values as they were written."""
+    folder = write_run(tmp_path / "runs" / "a", training(8, 0)).parent
+    page = show(folder)
+    runs = read_runs([folder]).runs
+    data = page_data(runs, findings(runs))
+    for table in data["runs"][0]["tables"]:
+        for column in (table["steps"], table["epochs"], table["seconds"], *table["columns"].values()):
+            column.reverse()
+    before = points(page, "curves", "runs", NORM), points(page, "trajectories", "runs")
+    page.evaluate("(data) => Complexity.render(document.getElementById('report'), data)", data)
+    page.wait_for_selector(READY)
+    assert (points(page, "curves", "runs", NORM), points(page, "trajectories", "runs")) == before
+    assert [x for x, _ in before[0]] == [0, 10, 20, 30, 40]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_by_day_and_by_night(show: Open, tmp_path: Path, scheme: str) -> None:
     page = show(write_sweep(tmp_path), color_scheme=scheme)
