@@ -102,8 +102,8 @@ def rankings_of(runs: Sequence[Run], measures: Sequence[Measure]) -> dict[str, A
     """How each measure orders runs against each gap, at what was measured last.
 
     Returns:
-        ``rows`` by gap: ``measure``, ``tau`` (Kendall's tau-b), ``low`` and ``high`` of its interval, ``sign_error``
-        and its interval, ``runs``; and ``method``, ``notes`` in words.
+        ``by_gap``: for each gap ``rows`` with ``measure``, ``runs``, ``tau`` (Kendall's tau-b), ``low`` and ``high`` of its
+        interval, ``sign_error``, ``sign_low`` and ``sign_high``, and ``method`` in words; and ``notes``.
     """
     gaps = gaps_of(measure.key for measure in measures)
     keys = [measure.key for measure in measures if measure.role == "complexity"]
@@ -159,11 +159,7 @@ def _as_study(runs: Sequence[Run], keys: list[str], gap: str) -> dict[str, Any]:
     listed = []
     for key in keys:
         networks, tau, sign = found.frame.loc[key, ["networks", "tau_b", "sign_error"]].astype(float).tolist()
-        low, high = ends[key, "sign_error"]
-        listed.append(
-            _row(key, int(networks), tau, ends[key, "tau_b"], sign)
-            | {"sign_low": rounded(low), "sign_high": rounded(high)}
-        )
+        listed.append(_row(key, int(networks), tau, ends[key, "tau_b"], sign) | _sign_ends(ends[key, "sign_error"]))
     method = (
         "Kendall's tau-b over means of equal settings; mean sign error over pairs that differ in one setting; "
         "95 % intervals over seeds, from drawing them with replacement."
@@ -184,7 +180,8 @@ def _over_runs(runs: Sequence[Run], keys: list[str], gap: str) -> dict[str, Any]
             listed.append(_row(key, number, math.nan, (math.nan, math.nan), math.nan))
             continue
         tau_a, tau_b = kendall(values[finite], gaps[finite])
-        listed.append(_row(key, number, tau_b, _drawn_ends(values[finite], gaps[finite]), (1 - tau_a) / 2))
+        tau_ends, sign_ends = _drawn_ends(values[finite], gaps[finite])
+        listed.append(_row(key, number, tau_b, tau_ends, (1 - tau_a) / 2) | _sign_ends(sign_ends))
     method = (
         "Kendall's tau-b over runs; sign error over all pairs of runs, ties counted one half; 95 % intervals are "
         "percentiles over draws of runs."
@@ -196,21 +193,33 @@ def _last(runs: Sequence[Run], key: str) -> Floats:
     return np.array([math.nan if (last := run.last(key)) is None else last for run in runs])
 
 
-def _drawn_ends(values: Floats, gaps: Floats) -> tuple[float, float]:
-    """Ends of the interval of tau-b over draws of runs; a run that is drawn twice is not compared with itself."""
+def _drawn_ends(values: Floats, gaps: Floats) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Ends of the intervals of tau-b and of the sign error over draws of runs.
+
+    A run that is drawn twice is not compared with itself, which would be a tie.
+    """
     number = len(values)
     draws = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), size=_DRAWS).astype(float)
     one, other = np.sign(values[:, None] - values), np.sign(gaps[:, None] - gaps)
-    total, untied, untied_gap = (
-        np.einsum("di,ij,dj->d", draws, pairs, draws, optimize=True) for pairs in (one * other, one**2, other**2)
+    total, untied, untied_gap, pairs = (
+        np.einsum("di,ij,dj->d", draws, weights, draws, optimize=True)
+        for weights in (one * other, one**2, other**2, 1 - np.eye(number))
     )
     with np.errstate(invalid="ignore", divide="ignore"):
-        taus = total / np.sqrt(untied * untied_gap)
-    known = taus[np.isfinite(taus)]
+        return _percentiles(total / np.sqrt(untied * untied_gap)), _percentiles((1 - total / pairs) / 2)
+
+
+def _percentiles(drawn: Floats) -> tuple[float, float]:
+    known = drawn[np.isfinite(drawn)]
     if not len(known):
         return math.nan, math.nan
     low, high = np.percentile(known, (2.5, 97.5))
     return float(low), float(high)
+
+
+def _sign_ends(ends: Sequence[float]) -> dict[str, float | None]:
+    low, high = ends
+    return {"sign_low": rounded(low), "sign_high": rounded(high)}
 
 
 def _row(key: str, runs: int, tau: float, ends: Sequence[float], sign_error: float) -> dict[str, Any]:

@@ -407,6 +407,16 @@ def test_filters_colours_and_the_legend(show: Open, tmp_path: Path) -> None:
     assert page.locator("#table tbody tr").count() == 2
 
 
+def test_a_setting_with_many_values_is_a_scale_of_colours(show: Open, tmp_path: Path) -> None:
+    for number in range(15):
+        write_run(tmp_path / f"{number}", training(8, 0), {"lr": 0.1 * (15 - number)})
+    page = show(tmp_path)
+    assert page.locator(".bar select").input_value() == ".lr"
+    assert page.locator(".classes .entry").all_inner_texts() == ["lr=0.1", "lr=1.5"]
+    ends = traces(page, "trajectories", "ends")
+    assert len({end["marker"]["color"] for end in ends}) == len(ends) == 15
+
+
 def test_data_that_grew_are_drawn_with_what_was_chosen(show: Open, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "runs" / "a", training(8, 0)).parent
     page = show(folder)

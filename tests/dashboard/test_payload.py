@@ -131,6 +131,7 @@ def test_rank_correlation_over_runs_is_scipys() -> None:
     signs = [np.sign(norms[i] - norms[j]) * np.sign(gaps[i] - gaps[j]) for i in range(12) for j in range(i)]
     assert row["sign_error"] == pytest.approx(np.mean([(1 - sign) / 2 for sign in signs]), abs=1e-6)
     assert row["low"] < row["tau"] < row["high"]
+    assert row["sign_low"] < row["sign_error"] < row["sign_high"]
 
 
 def test_an_interval_over_runs_holds_what_it_should() -> None:

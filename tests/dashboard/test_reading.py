@@ -49,12 +49,13 @@ def test_runs_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
 
 def test_several_monitors_of_a_run_are_one_run_and_a_record_set_aside_is_none(tmp_path: Path) -> None:
     write_run(tmp_path, [(0, {NORM: 1.0}), (5, {NORM: 2.0})])
-    write_run(tmp_path, [(5, {"complexity/shifted/stable_rank": 3.0})], name="complexity.shifted.jsonl")
+    other = "complexity/shifted/stable_rank"
+    write_run(tmp_path, [(5, {other: 3.0}), (3, {other: 4.0})], name="complexity.shifted.jsonl")
     write_run(tmp_path, [(99, {NORM: 9.0})], name="complexity.before-1.jsonl")
     found = read_runs([tmp_path])
     assert [(m.step, m.values) for m in found.runs[0].history] == [
-        (0, {NORM: 1.0}),
-        (5, {NORM: 2.0, "complexity/shifted/stable_rank": 3.0}),
+        *((0, {NORM: 1.0}), (3, {other: 4.0})),
+        (5, {NORM: 2.0, other: 3.0}),
     ]
     assert [note.rsplit("/", 1)[-1] for note in found.notes] == [
         "complexity.before-1.jsonl is of an earlier run in the same folder: not read"

@@ -50,9 +50,11 @@ Complexity.render = (root, raw) => {
 // By configuration while there are few; then by the setting with the fewest values.
 Complexity.defaultColor = (data) => {
   if (data.groups.length <= 10) return "configuration";
-  const values = (name) => new Set(data.runs.map((run) => run.settings[name])).size;
-  const setting = [...data.varied].sort((a, b) => values(a) - values(b))[0];
-  return setting && values(setting) <= 12 ? `.${setting}` : "none";
+  const values = (name) => [...new Set(data.runs.map((run) => run.settings[name]))];
+  const setting = [...data.varied].sort((a, b) => values(a).length - values(b).length)[0];
+  if (setting === undefined) return "none";
+  const isScale = values(setting).every((value) => typeof value === "number");
+  return isScale || values(setting).length <= 12 ? `.${setting}` : "none";
 };
 
 Complexity.findings = (data) => {
@@ -72,7 +74,7 @@ Complexity.bar = (data, state, redraw, legend) => {
   const { element } = Complexity;
   const colors = [["configuration", "configuration"], ["run", "run"], ...data.varied.map((name) => [`.${name}`, name]), ["none", "nothing"]];
   if (!colors.some(([name]) => name === state.color)) state.color = "configuration";
-  const filter = element("input", { type: "search", value: state.filter, placeholder: "part of a name", on: { input: () => Object.assign(state, { filter: filter.value }) && redraw() } });
+  const filter = element("input", { type: "search", value: state.filter, placeholder: "name", on: { input: () => Object.assign(state, { filter: filter.value }) && redraw() } });
   const jump = Complexity.sections.filter((one) => one.exists(data)).map((one) => element("a", { href: `#${one.id}`, textContent: one.title }));
   return element("div", { className: "bar" }, element("nav", {}, ...jump), element("label", {}, element("span", { textContent: "runs with" }), filter), Complexity.choice("colour by", colors, state.color, (color) => Object.assign(state, { color, hidden: new Set() }) && redraw()), legend);
 };
@@ -88,6 +90,8 @@ Complexity.fillLegend = (node, data, state, redraw) => {
   };
   const entry = (one) => element("button", { type: "button", className: "entry", title: one.name, ariaPressed: String(!one.isHidden), on: { click: () => toggle(one) } }, element("i", { style: `background:${one.color}` }), element("span", { textContent: Complexity.shortened(one.name) }));
   const many = classes.length > 12;
-  const words = many ? ` in ${classes.length} colours: colour by a setting, or filter, to tell them apart` : "";
-  node.replaceChildren(element("span", { textContent: `${number} of ${data.runs.length} run${data.runs.length > 1 ? "s" : ""}${words}` }), ...(many ? [] : classes.map(entry)));
+  const isScale = many && classes.every((one) => one.isScale);
+  const words = many && !isScale ? ` in ${classes.length} colours: colour by a setting, or filter, to tell them apart` : "";
+  const ends = isScale ? [entry(classes[0]), element("span", { textContent: "to" }), entry(classes.at(-1))] : [];
+  node.replaceChildren(element("span", { textContent: `${number} of ${data.runs.length} run${data.runs.length > 1 ? "s" : ""}${words}` }), ...(many ? ends : classes.map(entry)));
 };

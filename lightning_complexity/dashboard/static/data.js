@@ -119,6 +119,7 @@ Complexity.classes = (data, state) => {
   return all
     .map((value, i) => ({
       name: Complexity.className(data, state, value),
+      isScale: isNumber,
       color: isNumber && all.length > 2 ? Complexity.shade(i / (all.length - 1)) : palette[i % palette.length],
       runs: shown.filter((place) => valueOf(place) === value),
     }))

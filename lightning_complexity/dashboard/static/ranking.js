@@ -26,7 +26,7 @@ Complexity.sections.push({
     if (unknown) parts.words.textContent += ` ${unknown} measures are constant or not finite and have no correlation.`;
     const labels = known.map((row) => Complexity.plain(Complexity.shortened(data.label(row.measure), 40)));
     const trace = (name, low, high, side) => ({
-      x: known.map((row) => row[name]), y: labels, mode: "markers", meta: name, showlegend: false,
+      x: known.map((row) => row[name]), y: labels, mode: "markers", meta: name, showlegend: false, cliponaxis: false,
       ...(side ? { xaxis: side } : {}), customdata: known.map((row) => row.measure),
       text: known.map((row) => `${Complexity.plain(data.label(row.measure))}, ${row.runs} runs<br>${Complexity.number(row[name])}${Number.isFinite(row[low]) ? `, 95 % from ${Complexity.number(row[low])} to ${Complexity.number(row[high])}` : ""}`),
       hovertemplate: "%{text}<extra></extra>",
