@@ -14,7 +14,7 @@ from lightning_complexity.dashboard.runs import Group, Run, is_seed, varied_sett
 from lightning_complexity.selection.pareto import Floats, pareto_front
 from lightning_complexity.selection.simplest import mean_and_standard_error, simplest_within_one_standard_error
 
-_DRAWS, _LEAST_RUNS = 400, 4
+_DRAWS, _LEAST_RUNS, _MOST_VARIED = 400, 4, 6
 CONFOUNDED = (
     "Within one run nearly everything grows with time, so that a correlation along a run is confounded by time: "
     "what is compared here are the ends of different runs."
@@ -102,8 +102,8 @@ def rankings_of(runs: Sequence[Run], measures: Sequence[Measure]) -> dict[str, A
     """How each measure orders runs against each gap, at what was measured last.
 
     Returns:
-        ``by_gap``: for each gap ``rows`` with ``measure``, ``runs``, ``tau`` (Kendall's tau-b), ``low`` and ``high`` of its
-        interval, ``sign_error``, ``sign_low`` and ``sign_high``, and ``method`` in words; and ``notes``.
+        ``by_gap``: for each gap ``method`` in words and ``rows`` with ``measure``, ``runs``, ``tau`` (Kendall's tau-b),
+        ``low`` and ``high`` of its interval, ``sign_error``, ``sign_low`` and ``sign_high``; and ``notes``.
     """
     gaps = gaps_of(measure.key for measure in measures)
     keys = [measure.key for measure in measures if measure.role == "complexity"]
@@ -138,8 +138,8 @@ def _as_study(runs: Sequence[Run], keys: list[str], gap: str) -> dict[str, Any]:
 
     varied = varied_settings(runs)
     seeds = [name for name in dict.fromkeys(n for run in runs for n in run.settings) if is_seed(name)]
-    if not varied or len(seeds) != 1 or not all(seeds[0] in run.settings for run in runs):
-        raise ValueError("no settings that vary, or not one seed")
+    if not 0 < len(varied) <= _MOST_VARIED or len(seeds) != 1 or not all(seeds[0] in run.settings for run in runs):
+        raise ValueError("no design: none or too many settings that vary, or not one seed")
     settings: dict[str, list[Any]] = {name: [str(run.settings.get(name)) for run in runs] for name in varied}
     settings[seeds[0]] = [run.settings[seeds[0]] for run in runs]
     measured = {key: _last(runs, key) for key in (*keys, gap)}

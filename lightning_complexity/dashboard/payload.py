@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,17 +16,20 @@ from lightning_complexity.dashboard.numbers import marks, rounded, thinned
 from lightning_complexity.dashboard.runs import STANDARD_ERROR, Group, Histogram, Run, grouped, varied_settings
 
 VERSION = 1
-_NUMBERS, _FEWEST, _MOST = 40_000, 40, 1000
+_NUMBERS, _NUMBERS_MORE = 45_000, 1_000  # for ten runs, and for each beyond these
+_POINTS = (1000, 700, 500, 350, 250, 180, 120, 90, 60, 40, 24)
+_TOGETHER = 8
 _PICTURE_BYTES, _PICTURES = 150_000, 10
-_HISTOGRAMS, _BINS, _HISTOGRAM_NUMBERS = 20, 40, 8_000
+_HISTOGRAMS, _BINS, _HISTOGRAM_NUMBERS = 20, 40, 12_000
 
 
 def page_data(runs: Sequence[Run], found: Sequence[Finding], notes: Sequence[str] = ()) -> dict[str, Any]:
     """What ``render`` of the page takes; JSON can hold it.
 
     Numbers have six digits. Those that are not finite are ``null``, and ``not_finite`` beside them has their place and
-    name. Curves keep the first and the last value, the extremes, and as many others, evenly, as a page of two
-    megabytes for ten runs can hold: about 40,000 numbers altogether, but at least 40 points a curve.
+    name. Curves keep the first and the last value, the extremes, and up to 1000 others, evenly; as many as a page of
+    two megabytes for ten runs can hold, which is 45,000 numbers altogether, and 1000 for each further run. If even 24
+    points a curve are too many, parts of measures, such as those of layers, are left out, and that is noted.
 
     Args:
         runs: At least one.
@@ -34,9 +37,8 @@ def page_data(runs: Sequence[Run], found: Sequence[Finding], notes: Sequence[str
         notes: What the reader should know, such as what could not be read.
     """
     groups, measures, notes = grouped(list(runs)), measures_of(runs), list(notes)
-    if len(measures) > MOST_KEYS:
-        notes.append(f"{len(measures) - MOST_KEYS} of {len(measures)} log keys are left out, parts of measures first")
-        measures = measures[:MOST_KEYS]
+    tables = {number: _tables_of(run) for number, run in enumerate(runs)}
+    measures, most = _fitting(measures, tables, notes)
     models = models_of(runs, groups, measures)
     histograms, pictures = _histograms(runs, notes), _pictures(runs, notes)
     return {
@@ -46,7 +48,7 @@ def page_data(runs: Sequence[Run], found: Sequence[Finding], notes: Sequence[str
         "measures": {measure.key: asdict(measure) for measure in measures},
         "varied": varied_settings(runs),
         "groups": [{"name": group.name, "runs": group.runs, "settings": group.settings} for group in groups],
-        "runs": _runs(runs, groups, measures),
+        "runs": _runs(runs, groups, measures, tables, most),
         "models": [_model(model) for model in models],
         "fronts": fronts_of(models, measures),
         "rankings": rankings_of(runs, measures),
@@ -73,11 +75,59 @@ def _model(model: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _runs(runs: Sequence[Run], groups: Sequence[Group], measures: Sequence[Measure]) -> list[dict[str, Any]]:
-    keys = {name for measure in measures for name in (measure.key, measure.key + STANDARD_ERROR)}
-    tables = [_tables_of(run, keys) for run in runs]
-    curves = sum(len(columns) + 3 for found in tables for columns in found.values())
-    most = max(_FEWEST, min(_MOST, _NUMBERS // max(curves, 1)))
+_Tables: TypeAlias = "list[tuple[tuple[int, ...], list[str]]]"
+"""Log keys that were measured at the same moments, with these: rows of the history."""
+
+
+def _tables_of(run: Run) -> _Tables:
+    found: dict[str, list[int]] = {}
+    for row, measurement in enumerate(run.history):
+        for key in measurement.values:
+            found.setdefault(key, []).append(row)
+    together: dict[tuple[int, ...], list[str]] = {}
+    for key, rows in found.items():
+        together.setdefault(tuple(rows), []).append(key)
+    return list(together.items())
+
+
+def _of_keys(tables: _Tables, keys: set[str]) -> _Tables:
+    """Those of some keys, few in each, so that a table's extremes stay few as well."""
+    found: _Tables = []
+    for rows, names in tables:
+        kept = [name for name in names if name in keys]
+        found += [(rows, kept[start : start + _TOGETHER]) for start in range(0, len(kept), _TOGETHER)]
+    return found
+
+
+def _with_errors(measures: Sequence[Measure]) -> set[str]:
+    return {name for measure in measures for name in (measure.key, measure.key + STANDARD_ERROR)}
+
+
+def _fitting(measures: list[Measure], tables: Mapping[int, _Tables], notes: list[str]) -> tuple[list[Measure], int]:
+    """The measures, without those parts for which there is no room, and how many points each curve can have."""
+    room = _NUMBERS + _NUMBERS_MORE * max(len(tables) - 10, 0)
+    kept = measures[:MOST_KEYS]
+
+    def numbers(points: int) -> int:
+        keys = _with_errors(kept)
+        found = [table for own in tables.values() for table in _of_keys(own, keys)]
+        return sum((len(names) + 3) * min(len(rows), points + 2 * len(names)) for rows, names in found)
+
+    while kept[-1].role == "part" and numbers(_POINTS[-1]) > room:
+        parts = sum(measure.role == "part" for measure in kept)
+        kept = kept[: -max(1, parts // 4)]
+    if len(kept) < len(measures):
+        notes.append(
+            f"{len(measures) - len(kept)} of {len(measures)} log keys are left out for the page's size, parts of "
+            "measures first"
+        )
+    return kept, next((points for points in _POINTS if numbers(points) <= room), _POINTS[-1])
+
+
+def _runs(
+    runs: Sequence[Run], groups: Sequence[Group], measures: Sequence[Measure], tables: Mapping[int, _Tables], most: int
+) -> list[dict[str, Any]]:
+    keys = _with_errors(measures)
     place = {run: number for number, group in enumerate(groups) for run in group.runs}
     return [
         {
@@ -89,23 +139,10 @@ def _runs(runs: Sequence[Run], groups: Sequence[Group], measures: Sequence[Measu
             "fitted_step": run.fitted_step,
             "measurements": len(run.history),
             "steps": run.history[-1].step,
-            "tables": [_table(run, rows, names, most) for rows, names in tables[number].items()],
+            "tables": [_table(run, rows, names, most) for rows, names in _of_keys(tables[number], keys)],
         }
         for number, run in enumerate(runs)
     ]
-
-
-def _tables_of(run: Run, keys: set[str]) -> dict[tuple[int, ...], list[str]]:
-    """Log keys that were measured at the same moments, by these."""
-    found: dict[str, list[int]] = {}
-    for row, measurement in enumerate(run.history):
-        for key in measurement.values:
-            if key in keys:
-                found.setdefault(key, []).append(row)
-    tables: dict[tuple[int, ...], list[str]] = {}
-    for key, rows in found.items():
-        tables.setdefault(tuple(rows), []).append(key)
-    return tables
 
 
 def _table(run: Run, rows: tuple[int, ...], keys: list[str], most: int) -> dict[str, Any]:
@@ -128,18 +165,20 @@ def _evenly(length: int, most: int) -> list[int]:
 
 
 def _histograms(runs: Sequence[Run], notes: list[str]) -> list[dict[str, Any]]:
-    found, left, left_out = [], _HISTOGRAM_NUMBERS, 0
-    for run_place, run in enumerate(runs):
-        for key, series in run.histograms.items():
-            rows = [_bins(series[place]) for place in _evenly(len(series), _HISTOGRAMS)]
-            size = sum(2 * len(row["counts"]) for row in rows)
-            if size > left:
-                left_out += 1
-                continue
-            left -= size
-            found.append({"run": run_place, "key": key, "moments": rows})
-    if left_out:
-        notes.append(f"{left_out} of {left_out + len(found)} series of histograms are left out for the page's size")
+    series = [(run, key, moments) for run, one in enumerate(runs) for key, moments in one.histograms.items()]
+    most = _HISTOGRAMS
+    while most > 2 and 2 * _BINS * sum(min(len(moments), most) for *_, moments in series) > _HISTOGRAM_NUMBERS:
+        most -= 1
+    found, left = [], _HISTOGRAM_NUMBERS
+    for run, key, moments in series:
+        rows = [_bins(moments[place]) for place in _evenly(len(moments), most)]
+        left -= sum(2 * len(row["counts"]) for row in rows)
+        if left >= 0:
+            found.append({"run": run, "key": key, "moments": rows})
+    if len(found) < len(series):
+        notes.append(
+            f"{len(series) - len(found)} of {len(series)} series of histograms are left out for the page's size"
+        )
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 MOST_BYTES = 256 * 1024
 _CLIPPED = 200
+_SETTINGS = {"varied": "settings that are the same in all runs", "none": "all settings"}
 
 
 def report_data(page: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,12 +36,12 @@ def written(report: Mapping[str, Any]) -> str:
     return json.dumps(report, indent=1, allow_nan=False)
 
 
-def _report(page: Mapping[str, Any], points: int, runs: int, settings: bool, listed: int) -> dict[str, Any]:
+def _report(page: Mapping[str, Any], points: int, runs: int, settings: str, listed: int) -> dict[str, Any]:
     names = page["varied"]
     main = [key for key, measure in page["measures"].items() if measure["role"] != "part"][:listed]
     shown = page["runs"][:runs]
-    rows = [_run(run, main, points, None if settings else names) for run in shown]
-    left_out = [] if settings else ["settings that are the same in all runs"]
+    rows = [_run(run, main, points, {"all": None, "varied": names, "none": []}[settings]) for run in shown]
+    left_out = [_SETTINGS[settings]] if settings in _SETTINGS else []
     for what, all_of, most in (
         ("runs", page["runs"], runs),
         ("findings", page["findings"], listed),
@@ -54,7 +55,7 @@ def _report(page: Mapping[str, Any], points: int, runs: int, settings: bool, lis
         "format": "lightning-complexity report",
         "version": page["version"],
         "findings": page["findings"][:listed],
-        "choices": [_choice(front, page["models"]) for front in page["fronts"][:listed]],
+        "choices": [_choice(front, page["models"], listed) for front in page["fronts"][:listed]],
         "rankings": {
             "notes": page["rankings"]["notes"],
             "by_gap": {
@@ -74,12 +75,12 @@ def _of(values: Mapping[str, Any], keys: list[str]) -> dict[str, Any]:
     return {key: values[key] for key in keys if key in values}
 
 
-def _choice(front: Mapping[str, Any], models: list[dict[str, Any]]) -> dict[str, Any]:
+def _choice(front: Mapping[str, Any], models: list[dict[str, Any]], listed: int) -> dict[str, Any]:
     """With names for places."""
     named = {key: models[front[key]]["name"] for key in ("chosen", "best") if key in front}
     numbers = {key: front[key] for key in ("bound", "standard_error") if key in front}
     parts = {key: front[key] for key in ("score", "cost", "directions", "sentence")}
-    return {**parts, **named, **numbers, "front": [models[row]["name"] for row in front["front"]][:50]}
+    return {**parts, **named, **numbers, "front": [models[row]["name"] for row in front["front"]][:listed]}
 
 
 def _run(run: Mapping[str, Any], keys: list[str], points: int, settings: list[str] | None) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def _run(run: Mapping[str, Any], keys: list[str], points: int, settings: list[st
                 along[key] = [[table["steps"][place], _number(column, strange, place)] for place in places]
             if (error := f"{key}/standard_error") in table["columns"]:
                 last[error] = table["columns"][error][-1]
-    return {**row, "settings": chosen, "last": last, "along": along} if points else {**row, "last": last}
+    return {**row, "settings": chosen, "last": last} | ({"along": along} if points else {})
 
 
 def _number(column: list[float | None], strange: Mapping[int, str], place: int) -> float | str | None:
@@ -117,20 +118,21 @@ def _clipped(value: Any) -> Any:
     return [_clipped(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def _attempt(points: int, runs: int, settings: bool, listed: int) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+def _attempt(points: int, runs: int, settings: str, listed: int) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     return lambda page: _report(page, points, runs, settings, listed)
 
 
 _ATTEMPTS = [
     _attempt(*limits)
     for limits in (
-        (20, 1000, True, 200),
-        (8, 1000, True, 200),
-        (8, 1000, False, 200),
-        (0, 1000, False, 200),
-        (0, 200, False, 100),
-        (0, 50, False, 50),
-        (0, 20, False, 20),
-        (0, 5, False, 5),
+        (20, 1000, "all", 200),
+        (8, 1000, "all", 200),
+        (8, 1000, "varied", 200),
+        (0, 1000, "varied", 200),
+        (0, 300, "varied", 100),
+        (0, 100, "varied", 50),
+        (0, 50, "none", 50),
+        (0, 20, "none", 20),
+        (0, 5, "none", 5),
     )
 ]

@@ -12,8 +12,8 @@ from typing import TypeVar
 from lightning_complexity.dashboard.events import PATTERN, Events, read_events
 from lightning_complexity.dashboard.hyperparameters import read_settings
 from lightning_complexity.dashboard.runs import Run
-from lightning_complexity.recording import Measurement, read_record
-from lightning_complexity.recording.record import broken_lines
+from lightning_complexity.recording import Measurement
+from lightning_complexity.recording.record import merged, read_lines
 
 RECORDS = "complexity*.jsonl"
 T = TypeVar("T")
@@ -105,19 +105,17 @@ def _run(folder: Path, root: Path, notes: list[str]) -> Run | None:
 
 def _history(folder: Path, notes: list[str]) -> list[Measurement]:
     """What all monitors of a run measured."""
-    by_step: dict[int, Measurement] = {}
+    found: list[Measurement] = []
     for path in sorted(folder.glob(RECORDS)):
         if _SET_ASIDE.search(path.name):
             notes.append(f"{path} is of an earlier run in the same folder: not read")
             continue
-        if broken := broken_lines(path):
+        measurements, broken = read_lines(path)
+        found += measurements
+        if broken:
             lines = "1 line that is" if broken == 1 else f"{broken} lines that are"
             notes.append(f"{path} has {lines} no measurement: passed over")
-        for new in read_record(path):
-            old = by_step.get(new.step)
-            values = {**old.values, **new.values} if old else new.values
-            by_step[new.step] = Measurement(new.step, new.epoch, new.time, values, new.seconds)
-    return [by_step[step] for step in sorted(by_step)]
+    return merged(found)
 
 
 def _in_order(steps: dict[int, T]) -> list[T]:

@@ -14,12 +14,12 @@ from scipy.stats import kendalltau
 from lightning_complexity.dashboard.comparing import rankings_of
 from lightning_complexity.dashboard.findings import Finding, findings, ranked
 from lightning_complexity.dashboard.measured import measures_of, scores_of
-from lightning_complexity.dashboard.numbers import thinned
+from lightning_complexity.dashboard.numbers import rounded, thinned
 from lightning_complexity.dashboard.page import SCRIPTS, html_page, static
 from lightning_complexity.dashboard.payload import page_data
 from lightning_complexity.dashboard.program import MOST_BYTES, report_data, written
 from lightning_complexity.dashboard.reading import read_runs
-from lightning_complexity.dashboard.runs import Run
+from lightning_complexity.dashboard.runs import Histogram, Picture, Run
 from lightning_complexity.recording import Measurement
 from tests.dashboard.folders import COUNT, GAP, NORM, VALIDATION, training, write_run, write_sweep
 
@@ -76,6 +76,8 @@ def test_what_is_a_measure_and_what_a_part_of_one() -> None:
         f"{NORM}/standard_error",
     )
     found = {m.key: m for m in measures_of([run("a", {key: [1.0] for key in (*keys, *more)})])}
+    own = {m.key: m.role for m in measures_of([run("a", {"complexity/mine": [1.0], "complexity/mine/net.0": [1.0]})])}
+    assert own == {"complexity/mine": "complexity", "complexity/mine/net.0": "part"}
     roles = {key: measure.role for key, measure in found.items()}
     assert roles == dict.fromkeys((*keys[:1], *keys[2:], *more[:2]), "complexity") | {keys[1]: "part"}
     assert (found[keys[2]].is_log, found[keys[0]].is_log) == (True, False)
@@ -212,6 +214,29 @@ def test_the_page_has_one_library_its_licence_and_no_way_out(tmp_path: Path) -> 
     assert "https://" not in outside
     assert "default-src 'none'" in page
     assert "unsafe-eval" not in page
+
+
+@pytest.mark.parametrize(("number", "parts"), [(10, 25), (10, 300), (1, 300)])
+def test_ten_runs_are_less_than_two_megabytes(number: int, parts: int) -> None:
+    rng = np.random.default_rng(0)
+    keys = ["complexity/stable_rank", NORM, GAP, *(f"complexity/stable_rank/layers.{i}.weight" for i in range(parts))]
+    png = b"\x89PNG" + bytes(30_000)
+    pictures = {key: [Picture(step, png) for step in range(10)] for key in ("complexity/a", "complexity/b")}
+    edges = tuple(np.linspace(0, 1, 301).tolist())
+    histograms = {key: [Histogram(i, edges, tuple(rng.random(300))) for i in range(50)] for key in keys[:9]}
+    runs = []
+    for i in range(number):
+        values = rng.normal(size=(1000, len(keys))).cumsum(0).tolist()
+        history = [Measurement(j, 0, j, dict(zip(keys, row, strict=True))) for j, row in enumerate(values)]
+        runs.append(Run(f"{i}", Path(f"{i}"), history, {"lr": i}, "record", histograms, pictures))
+    data = page_data(runs, [])
+    assert len(html_page(data)) < 2_000_000
+    assert {"complexity/stable_rank", NORM, GAP} <= set(data["measures"])
+    shown = table_with(data, 0, NORM)
+    assert len(shown["steps"]) >= 24
+    all_of = runs[0].series(NORM)[1]
+    assert {max(shown["columns"][NORM]), min(shown["columns"][NORM])} == {rounded(max(all_of)), rounded(min(all_of))}
+    assert any("log keys are left out" in note for note in data["notes"]) == (parts == 300)
 
 
 def test_scripts_are_all_that_are_there() -> None:
