@@ -110,7 +110,8 @@ def rankings_of(runs: Sequence[Run], measures: Sequence[Measure]) -> dict[str, A
     if not gaps or not keys:
         return {"notes": ["No gap was measured: it needs a validation loader."], "by_gap": {}}
     if len(runs) < _LEAST_RUNS:
-        note = f"A correlation across runs needs at least {_LEAST_RUNS} runs; there are {len(runs)}."
+        are = "is" if len(runs) == 1 else "are"
+        note = f"A correlation across runs needs at least {_LEAST_RUNS} runs; there {are} {len(runs)}."
         return {"notes": [note, CONFOUNDED], "by_gap": {}}
     try:
         import pandas  # noqa: F401  # what it is for says what is missing

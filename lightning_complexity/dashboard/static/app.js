@@ -6,45 +6,61 @@ Complexity.states = new WeakMap();
 Complexity.render = (root, raw) => {
   const { element } = Complexity;
   const data = new Complexity.Data(raw);
-  const state = Complexity.states.get(root) ?? { filter: "", color: Complexity.defaultColor(data), hidden: new Set() };
-  Complexity.states.set(root, state);
+  const state = Complexity.stateOf(root, data);
   root.classList.add("complexity");
   for (const old of root.querySelectorAll(".js-plotly-plot")) Plotly.purge(old);
-  root.replaceChildren();
   const legend = element("div", { className: "classes" });
-  root.append(Complexity.findings(data), Complexity.bar(data, state, () => drawAll(), legend));
+  root.replaceChildren(Complexity.findings(data), Complexity.bar(data, state, legend));
 
   const sections = Complexity.sections.filter((one) => one.exists(data)).map((one) => ({ ...one, parts: Complexity.section(root, one.id, one.title, one.help) }));
-  let waiting = 0;
-  const busy = async (work) => {
-    root.dataset.ready = "false";
-    waiting += 1;
-    try {
-      await work();
-    } finally {
-      waiting -= 1;
-      if (!waiting) root.dataset.ready = "true";
-    }
-  };
   const visible = () => Complexity.classes(data, state).filter((one) => !one.isHidden);
   const drawOne = (section, classes) => {
     const own = (state[section.id] ??= {});
+    const draw = (shown) => section.draw(data, own, shown, section.parts, root);
     const redraw = (change, again = true) => {
       Object.assign(own, change);
-      busy(() => (again ? drawOne(section, visible()) : section.draw(data, own, visible(), section.parts, root)));
+      Complexity.busy(root, () => (again ? drawOne(section, visible()) : draw(visible())));
     };
     section.parts.controls.replaceChildren(...section.controls(data, own, redraw));
-    return section.draw(data, own, classes, section.parts, root);
+    return draw(classes);
   };
-  const drawAll = () => {
-    const classes = visible();
-    Complexity.fillLegend(legend, data, state, drawAll);
-    return busy(async () => {
+  state.redraw = () =>
+    Complexity.busy(root, async () => {
+      const classes = visible();
+      Complexity.fillLegend(legend, data, state);
       for (const section of sections) await drawOne(section, classes);
     });
-  };
-  globalThis.matchMedia?.("(prefers-color-scheme: dark)").addEventListener("change", () => root.isConnected && drawAll());
-  return drawAll();
+  return state.redraw();
+};
+
+// What was chosen, for as long as there is the root; `redraw` is that of the data that are shown now.
+Complexity.stateOf = (root, data) => {
+  if (!Complexity.states.has(root)) {
+    const state = { filter: "", color: Complexity.defaultColor(data), hidden: new Set() };
+    Complexity.states.set(root, state);
+    globalThis.matchMedia?.("(prefers-color-scheme: dark)").addEventListener("change", () => root.isConnected && state.redraw());
+    let waiting;
+    state.later = () => {
+      root.dataset.ready = "false";
+      clearTimeout(waiting);
+      waiting = setTimeout(() => state.redraw(), 150); // not at every letter
+    };
+  }
+  return Complexity.states.get(root);
+};
+
+// `data-ready` of the root says whether everything is drawn.
+Complexity.works = new WeakMap();
+Complexity.busy = async (root, work) => {
+  const change = (by) => Complexity.works.set(root, (Complexity.works.get(root) ?? 0) + by);
+  change(1);
+  root.dataset.ready = "false";
+  try {
+    await work();
+  } finally {
+    change(-1);
+    if (!Complexity.works.get(root)) root.dataset.ready = "true";
+  }
 };
 
 // By configuration while there are few; then by the setting with the fewest values.
@@ -70,23 +86,23 @@ Complexity.findings = (data) => {
   return element("section", { id: "findings" }, element("h2", { textContent: "Findings" }), element("ol", {}, ...items), notes);
 };
 
-Complexity.bar = (data, state, redraw, legend) => {
+Complexity.bar = (data, state, legend) => {
   const { element } = Complexity;
   const colors = [["configuration", "configuration"], ["run", "run"], ...data.varied.map((name) => [`.${name}`, name]), ["none", "nothing"]];
   if (!colors.some(([name]) => name === state.color)) state.color = "configuration";
-  const filter = element("input", { type: "search", value: state.filter, placeholder: "name", on: { input: () => Object.assign(state, { filter: filter.value }) && redraw() } });
+  const filter = element("input", { type: "search", value: state.filter, placeholder: "name", on: { input: () => Object.assign(state, { filter: filter.value }).later() } });
   const jump = Complexity.sections.filter((one) => one.exists(data)).map((one) => element("a", { href: `#${one.id}`, textContent: one.title }));
-  return element("div", { className: "bar" }, element("nav", {}, ...jump), element("label", {}, element("span", { textContent: "runs with" }), filter), Complexity.choice("colour by", colors, state.color, (color) => Object.assign(state, { color, hidden: new Set() }) && redraw()), legend);
+  return element("div", { className: "bar" }, element("nav", {}, ...jump), element("label", {}, element("span", { textContent: "runs with" }), filter), Complexity.choice("colour by", colors, state.color, (color) => Object.assign(state, { color, hidden: new Set() }).redraw()), legend);
 };
 
 // A click on an entry hides its runs, or shows them again.
-Complexity.fillLegend = (node, data, state, redraw) => {
+Complexity.fillLegend = (node, data, state) => {
   const { element } = Complexity;
   const classes = Complexity.classes(data, state);
   const number = classes.filter((one) => !one.isHidden).reduce((sum, one) => sum + one.runs.length, 0);
   const toggle = (one) => {
     if (!state.hidden.delete(one.name)) state.hidden.add(one.name);
-    redraw();
+    state.redraw();
   };
   const entry = (one) => element("button", { type: "button", className: "entry", title: one.name, ariaPressed: String(!one.isHidden), on: { click: () => toggle(one) } }, element("i", { style: `background:${one.color}` }), element("span", { textContent: Complexity.shortened(one.name) }));
   const many = classes.length > 12;
