@@ -13,7 +13,7 @@ from scipy.stats import kendalltau
 
 from lightning_complexity.dashboard.comparing import rankings_of
 from lightning_complexity.dashboard.findings import Finding, findings, ranked
-from lightning_complexity.dashboard.measured import measures_of, scores_of
+from lightning_complexity.dashboard.measured import MOST_KEYS, measures_of, scores_of
 from lightning_complexity.dashboard.numbers import rounded, thinned
 from lightning_complexity.dashboard.page import SCRIPTS, html_page, static
 from lightning_complexity.dashboard.payload import page_data
@@ -114,6 +114,16 @@ def test_a_model_whose_cost_is_infinite_in_one_repeat_wins_nothing(tmp_path: Pat
     assert row not in front["front"]
     assert data["models"][front["best"]]["name"] == "width=16"
     assert data["models"][row]["means"][NORM] is None
+
+
+def test_a_model_one_of_whose_repeats_never_measured_a_cost_has_none(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    rows = [(step, {key: value for key, value in values.items() if key != NORM}) for step, values in training(4, 0)]
+    write_run(tmp_path / "a", rows, {"width": 4, "seed": 0})
+    write_run(tmp_path / "b", training(4, 1), {"width": 4, "seed": 1})
+    (model,) = [model for model in data_of(tmp_path)["models"] if model["name"] == "width=4"]
+    assert NORM not in model["means"]
+    assert model["means"][COUNT] == 40
 
 
 def test_without_repeats_no_model_is_chosen(tmp_path: Path) -> None:
@@ -236,6 +246,9 @@ def test_ten_runs_are_less_than_two_megabytes(number: int, parts: int) -> None:
     assert len(shown["steps"]) >= 24
     all_of = runs[0].series(NORM)[1]
     assert {max(shown["columns"][NORM]), min(shown["columns"][NORM])} == {rounded(max(all_of)), rounded(min(all_of))}
+    if number == 1:
+        assert len(data["measures"]) == min(len(keys), MOST_KEYS)
+        assert len(shown["steps"]) >= 120
     assert any("log keys are left out" in note for note in data["notes"]) == (parts == 300)
 
 

@@ -166,6 +166,15 @@ def test_an_event_file_that_is_cut_off_is_read_up_to_there(tmp_path: Path) -> No
     assert found.notes == [f"{path} is damaged or cut off: read up to there"]
 
 
+def test_an_event_file_whose_length_is_damaged_is_read_up_to_there(tmp_path: Path) -> None:
+    write_events(tmp_path, [(NORM, float(step), step) for step in range(5)])
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes() + (2**50).to_bytes(8, "little") + bytes(100))
+    found = read_runs([tmp_path])
+    assert found.runs[0].series(NORM)[0] == [0, 1, 2, 3, 4]
+    assert len(found.notes) == 1
+
+
 def test_histograms_and_pictures_of_event_files(tmp_path: Path) -> None:
     values = np.array([0.0, 0.0, 1.0, 4.0])
     with SummaryWriter(str(tmp_path)) as writer:
