@@ -86,8 +86,14 @@ def _choice(
             score=score.removeprefix("probe/"),
             cost=cost.label,
         )
-    except ValueError as error:
-        return {"sentence": f"No model is chosen: {error}"}
+    except ValueError:
+        finite = any(math.isfinite(models[row]["means"][score] + models[row]["means"][cost.key]) for row in rows)
+        why = (
+            "the best was trained once, so that its standard error is not known: train it with other seeds."
+            if finite
+            else "none has a finite score and cost."
+        )
+        return {"sentence": f"No model is chosen: {why}"}
     return {
         "chosen": rows[choice.chosen.row],
         "best": rows[choice.best.row],

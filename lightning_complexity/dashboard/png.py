@@ -145,7 +145,8 @@ def picture_of_choice(models: Sequence[Mapping[str, Any]], front: Mapping[str, A
     )
     if front["directions"][1] == "maximize":
         stairs.reverse()
-    axes.step(*zip(*stairs, strict=True), where="post", color="0.4", linestyle=":", label="Pareto front")
+    if stairs:
+        axes.step(*zip(*stairs, strict=True), where="post", color="0.4", linestyle=":", label="Pareto front")
     if front.get("bound") is not None:
         axes.axhspan(front["bound"], models[front["best"]]["means"][score], color="0.85", zorder=0)
         chosen = models[front["chosen"]]

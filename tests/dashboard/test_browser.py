@@ -118,7 +118,7 @@ def test_trajectories_run_from_their_starts_to_their_ends_in_the_order_of_steps(
     assert points(page, "trajectories", "starts") == [(2, 0.1)]
     assert points(page, "trajectories", "ends") == [(4, 0.3)]
     (start,), (end,) = traces(page, "trajectories", "starts"), traces(page, "trajectories", "ends")
-    assert (start["marker"]["symbol"], end["marker"].get("symbol")) == ("circle-open", None)
+    assert (start["marker"]["symbol"], end["marker"]["symbol"]) == ("circle-open", ["circle"])
     assert axis_type(page, "trajectories") == "log"
     assert drawn(page, "trajectories") == 2
 
@@ -201,7 +201,16 @@ def test_what_is_not_finite_is_marked_and_wins_nothing(show: Open, tmp_path: Pat
     assert all(None not in pair for pair in points(page, "curves", "runs", NORM))
     assert len(own) == 3
     choose(page, "trajectories", "measure", NORM)
-    assert "3 values that are not finite are not drawn" in page.locator("#trajectories .words").inner_text()
+    words = page.locator("#trajectories .words").inner_text()
+    assert "3 values that are not finite are not drawn" in words
+    assert "1 run last seen at a hollow diamond" in words
+    ends = [
+        pair
+        for end in traces(page, "trajectories", "ends")
+        for pair in zip(end["x"], end["marker"]["symbol"], strict=True)
+    ]
+    assert sorted(symbol for _, symbol in ends) == ["circle"] * 6 + ["diamond-open"]
+    assert min(ends)[1] == "diamond-open"
     for _ in range(2):  # last, whichever way the table is sorted
         page.locator("#table th button[title='complexity/parameter_norm']").click()
         assert page.locator("#table tbody tr").last.locator("td").first.inner_text() == "burst"

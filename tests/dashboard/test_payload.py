@@ -134,6 +134,23 @@ def test_without_repeats_no_model_is_chosen(tmp_path: Path) -> None:
     )
 
 
+def test_a_best_model_that_was_trained_once_leaves_no_choice(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    write_run(tmp_path / "best", training(64, 0, gap=-1.0), {"width": 64, "seed": 0})
+    sentences = {front["sentence"] for front in data_of(tmp_path)["fronts"]}
+    assert sentences == {
+        "No model is chosen: the best was trained once, so that its standard error is not known: "
+        "train it with other seeds."
+    }
+
+
+def test_models_none_of_which_is_finite_have_no_front() -> None:
+    runs = [run(f"{i}", {NORM: [math.inf], VALIDATION: [0.5]}, width=i // 2, seed=i % 2) for i in range(4)]
+    (front,) = page_data(runs, [])["fronts"]
+    assert (front["front"], front["left_out"]) == ([], [0, 1])
+    assert front["sentence"] == "No model is chosen: none has a finite score and cost."
+
+
 def test_rank_correlation_over_runs_is_scipys() -> None:
     rng = np.random.default_rng(1)
     gaps, norms = rng.normal(size=12).round(1), rng.normal(size=12).round(1)

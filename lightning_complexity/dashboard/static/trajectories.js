@@ -46,6 +46,8 @@ Complexity.sections.push({
     const title = `${measure.is_log && !Complexity.isNarrow(root) ? "natural logarithm: " : ""}${measure.label}${more}`;
     const said = [];
     if (strange) said.push(`${strange} values that are not finite are not drawn.`);
+    const bursting = [...lines.keys()].filter((place) => Complexity.bursts(data, place, state)).length;
+    if (bursting) said.push(`${bursting} run${bursting > 1 ? "s" : ""} last seen at a hollow diamond went on to values that are not finite.`);
     if (atZero) said.push(`${atZero} points at or below 0 have no logarithm and are not drawn.`);
     if (!measure.is_log && !isLog && all.length) said.push("The axis is linear, since the measure reaches 0 or below.");
     if (!all.length) said.push("The two were never measured together.");
@@ -59,6 +61,10 @@ Complexity.sections.push({
     return Complexity.draw(parts.chart, traces, layout);
   },
 });
+
+// Whether a run goes on, but no longer in this plane.
+Complexity.bursts = (data, place, state) =>
+  [state.measure, state.gap].some((key) => typeof data.last(place, key) === "string");
 
 Complexity.positive = (line) => {
   const kept = line.x.map((_, i) => i).filter((i) => line.x[i] > 0);
@@ -74,7 +80,7 @@ Complexity.trajectoryTraces = (one, { data, state, lines, fade }) => {
   const name = Complexity.plain(Complexity.shortened(one.name));
   const common = { name, showlegend: false, hovertemplate: "%{text}<extra></extra>" };
   const [path, starts, ends, fits] = [[], [], [], []].map(() => ({ x: [], y: [], text: [] }));
-  const errors = [];
+  const [errors, symbols] = [[], []];
   const at = (place, i) => {
     const line = lines.get(place);
     const text = `${Complexity.plain(Complexity.shortened(data.runs[place].name, 60))}<br>step ${line.steps[i]}<br>${Complexity.plain(data.label(state.measure))} ${Complexity.number(line.x[i])}<br>${Complexity.plain(data.label(state.gap))} ${Complexity.number(line.y[i])}`;
@@ -91,6 +97,7 @@ Complexity.trajectoryTraces = (one, { data, state, lines, fade }) => {
     put(path, [null, null, ""]);
     put(starts, at(place, 0));
     put(ends, at(place, line.x.length - 1));
+    symbols.push(Complexity.bursts(data, place, state) ? "diamond-open" : "circle");
     errors.push(Complexity.asOf(data.series(place, `${state.measure}/standard_error`), Infinity) ?? 0);
     const fitted = data.runs[place].fitted_step;
     const first = fitted === null ? -1 : line.steps.findIndex((step) => step >= fitted);
@@ -101,7 +108,7 @@ Complexity.trajectoryTraces = (one, { data, state, lines, fade }) => {
     { ...path, ...common, mode: "lines", line: { color: one.color, width: 1.2 }, opacity: thin, meta: "runs" },
     { ...starts, ...common, mode: "markers", marker: { color: one.color, symbol: "circle-open", size: 8 }, opacity: Math.max(fade, 0.35), meta: "starts" },
     { ...fits, ...common, mode: "markers", marker: { color: one.color, symbol: "x-thin", size: 8, line: { color: one.color, width: 2 } }, meta: "fitted" },
-    { ...ends, ...common, mode: "markers", marker: { color: one.color, size: 8 }, opacity: Math.max(fade, 0.5), meta: "ends", error_x: { type: "data", array: errors, visible: errors.some(Boolean), thickness: 1 } },
+    { ...ends, ...common, mode: "markers", marker: { color: one.color, symbol: symbols, size: 8 }, opacity: Math.max(fade, 0.5), meta: "ends", error_x: { type: "data", array: errors, visible: errors.some(Boolean), thickness: 1 } },
   ];
   return medians && groups.length ? [...traces, ...Complexity.medianTraces(groups, { data, lines, color: one.color, common })] : traces;
 };
