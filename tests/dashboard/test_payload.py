@@ -263,10 +263,23 @@ def test_ten_runs_are_less_than_two_megabytes(number: int, parts: int) -> None:
     assert len(shown["steps"]) >= 24
     all_of = runs[0].series(NORM)[1]
     assert {max(shown["columns"][NORM]), min(shown["columns"][NORM])} == {rounded(max(all_of)), rounded(min(all_of))}
+    assert data["pictures"]
+    assert all(series["moments"][-1]["step"] == 9 for series in data["pictures"])
+    assert all(series["moments"][-1]["step"] == 49 for series in data["histograms"])
     if number == 1:
         assert len(data["measures"]) == min(len(keys), MOST_KEYS)
         assert len(shown["steps"]) >= 120
     assert any("log keys are left out" in note for note in data["notes"]) == (parts == 300)
+
+
+def test_many_bins_become_forty_that_hold_as_much() -> None:
+    counts = np.random.default_rng(0).integers(0, 50, size=300).astype(float)
+    histogram = Histogram(5, tuple(np.linspace(-1, 2, 301).tolist()), tuple(counts.tolist()))
+    one = Run("a", Path("a"), [Measurement(0, 0, 0.0, {NORM: 1.0})], histograms={"complexity/margin": [histogram]})
+    ((moment,),) = [series["moments"] for series in page_data([one], [])["histograms"]]
+    assert moment["edges"] == pytest.approx(np.linspace(-1, 2, 41), abs=1e-5)
+    assert sum(moment["counts"]) == pytest.approx(counts.sum(), rel=0.01)
+    assert moment["counts"][0] == pytest.approx(counts[:7].sum() + counts[7] / 2, rel=0.01)
 
 
 def test_scripts_are_all_that_are_there() -> None:
