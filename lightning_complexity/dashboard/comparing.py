@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -119,9 +120,7 @@ def rankings_of(runs: Sequence[Run], measures: Sequence[Measure]) -> dict[str, A
         are = "is" if len(runs) == 1 else "are"
         note = f"A correlation across runs needs at least {_LEAST_RUNS} runs; there {are} {len(runs)}."
         return {"notes": [note, CONFOUNDED], "by_gap": {}}
-    try:
-        import pandas  # noqa: F401  # what it is for says what is missing
-    except ImportError:
+    if find_spec("pandas") is None:
         return {"notes": ["Rankings need pandas: pip install lightning-complexity[studies]"], "by_gap": {}}
     return {"notes": [CONFOUNDED], "by_gap": {gap: _against(runs, keys, gap) for gap in gaps}}
 

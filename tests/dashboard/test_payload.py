@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,14 @@ def test_few_runs_have_no_correlation_and_the_reason_is_said(tmp_path: Path) -> 
     assert found["by_gap"] == {}
     assert "needs at least 4 runs; there are 2" in found["notes"][0]
     assert "confounded by time" in found["notes"][1]
+
+
+def test_without_pandas_all_but_the_rankings_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sweep(tmp_path)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    data = data_of(tmp_path)
+    assert data["rankings"]["notes"] == ["Rankings need pandas: pip install lightning-complexity[studies]"]
+    assert data["fronts"]
 
 
 def test_findings_are_ranked() -> None:
