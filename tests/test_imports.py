@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lightning_complexity"
 ORDER = (
     *("functional", "network", "metrics", "regularizers", "recording", "plots"),
-    *("callbacks", "studies", "selection", "demo", "commands", "cli"),
+    *("callbacks", "studies", "selection", "dashboard", "demo", "commands", "cli"),
 )
 HEAVY = ("lightning", "pytorch_lightning", "matplotlib", "tensorboard")
 

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def continue_record(
     Raises:
         OSError: If the file cannot be written.
     """
-    lines = _measurements(path) if path.exists() else []
+    lines = read_lines(path)[0] if path.exists() else []
     own = {(m.step, m.time) for m in [*history, *([] if replaced is None else [replaced])]}
     if not (shared or any((m.step, m.time) in own for m in lines)):
         if path.exists() and path.stat().st_size:
@@ -156,10 +157,36 @@ def _parsed(line: str) -> Measurement | None:
         return None
 
 
-def _measurements(path: Path) -> list[Measurement]:
-    """All that are whole, in the order of lines."""
-    parsed = map(_parsed, path.read_text(errors="replace").splitlines())
-    return [measurement for measurement in parsed if measurement is not None]
+def read_lines(path: Path) -> tuple[list[Measurement], int]:
+    """Read all measurements of a record, in the order of lines, and count the lines that are no complete measurement.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    parsed = [_parsed(line) for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    found = [measurement for measurement in parsed if measurement is not None]
+    return found, len(parsed) - len(found)
+
+
+def merged(measurements: Iterable[Measurement]) -> list[Measurement]:
+    """One measurement a step, in the order of steps; what comes later wins.
+
+    Example:
+        >>> found = merged([Measurement(5, 0, 0.0, {"a": 1.0}), Measurement(5, 0, 1.0, {"a": 2.0, "b": 3.0})])
+        >>> found[0].values
+        {'a': 2.0, 'b': 3.0}
+    """
+    by_step: dict[int, Measurement] = {}
+    for new in measurements:
+        old = by_step.get(new.step)
+        values, seconds = (
+            ({**old.values, **new.values}, {**old.seconds, **new.seconds}) if old else (new.values, new.seconds)
+        )
+        by_step[new.step] = Measurement(new.step, new.epoch, new.time, values, seconds)
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def read_record(path: str | Path) -> list[Measurement]:
@@ -180,14 +207,7 @@ def read_record(path: str | Path) -> list[Measurement]:
     """
     path = Path(path)
     path = path / RECORD_NAME if path.is_dir() else path
-    by_step: dict[int, Measurement] = {}
-    for new in _measurements(path):
-        old = by_step.get(new.step)
-        values, seconds = (
-            ({**old.values, **new.values}, {**old.seconds, **new.seconds}) if old else (new.values, new.seconds)
-        )
-        by_step[new.step] = Measurement(new.step, new.epoch, new.time, values, seconds)
-    return [by_step[step] for step in sorted(by_step)]
+    return merged(read_lines(path)[0])
 
 
 def curve(history: list[Measurement], key: str) -> tuple[list[int], list[float]]:
