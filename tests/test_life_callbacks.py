@@ -110,7 +110,8 @@ def test_two_monitors_have_keys_and_records_of_their_own(tmp_path: Path) -> None
         assert fit.callback_metrics[keys[0]].item() == pytest.approx(last[keys[0]])
         assert monitor.curve("jacobian_norm")[1][-1] == last[keys[0]]
         assert monitor.curve("probe/train_loss")[1][-1] == last[keys[1]]
-        assert [axes.get_title() for axes in monitor.plot().axes] == ["jacobian_norm"]
+        titles = [axes.get_title().split("\n")[0] for axes in monitor.plot().axes]
+        assert titles == ["loss", "accuracy", "jacobian_norm"]
         assert read_record(monitor.record_path) == monitor.history
     assert Path(str(shifted.record_path)).name == "complexity.shifted.jsonl"
     assert not plain.history[-1].values.keys() & shifted.history[-1].values.keys()
