@@ -30,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     learning.constant_prediction,
     learning.no_progress,
     scale.exploding_gradient,
+    learning.evaluation_differs,
     fit.validation_differs,
     fit.memorised_labels,
     fit.leaking_validation,
@@ -93,18 +94,27 @@ CONSEQUENCES = {
     "frozen_layer": {"underfitting"},
     "too_strong_penalty": {"not_learning", "underfitting", "constant_prediction", "collapsed_features"},
     "constraint_too_tight": {"not_learning", "underfitting", "dead_units", "collapsed_features"},
-    "constraint_out_of_reach": {"not_learning", "underfitting", "collapsed_features"},
+    "constraint_out_of_reach": {
+        *("not_learning", "underfitting", "collapsed_features"),
+        *("dead_units", "learning_rate_too_large", "exploding_gradient", "divergence"),
+    },
     "learning_rate_too_large": {"not_learning", "underfitting"},
     "memorised_labels": {"generalization_gap"},
     "validation_differs": {"overfitting", "generalization_gap", "memorised_labels"},
     "overfitting": {"generalization_gap"},
 }
-"""Findings that go without saying where another one was made."""
+"""Findings that go without saying where another one, as severe or more, was made."""
 
 
 def _without_consequences(found: list[Finding]) -> list[Finding]:
-    said = {name for f in found for name in CONSEQUENCES.get(f.name, ())}
-    return [f for f in found if f.name not in said]
+    def follows(f: Finding) -> bool:
+        return any(f.name in CONSEQUENCES.get(g.name, ()) and _weight(f) >= _weight(g) for g in found)
+
+    return [f for f in found if not follows(f)]
+
+
+def _weight(finding: Finding) -> int:
+    return SEVERITIES.index(finding.severity)
 
 
 def _nothing_unusual(names: list[str], total: int) -> Finding:

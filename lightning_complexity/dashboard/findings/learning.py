@@ -231,6 +231,41 @@ def restless(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
+def evaluation_differs(evidence: Evidence) -> Iterator[Finding]:
+    """Weights move, the gradient is large, and the loss does not fall: it is not this loss that is trained.
+
+    Along its gradient, a loss falls by norm of gradient times distance. Where that is as much as the initial loss, and
+    nothing falls, training goes another way than down: the network in training mode is another one than that in
+    evaluation mode, or steps are too large for the curvature. Needs ``probe/train_loss``,
+    ``complexity/gradient_norm`` (suite ``"full"``) and ``complexity/distance_from_initialization``.
+    """
+    since = evidence.last_step * 2 / 3
+    loss, gradient = evidence.train_loss, evidence.curve("complexity/gradient_norm").since(since)
+    distance = evidence.curve("complexity/distance_from_initialization").since(since)
+    later = loss.since(since)
+    if min(len(later), len(gradient), len(distance)) < 3 or loss.first <= 0 or loss.last > loss.first:
+        return
+    expected = float(np.median(gradient.values)) * abs(distance.last - distance.first)
+    fall = later.first - later.last
+    if expected < EXPECTED * loss.first or fall > 2 * loss.noise or loss.last < NO_PROGRESS * loss.first:
+        return
+    yield Finding(
+        "evaluation_differs",
+        "warning",
+        f"The loss of the network in evaluation mode, {number(loss.last)}, no longer falls, where its gradient is large.",
+        f"The weights' last movements, along a gradient of {number(float(np.median(gradient.values)))}, would lower it "
+        f"by {number(expected)}; it fell by {number(fall)} +- {number(loss.noise)}.",
+        value=fall,
+        standard_error=loss.noise,
+        confidence=0.7,
+        next_step="Compare the loss in training mode with this one: are running statistics of BatchNorm up to date "
+        "(momentum, batch size), is dropout too strong? If they agree, lower the learning rate.",
+        step=int(later.steps[0]),
+    )
+
+
+EXPECTED = 0.5
+"""Fall by the gradient over the initial loss; in trainings that learn it is a tenth to a third, and the loss falls."""
 JUMPS = 0.15
 """Noise of the loss, on the same samples, over all that it fell: usual minibatch noise stays below a few hundredths."""
 SPIKE = 3.0

@@ -14,8 +14,8 @@ STEEP = 1.0
 """Jacobian at initialization; usual initializations, with inputs of size one, have 0.01 to 1."""
 GROWTH = 100.0
 """Largest gradient over the initial one."""
-STEEP_WEIGHTS = 1.0
-"""Gradient over the norm of the parameters: a step of rate 0.1 then turns over a tenth of the weights."""
+STEEP_WEIGHTS = 5.0
+"""Initial gradient over the norm of the parameters; usual initializations have at most 1."""
 SHRUNK = 0.3
 """Norm of the parameters over the initial one; trainings that learn make it grow."""
 EDGE = (0.8, 1.3)

@@ -178,7 +178,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "targets shifted": Fault(shifted_targets, "digits, MLP", "digits, linear", ("validation_differs",)),
     "BatchNorm never updated": Fault(
-        stale_statistics, "digits, BatchNorm", "digits, CNN, BatchNorm", (*NOT_LEARNING, "stale_statistics")
+        stale_statistics, "digits, BatchNorm", "digits, CNN, BatchNorm", (*NOT_LEARNING, "evaluation_differs")
     ),
     "constraint out of reach": Fault(
         unreachable_constraint, "digits, MLP", "digits, ELU", ("constraint_out_of_reach",)

@@ -1,0 +1,307 @@
+"""Each rule on a run written by hand: it finds what is there, and nothing just below."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lightning_complexity.dashboard.findings import RULES, Finding, findings
+from lightning_complexity.dashboard.findings.evidence import Curve, Evidence, certainty, share_error
+from lightning_complexity.dashboard.runs import Run
+from tests.dashboard.findings.written import CHANCE, CORRECT, FALLING, FLAT, GROWING, STILL, found, loud, run
+
+NAN = math.nan
+HEALTHY = {
+    "train": FALLING,
+    "val": [v + 0.02 for v in FALLING],
+    "train_accuracy": CORRECT,
+    "val_accuracy": [v - 0.01 for v in CORRECT],
+    "moved": GROWING,
+    "norm": [5 + 0.2 * v for v in GROWING],
+    "gradient": [0.3] * 10,
+    "jacobian": [0.05 + 0.1 * v for v in GROWING],
+}
+OVERFITTED = [2.3, 1.7, 1.3, 1.0, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4]
+PARTS = "complexity/distance_from_initialization/"
+
+# What is added to the healthy run, and which finding is made of it; and the same just below the threshold.
+FIRES: dict[str, tuple[dict[str, Any], str]] = {
+    "nan": ({"train": [*FALLING[:5], NAN, NAN, NAN, NAN, NAN]}, "divergence"),
+    "infinite weights": ({"norm": [5.0] * 5 + [math.inf] * 5}, "divergence"),
+    "rises": ({"train": [2.3, 2.5, 2.8, 3.1, 3.3, 3.4, 3.5, 3.5, 3.5, 3.5]}, "divergence"),
+    "falls below zero": ({"train": [-2.3 * 2**i for i in range(10)]}, "wrong_sign"),
+    "falls with accuracy": ({"train": [-0.1 - 0.01 * i for i in range(10)], "train_accuracy": CORRECT[::-1]}, "wrong_sign"),
+    "does not learn": ({"train": FLAT}, "not_learning"),
+    "does not move": ({"train": FLAT, "moved": [0.005 * v for v in GROWING]}, "learning_rate_too_small"),
+    "vanishing gradient": (
+        {"train": FLAT, "complexity/gradient_norm/a.weight": [1e-5] * 10, "complexity/gradient_norm/b.weight": [0.1] * 10},
+        "vanishing_gradient",
+    ),
+    "learns little": ({"train": [2.3 - 0.06 * i for i in range(10)]}, "underfitting"),
+    "constant": ({"train": [0.5, *[0.21] * 9], "train_accuracy": [0.95] * 10, "val_accuracy": [0.94] * 10}, "constant_prediction"),
+    "jumps": ({"train": [2.3, 1.5, 2.2, 0.9, 2.1, 1.0, 2.2, 0.8, 1.9, 1.0]}, "learning_rate_too_large"),
+    "spike": ({"train": [2.3, 16.0, *FALLING[2:]]}, "learning_rate_too_large"),
+    "large steps": ({"train": FLAT, "moved": [0.0, 6.0, *[6.1] * 8]}, "learning_rate_too_large"),
+    "does not fall": ({"train": [2.3, 1.5, *[0.8] * 8], "gradient": [9.0] * 10}, "evaluation_differs"),
+    "overfits": ({"val": OVERFITTED}, "overfitting"),
+    "memorises": ({"val_accuracy": CHANCE}, "memorised_labels"),
+    "noisy labels": ({"train_accuracy": [0.8 * v for v in CORRECT]}, "noisy_training_labels"),
+    "other validation": (
+        {"val": [2.3 + 0.5 * i for i in range(10)], "val_accuracy": [0.1, *[0.01] * 9]},
+        "validation_differs",
+    ),
+    "same validation": ({"val": FALLING}, "leaking_validation"),
+    "no gap": (
+        {
+            "train": [2.3 * 0.7**i for i in range(10)],
+            "val": [2.31 * 0.7**i for i in range(10)],
+            "train_accuracy": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.9, 1.0, 1.0],
+            "val_accuracy": [0.12, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.9, 1.0, 1.0],
+        },
+        "leaking_validation",
+    ),
+    "gap": ({"val_accuracy": [0.85 * v for v in CORRECT]}, "generalization_gap"),
+    "dead layer": ({"complexity/dead_units": [0.1] * 10, "complexity/dead_units/net.1": [0.1] * 5 + [0.95] * 5}, "dead_units"),
+    "dying": ({"complexity/dead_units": [0.1 + 0.04 * i for i in range(10)]}, "dead_units"),
+    "no Jacobian": ({"jacobian": [0.1] * 5 + [0.0] * 5}, "dead_units"),
+    "frozen": ({f"{PARTS}a.weight": STILL, f"{PARTS}b.weight": GROWING}, "frozen_layer"),
+    "one direction": (
+        {"train": [2.3 - 0.05 * i for i in range(10)], "complexity/feature_effective_rank": [8.0, *[1.01] * 9]},
+        "collapsed_features",
+    ),
+    "large inputs": ({"train": [20.0, *FALLING[1:]]}, "input_scale"),
+    "large weights": ({"train": [20.0, *FALLING[1:]], "jacobian": [4.0] * 10}, "exploding_gradient"),
+    "gradient grows": ({"gradient": [0.3 * 3**i for i in range(10)]}, "exploding_gradient"),
+    "weights shrink": ({"train": FLAT, "norm": [5 * 0.7**i for i in range(10)]}, "too_strong_penalty"),
+    "penalty dominates": (
+        {"train": FLAT, "penalty/path_norm": [5.0] * 10, "loss/task": [2.3] * 10},
+        "too_strong_penalty",
+    ),
+    "small penalty": ({"penalty/path_norm": [1e-5] * 10, "loss/task": FALLING}, "penalty_without_effect"),
+    "out of reach": (
+        {"constraint/jacobian_norm/violation": [1.0] * 10, "constraint/jacobian_norm/multiplier": GROWING},
+        "constraint_out_of_reach",
+    ),
+    "too tight": (
+        {
+            "train": FLAT,
+            "constraint/jacobian_norm/violation": [1.0, *[0.0] * 9],
+            "constraint/jacobian_norm/multiplier": [9.0] * 10,
+        },
+        "constraint_too_tight",
+    ),
+    "idle limit": ({"constraint/jacobian_norm/violation": [0.0] * 10}, "constraint_without_effect"),
+    "margins stall": (
+        {"train_accuracy": [0.1, *[1.0] * 9], "complexity/margin_over_spectral_product": [-0.1, *[0.2] * 9]},
+        "margins_stall",
+    ),
+    "thinned": ({"complexity/hessian_trace": [1.0] * 4}, "thinned_measures"),
+    "dear": ({"complexity/overhead": [1.5] * 10}, "dear_measures"),
+}
+BELOW: dict[str, dict[str, Any]] = {
+    "rises": {"train": [2.3, 2.3, 2.6, 2.9, 3.2, 3.4, 3.4, 3.4, 3.4, 3.4], "val": [3.0] * 10, "val_accuracy": CORRECT},
+    "falls below zero": {"train": [0.5 - 0.15 * i for i in range(10)]},
+    "falls with accuracy": {"train_accuracy": [0.1, *[0.09] * 9], "val_accuracy": [0.1, *[0.09] * 9]},
+    "learns little": {"train": [2.3 - 0.11 * i for i in range(10)]},
+    "constant": {"train": [0.5, *[0.18] * 9], "train_accuracy": [0.95] * 10, "val_accuracy": [0.94] * 10},
+    "jumps": {"train": [v + 0.08 * (-1) ** i for i, v in enumerate(FALLING)]},
+    "spike": {"train": [2.3, 6.0, *FALLING[2:]]},
+    "does not fall": {"train": [2.3, 1.5, *[0.8] * 8], "gradient": [0.5] * 10},
+    "overfits": {"val": [*OVERFITTED[:5], 0.92, 0.95, 0.97, 0.99, 1.0]},
+    "memorises": {"val_accuracy": [0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.6, 0.6, 0.6]},
+    "noisy labels": {"train_accuracy": [0.97 * v for v in CORRECT]},
+    "other validation": {"val": [2.3, 2.0, 1.8, 1.6, 1.5, 1.4, 1.3, 1.2, 1.1, 1.0]},
+    "same validation": {"val": [1.00001 * v for v in FALLING]},
+    "no gap": {
+        "train": [2.3 * 0.7**i for i in range(10)],
+        "val": [2.31 * 0.7**i for i in range(10)],
+        "train_accuracy": [0.1, 0.6, 0.8, 0.9, 0.95, 0.97, 0.98, 1.0, 1.0, 1.0],
+        "val_accuracy": [0.12, 0.6, 0.8, 0.9, 0.95, 0.97, 0.98, 1.0, 1.0, 1.0],
+    },
+    "gap": {"val_accuracy": [0.92 * v for v in CORRECT]},
+    "dead layer": {"complexity/dead_units": [0.1] * 10, "complexity/dead_units/net.1": [0.8] * 10},
+    "dying": {"complexity/dead_units": [0.1 + 0.03 * i for i in range(10)]},
+    "no Jacobian": {"jacobian": [1e-9] * 10},
+    "frozen": {f"{PARTS}a.weight": [1e-4 * v for v in GROWING], f"{PARTS}b.weight": GROWING},
+    "one direction": {"complexity/feature_effective_rank": [8.0, *[1.01] * 9]},
+    "large inputs": {"train": [4.0, *FALLING[1:]]},
+    "gradient grows": {"gradient": [0.3 * 1.5**i for i in range(10)]},
+    "weights shrink": {"train": FALLING, "norm": [5 * 0.7**i for i in range(10)]},
+    "penalty dominates": {"penalty/path_norm": [5.0] * 10, "loss/task": [2.3] * 10},
+    "small penalty": {"penalty/path_norm": [1e-2] * 10, "loss/task": FALLING},
+    "out of reach": {"constraint/jacobian_norm/violation": [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.2, 0.1, 0.04]},
+    "too tight": {
+        "constraint/jacobian_norm/violation": [1.0, *[0.0] * 9],
+        "constraint/jacobian_norm/multiplier": [9.0] * 10,
+    },
+    "idle limit": {"constraint/jacobian_norm/violation": [0.1, *[0.0] * 9]},
+    "margins stall": {
+        "train_accuracy": [0.1, *[1.0] * 9],
+        "complexity/margin_over_spectral_product": [-0.1, *(0.2 + 0.02 * i for i in range(9))],
+    },
+    "thinned": {"complexity/hessian_trace": [1.0] * 6},
+    "dear": {"complexity/overhead": [0.9] * 10},
+}
+
+
+@pytest.mark.parametrize("case", FIRES)
+def test_a_rule_finds_what_is_there(case: str) -> None:
+    added, name = FIRES[case]
+    finding = found({**HEALTHY, **added})[name]
+    assert finding.run == "run"
+    assert finding.headline.endswith(".")
+    assert finding.evidence
+    assert finding.next_step
+    assert 0.5 <= finding.confidence <= 0.99
+
+
+@pytest.mark.parametrize("case", BELOW)
+def test_a_rule_finds_nothing_just_below(case: str) -> None:
+    assert FIRES[case][1] not in found({**HEALTHY, **BELOW[case]})
+
+
+def test_nothing_is_unusual_in_a_healthy_run() -> None:
+    assert list(found(HEALTHY)) == ["nothing_unusual"]
+
+
+@pytest.mark.parametrize("case", FIRES)
+def test_the_order_of_measurements_does_not_matter(case: str) -> None:
+    whole = run({**HEALTHY, **FIRES[case][0]})
+    shuffled = replace(whole, history=random.Random(0).sample(whole.history, len(whole.history)))
+    assert findings([whole]) == findings([shuffled])
+
+
+@pytest.mark.parametrize("case", FIRES)
+def test_values_that_are_missing_or_not_finite_lead_to_no_other_fault(case: str) -> None:
+    added, name = FIRES[case]
+    curves = {**HEALTHY, **added}
+    for key in curves:
+        if key not in ("train", "norm"):
+            holes = {**curves, key: [v if i % 2 else NAN for i, v in enumerate(curves[key])]}
+            without = {k: v for k, v in curves.items() if k != key}
+            assert set(loud(found(holes))) <= {name, *loud(found(curves)), *loud(found(without))}
+
+
+@pytest.mark.parametrize("case", FIRES)
+def test_one_measurement_says_nothing_of_a_course(case: str) -> None:
+    first = {key: list(values[:1]) for key, values in {**HEALTHY, **FIRES[case][0]}.items()}
+    assert set(loud(found(first))) <= {"input_scale", "exploding_gradient", "dead_units"}
+
+
+# Numbers -----------------------------------------------------------------------------------------
+
+
+def test_overfitting_says_when_and_by_how_much() -> None:
+    finding = found({**HEALTHY, "val": OVERFITTED})["overfitting"]
+    assert finding.step == 40
+    assert finding.value == pytest.approx(0.5)
+    assert finding.standard_error == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_gap_has_the_binomial_error_of_its_probes() -> None:
+    train = [k / 200 for k in (20, 101, 150, 177, 180, 190, 195, 196, 197, 199)]
+    val = [k / 50 for k in (5, 15, 20, 25, 31, 33, 37, 38, 39, 39)]
+    finding = found({"train": FALLING, "train_accuracy": train, "val_accuracy": val})["generalization_gap"]
+    p, q = 200 / 202, 40 / 52
+    assert finding.value == pytest.approx(199 / 200 - 39 / 50)
+    assert finding.standard_error == pytest.approx(math.sqrt(p * (1 - p) / 200 + q * (1 - q) / 50))
+
+
+def test_a_difference_that_chance_explains_is_none() -> None:
+    train = [k / 20 for k in (2, 5, 9, 11, 12, 13, 15, 16, 17, 19)]
+    val = [k / 20 for k in (2, 5, 9, 11, 12, 13, 15, 15, 15, 15)]
+    assert "generalization_gap" not in found({"train": FALLING, "train_accuracy": train, "val_accuracy": val})
+
+
+@pytest.mark.parametrize("samples", [7, 100, 256, 1000])
+def test_the_size_of_the_probe_is_read_off_accuracies_in_single_precision(samples: int) -> None:
+    shares = [float(np.float32(k / samples)) for k in range(1, samples, max(1, samples // 11))]
+    evidence = Evidence(run({"train_accuracy": shares}))
+    assert evidence.accuracy_error(0.5) == pytest.approx(share_error(0.5, samples))
+
+
+def test_noise_is_that_of_normal_numbers_and_none_of_a_trend() -> None:
+    steps = np.arange(4000.0)
+    values = 3 * np.random.default_rng(0).standard_normal(4000)
+    assert Curve(steps, values).noise == pytest.approx(3, rel=0.05)
+    assert Curve(steps, values + 7 * steps).noise == pytest.approx(3, rel=0.05)
+    assert Curve(steps, 7 * steps).noise == pytest.approx(0, abs=1e-6)
+
+
+def test_certainty_is_that_of_the_normal_distribution() -> None:
+    assert certainty(1.6448536) == pytest.approx(0.95)
+    assert certainty(9.0) == 0.99
+
+
+def test_the_edge_of_stability_needs_the_learning_rate() -> None:
+    curves = {**HEALTHY, "complexity/sharpness": [2.0, 5.0, 12.0, 19.0, *[20.5] * 6]}
+    finding = found(curves, settings={"optimizer.lr": 0.1})["edge_of_stability"]
+    assert finding.value == 20.5
+    assert "20 " in finding.headline or finding.headline.endswith("is 20.")
+    assert "edge_of_stability" not in found(curves)
+    assert "edge_of_stability" not in found(curves, settings={"optimizer.lr": 0.01})
+
+
+# Several runs ------------------------------------------------------------------------------------
+
+
+def with_gaps(number: int, measure: list[float], gaps: list[float]) -> list[Run]:
+    return [
+        run(
+            {**HEALTHY, "probe/generalization_gap": [0.0, gaps[i]], "complexity/log_path_norm": [0.0, measure[i]]},
+            name=str(i),
+        )
+        for i in range(number)
+    ]
+
+
+def explained(runs: list[Run]) -> Finding | None:
+    return next((f for f in findings(runs) if f.name == "gap_explained"), None)
+
+
+def test_a_measure_that_ranks_runs_as_their_gaps_do_explains_them() -> None:
+    from scipy.stats import spearmanr
+
+    gaps = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 1.1, 1.0]
+    measure = [math.exp(i) for i in range(12)]
+    finding = explained(with_gaps(12, measure, gaps))
+    assert finding is not None
+    assert finding.value == pytest.approx(float(spearmanr(measure, gaps).statistic))
+    assert finding.interval is not None
+    assert 0 < finding.interval[0] < finding.value < finding.interval[1] <= 1
+    assert finding.run is None
+    assert "log_path_norm" in finding.headline
+
+
+def test_too_few_runs_and_chance_explain_nothing() -> None:
+    rising = [float(i) for i in range(12)]
+    assert explained(with_gaps(7, rising, rising)) is None
+    assert explained(with_gaps(12, rising, random.Random(3).sample(rising, 12))) is None
+    assert explained(with_gaps(12, [1.0] * 12, rising)) is None
+
+
+def test_runs_are_named_in_what_is_found() -> None:
+    bad, good, better = run({**HEALTHY, "val": OVERFITTED}, name="bad"), run(HEALTHY, name="good"), run(HEALTHY, name="b")
+    first, *rest = findings([good, bad, better])
+    assert (first.name, first.run) == ("overfitting", "bad")
+    assert [(f.name, f.headline) for f in rest] == [("nothing_unusual", "Nothing unusual in 2 runs: good, b.")]
+
+
+def test_a_consequence_is_not_said_where_its_cause_is() -> None:
+    dead = found({**HEALTHY, "train": FLAT, "complexity/dead_units/net.1": [1.0] * 10})
+    assert "dead_units" in dead
+    assert "not_learning" not in dead
+
+
+def test_without_runs_nothing_was_measured() -> None:
+    assert [f.headline for f in findings([])] == ["Nothing was measured in 0 runs."]
+    assert [f.headline for f in findings([run({})])] == ["Nothing was measured in one run."]
+
+
+def test_every_rule_says_what_it_needs() -> None:
+    assert all("Needs" in (rule.__doc__ or "") for rule in RULES)
