@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -76,11 +77,13 @@ def findings(runs: Sequence[Run]) -> list[Finding]:
     quiet: list[str] = []
     with np.errstate(all="ignore"):
         for evidence in evidences:
-            own = _without_consequences([replace(f, run=evidence.name) for rule in RULES for f in rule(evidence)])
+            own = _without_consequences(
+                [replace(_sound(f), run=evidence.name) for rule in RULES for f in rule(evidence)]
+            )
             found += own
             if evidence.history and all(f.severity == "note" for f in own):
                 quiet.append(evidence.name)
-        found += explained.gap_explained(evidences)
+        found += map(_sound, explained.gap_explained(evidences))
     if quiet or not found:
         found.append(_nothing_unusual(quiet, len(runs)))
     return ranked(found)
@@ -88,7 +91,13 @@ def findings(runs: Sequence[Run]) -> list[Finding]:
 
 CONSEQUENCES = {
     "divergence": {"not_learning", "underfitting", "learning_rate_too_large"},
-    "dead_units": {"not_learning", "learning_rate_too_small", "underfitting", "constant_prediction", "collapsed_features"},
+    "dead_units": {
+        "not_learning",
+        "learning_rate_too_small",
+        "underfitting",
+        "constant_prediction",
+        "collapsed_features",
+    },
     "vanishing_gradient": {"constant_prediction", "collapsed_features"},
     "learning_rate_too_small": {"constant_prediction"},
     "frozen_layer": {"underfitting"},
@@ -115,6 +124,17 @@ def _without_consequences(found: list[Finding]) -> list[Finding]:
 
 def _weight(finding: Finding) -> int:
     return SEVERITIES.index(finding.severity)
+
+
+def _sound(finding: Finding) -> Finding:
+    """Without numbers that are none, of which records of diverged runs make some."""
+    value, error, interval = finding.value, finding.standard_error, finding.interval
+    return replace(
+        finding,
+        value=value if value is None or math.isfinite(value) else None,
+        standard_error=error if error is None or math.isfinite(error) else None,
+        interval=interval if interval is None or all(map(math.isfinite, interval)) else None,
+    )
 
 
 def _nothing_unusual(names: list[str], total: int) -> Finding:

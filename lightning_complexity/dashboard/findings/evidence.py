@@ -15,6 +15,8 @@ from lightning_complexity.recording import Measurement
 Floats = npt.NDArray[np.float64]
 
 VAL_LOSS, VAL_ACCURACY = "probe/val_loss", "probe/val_accuracy"
+TINY = 1e-300
+"""What is divided by instead of zero."""
 DEFAULT_PROBE = 256
 """Samples of a monitor's probe unless it is told otherwise."""
 LARGEST_PROBE = 4096
@@ -133,6 +135,11 @@ class Evidence:
             self._curves[key] = Curve(table[:, 0], table[:, 1])
         return self._curves[key]
 
+    def initial(self, key: str) -> float | None:
+        """The value at the first moment of all, where that is the initial network's."""
+        curve = self.curve(key)
+        return curve.first if len(curve) and curve.steps[0] == self.history[0].step == 0 else None
+
     def first_not_finite(self, key: str) -> int | None:
         """The first step at which a log key is ``nan`` or infinite, if there is one."""
         return next((m.step for m in self.history if key in m.values and not is_finite(m.values[key])), None)
@@ -156,12 +163,12 @@ class Evidence:
     @cached_property
     def train_accuracy(self) -> Curve:
         """Of the probe of training samples; empty for regression."""
-        return self.curve(TRAIN_ACCURACY)
+        return _shares(self.curve(TRAIN_ACCURACY))
 
     @cached_property
     def val_accuracy(self) -> Curve:
         """Of the probe of validation samples; empty for regression."""
-        return self.curve(VAL_ACCURACY)
+        return _shares(self.curve(VAL_ACCURACY))
 
     def accuracy_error(self, accuracy: float, key: str = TRAIN_ACCURACY) -> float:
         """Binomial standard error of an accuracy on the samples of its probe."""
@@ -195,6 +202,12 @@ class Evidence:
             if name.rsplit(".", 1)[-1] in names and is_finite(value):
                 return float(value)  # type: ignore[arg-type]
         return None
+
+
+def _shares(curve: Curve) -> Curve:
+    """Without what is no share."""
+    kept = (curve.values >= 0) & (curve.values <= 1)
+    return curve if kept.all() else Curve(curve.steps[kept], curve.values[kept])
 
 
 def is_finite(value: object) -> bool:

@@ -69,7 +69,9 @@ def _most_correlated(runs: Sequence[Evidence], gap: str) -> tuple[str, str, floa
 
 
 def _is_measure(key: str) -> bool:
-    return key.startswith("complexity/") and key.count("/") == 1 and key != OVERHEAD and not key.endswith(STANDARD_ERROR)
+    return (
+        key.startswith("complexity/") and key.count("/") == 1 and key != OVERHEAD and not key.endswith(STANDARD_ERROR)
+    )
 
 
 def _spearman(pairs: np.ndarray) -> float:

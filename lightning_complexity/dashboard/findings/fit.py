@@ -9,6 +9,7 @@ import numpy as np
 
 from lightning_complexity.dashboard.findings.evidence import (
     SURE,
+    TINY,
     VAL_ACCURACY,
     Curve,
     Evidence,
@@ -25,6 +26,8 @@ ERRORS = 3.0
 """Standard errors: once in 700 by chance, where a run is looked at a few times."""
 GAP = 0.1
 """Of accuracies: what is worth a sentence, however sure."""
+LARGE_GAP = 0.2
+"""Of accuracies, or of the initial loss: more than small data sets have with a fitting network."""
 CLOSE = 1.25
 """Validation loss over training loss of a network that has fitted its samples: unseen ones have more."""
 
@@ -39,7 +42,7 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
         return
     best = int(np.argmin(val.values))
     rise, fall = val.last - val.values[best], train.values[best] - train.last
-    error = max(math.hypot(val.noise, val.noise), 1e-12)
+    error = max(math.hypot(val.noise, val.noise), TINY)
     if len(val) - best < 3 or rise < max(RISE * val.values[best], ERRORS * error) or fall <= 2 * train.noise:
         return
     step = int(val.steps[best])
@@ -186,22 +189,32 @@ def leaking_validation(evidence: Evidence) -> Iterator[Finding]:
 
 
 def generalization_gap(evidence: Evidence) -> Iterator[Finding]:
-    """How much better training samples are classified than validation samples. Needs accuracies on both probes."""
+    """How much better training samples fare than validation samples, at the end; a warning where it is a lot.
+
+    Needs accuracies on both probes; for regression their losses, of which the gap is taken over the initial one.
+    """
     train, val = common(evidence.train_accuracy, evidence.val_accuracy)
-    if not len(val):
-        return
-    gap, error = train.last - val.last, _gap_error(evidence, train.last, val.last)
+    if len(val):
+        gap, error = train.last - val.last, _gap_error(evidence, train.last, val.last)
+        what = f"{percent(train.last)} of training samples are right, {percent(val.last)} of validation samples"
+    else:
+        train, val = common(evidence.train_loss, evidence.val_loss)
+        if len(val) < 2 or train.first <= 0:
+            return
+        gap, error = (val.last - train.last) / train.first, math.hypot(val.noise, train.noise) / train.first
+        what = f"the training loss is {number(train.last)}, the validation loss {number(val.last)}"
     if gap < max(GAP, ERRORS * error):
         return
+    large = gap >= LARGE_GAP
     yield Finding(
         "generalization_gap",
-        "note",
-        f"Training samples are classified better than validation samples: {percent(train.last)} and {percent(val.last)}.",
-        f"The gap is {number(gap)} +- {number(error)}.",
+        "warning" if large else "note",
+        f"There is a {'large ' if large else ''}generalization gap: {what}.",
+        f"The gap is {number(gap)} +- {number(error)}{'' if len(evidence.val_accuracy) else ' of the initial loss'}.",
         value=gap,
         standard_error=error,
         interval=(gap - 1.96 * error, gap + 1.96 * error),
-        confidence=certainty(gap / error),
+        confidence=certainty(gap / max(error, GAP / 2)),
         next_step="Use more samples or augmentation, weight decay, or a penalty such as "
         "ComplexityPenalty(regularizers.GeometricComplexity(1e-3)).",
     )

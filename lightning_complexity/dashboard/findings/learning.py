@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lightning_complexity.dashboard.findings.evidence import SURE, Evidence, certainty, number, percent
+from lightning_complexity.dashboard.findings.evidence import SURE, TINY, Curve, Evidence, certainty, number, percent
 from lightning_complexity.dashboard.findings.finding import Finding
 from lightning_complexity.dashboard.runs import TRAIN_LOSS
 
@@ -57,7 +57,7 @@ def divergence(evidence: Evidence) -> Iterator[Finding]:
         f"A rise of {number(rise)}, where values next to each other differ by {number(loss.noise)}.",
         value=rise,
         standard_error=loss.noise,
-        confidence=certainty(rise / max(loss.noise, 0.2 * loss.first)),
+        confidence=certainty(rise / max(loss.noise, 0.2 * loss.first, TINY)),
         next_step=lower_rate + " If the loss rises smoothly, look at its sign.",
         step=int(loss.steps[int(np.argmax(loss.values > RISE * loss.first))]),
     )
@@ -103,7 +103,7 @@ def no_progress(evidence: Evidence) -> Iterator[Finding]:
     moved = _movement(evidence)
     ratio = _gradient_ratio(evidence)
     what = f"The training loss went from {number(loss.first)} to {number(loss.last)} in {evidence.last_step} steps"
-    known = {"value": progress, "standard_error": loss.noise / loss.first}
+    error = loss.noise / loss.first
     if ratio is not None and ratio[0] < SMALL_GRADIENT:
         yield Finding(
             "vanishing_gradient",
@@ -112,7 +112,8 @@ def no_progress(evidence: Evidence) -> Iterator[Finding]:
             f"The gradient of {ratio[1]} is {number(ratio[0])} of the last layer's.",
             confidence=0.9,
             next_step="Use ReLU, normalization layers or skip connections, or fewer layers.",
-            **known,
+            value=progress,
+            standard_error=error,
         )
     elif moved is not None and moved < NO_MOVEMENT:
         yield Finding(
@@ -123,19 +124,23 @@ def no_progress(evidence: Evidence) -> Iterator[Finding]:
             confidence=0.9 if progress < NO_PROGRESS else 0.75,
             next_step="Raise the learning rate by ten to a hundred, or find one by Lightning's Tuner.lr_find; "
             "look for a gradient of zero.",
-            **known,
+            value=progress,
+            standard_error=error,
         )
-    elif progress < NO_PROGRESS + 2 * loss.noise / loss.first:
-        missing = "" if ratio is not None else ' Measure "GradientNorm" with per_layer=True to see whether gradients vanish.'
+    elif progress < NO_PROGRESS + 2 * error:
+        missing = (
+            "" if ratio is not None else ' Measure "GradientNorm" with per_layer=True to see whether gradients vanish.'
+        )
         yield Finding(
             "not_learning",
             "fault",
             f"{what}: nothing was learned.",
-            f"That is {percent(progress)} of it; values next to each other differ by {percent(loss.noise / loss.first)}.",
+            f"That is {percent(progress)} of it; values next to each other differ by {percent(error)}.",
             confidence=0.8,
             next_step="Check that targets belong to their inputs, and that the network in evaluation mode is the one "
             f"that is trained (BatchNorm, dropout); try another learning rate.{missing}",
-            **known,
+            value=progress,
+            standard_error=error,
         )
     else:
         yield from _underfitting(evidence, progress)
@@ -167,14 +172,11 @@ def constant_prediction(evidence: Evidence) -> Iterator[Finding]:
     accuracy, loss = evidence.train_accuracy, evidence.train_loss
     if len(accuracy) < 4 or not len(loss):
         return
-    p = accuracy.last
-    changed = np.flatnonzero(accuracy.values != p)
-    start = int(changed[-1]) + 1 if len(changed) else 0
-    constant = len(accuracy) - start
-    val = evidence.val_accuracy
-    val_is_constant = len(val) == 0 or len(set(val.since(accuracy.steps[start]).values.tolist())) <= 1
+    p, val = accuracy.last, evidence.val_accuracy
+    since = max(_constant_since(accuracy), _constant_since(val) if len(val) else -math.inf)
+    constant = len(accuracy.since(since))
     floor = -p * math.log(p) - (1 - p) * math.log1p(-p) if 0 < p < 1 else 0.0
-    if not (0 < p < 1 and constant >= max(4, len(accuracy) / 2) and val_is_constant and loss.last > 0.97 * floor):
+    if not (0 < p < 1 and constant >= max(4, len(accuracy) / 2) and loss.last > 0.97 * floor):
         return
     yield Finding(
         "constant_prediction",
@@ -186,8 +188,14 @@ def constant_prediction(evidence: Evidence) -> Iterator[Finding]:
         confidence=0.9 if len(val) else 0.8,
         next_step="Count the classes: with one that is frequent, weigh the loss (CrossEntropyLoss(weight=...)) or the "
         "sampler, and watch a balanced accuracy; else look for dead units and a learning rate that is too large.",
-        step=int(accuracy.steps[start]),
+        step=int(since),
     )
+
+
+def _constant_since(curve: Curve) -> float:
+    """The step since which a curve has its last value."""
+    changed = np.flatnonzero(curve.values != curve.last)
+    return float(curve.steps[int(changed[-1]) + 1 if len(changed) else 0])
 
 
 def restless(evidence: Evidence) -> Iterator[Finding]:

@@ -28,7 +28,9 @@ def margins_stall(evidence: Evidence) -> Iterator[Finding]:
     if len(fitted) == 0 or accuracy.last < FITTED:
         return
     margin = margin.since(float(fitted[0]))
-    later = margin.since(float(margin.steps[0] + (evidence.last_step - margin.steps[0]) * 2 / 3)) if len(margin) else margin
+    later = (
+        margin.since(float(margin.steps[0] + (evidence.last_step - margin.steps[0]) * 2 / 3)) if len(margin) else margin
+    )
     if len(margin) < 6 or len(later) < 3 or margin.last <= 0:
         return
     growth = later.last - later.first

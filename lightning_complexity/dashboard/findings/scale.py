@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from lightning_complexity.dashboard.findings.evidence import Evidence, number, percent
+from lightning_complexity.dashboard.findings.evidence import VAL_ACCURACY, Evidence, number, percent
 from lightning_complexity.dashboard.findings.finding import Finding
+from lightning_complexity.dashboard.runs import TRAIN_ACCURACY, TRAIN_LOSS
 
 LARGE_START = 2.5
 """Initial loss over that of guessing among the classes; usual initializations have at most 1.5."""
-STEEP = 1.0
-"""Jacobian at initialization; usual initializations, with inputs of size one, have 0.01 to 1."""
+STEEP = 10.0
+"""Root of the geometric complexity at initialization: the norm of the logits' Jacobian, usually 0.05 to 1."""
 GROWTH = 100.0
 """Largest gradient over the initial one."""
 STEEP_WEIGHTS = 5.0
@@ -26,35 +27,36 @@ SHARPNESS = ("hessian_top_eigenvalue", "top_hessian_eigenvalue", "largest_hessia
 def large_start(evidence: Evidence) -> Iterator[Finding]:
     """The network begins with a loss far above that of guessing: inputs or weights are too large.
 
-    Needs ``probe/train_loss`` and ``probe/train_accuracy`` of the initial network; ``complexity/jacobian_norm`` tells
-    which: outputs are large because inputs are (small Jacobian), or because weights are (large one).
+    Needs ``probe/train_loss`` and ``probe/train_accuracy`` of the initial network; ``complexity/geometric_complexity``
+    tells which: outputs are large because inputs are (small Jacobian), or because weights are (large one).
     ``complexity/gradient_norm`` and ``complexity/parameter_norm`` do where there is no accuracy.
     """
-    loss, accuracy = evidence.train_loss, evidence.train_accuracy
-    gradient, norm = evidence.curve("complexity/gradient_norm"), evidence.curve("complexity/parameter_norm")
-    jacobian = evidence.curve("complexity/jacobian_norm")
-    if not len(loss) or loss.steps[0] > 0:
+    loss = evidence.initial(TRAIN_LOSS)
+    if loss is None:
         return
-    chance = min(max([c.first for c in (accuracy, evidence.val_accuracy) if len(c)] + [0.01]), 0.5)
-    guessing = -math.log(chance)
-    excess = loss.first / guessing if len(accuracy) else 0.0
-    steep = gradient.first / norm.first if len(gradient) and len(norm) and norm.first > 0 else 0.0
+    accuracies = [a for key in (TRAIN_ACCURACY, VAL_ACCURACY) if (a := evidence.initial(key)) is not None]
+    squared, gradient, norm = (
+        evidence.initial(f"complexity/{name}") for name in ("geometric_complexity", "gradient_norm", "parameter_norm")
+    )
+    jacobian = math.sqrt(squared) if squared is not None and squared >= 0 else None
+    guessing = -math.log(min(max(*accuracies, 0.01), 0.5)) if accuracies else math.inf
+    excess = loss / guessing
+    steep = gradient / norm if gradient is not None and norm else 0.0
     if excess < LARGE_START and steep < STEEP_WEIGHTS:
         return
-    evidence_of_size = [f"The initial loss is {number(loss.first)}"]
+    evidence_of_size = [f"The initial loss is {number(loss)}"]
     if excess:
         evidence_of_size.append(f"{number(excess)} times that of guessing")
     if steep:
         evidence_of_size.append(f"the initial gradient {number(steep)} times as large as all weights")
-    weights = len(jacobian) > 0 and jacobian.first > STEEP
-    sure = 0.9 if len(jacobian) and excess > LARGE_START else 0.7
-    if weights:
+    sure = 0.9 if jacobian is not None and excess > LARGE_START else 0.7
+    if jacobian is not None and jacobian > STEEP:
         yield Finding(
             "exploding_gradient",
             "fault",
-            f"The network begins too steep: the norm of its Jacobian is {number(jacobian.first)}.",
+            f"The network begins too steep: the norm of the logits' Jacobian is {number(jacobian)}.",
             ", ".join(evidence_of_size) + ".",
-            value=jacobian.first,
+            value=jacobian,
             confidence=sure,
             next_step="Initialize with smaller weights (torch.nn.init.kaiming_normal_), add normalization layers, or "
             "set Trainer(gradient_clip_val=1.0).",
@@ -66,11 +68,11 @@ def large_start(evidence: Evidence) -> Iterator[Finding]:
         "fault",
         "Inputs (or targets) are not normalised, it seems: the network begins with outputs far too large.",
         ", ".join(evidence_of_size)
-        + (f", with a Jacobian of only {number(jacobian.first)}." if len(jacobian) else "."),
+        + (f", with a Jacobian of only {number(jacobian)}." if jacobian is not None else "."),
         value=excess or steep,
         confidence=sure,
         next_step="Bring each input to mean 0 and standard deviation 1 over the training set."
-        + ("" if len(jacobian) else ' Measure "JacobianNorm" to tell large inputs from large weights.'),
+        + ("" if jacobian is not None else ' Measure "GeometricComplexity" to tell large inputs from large weights.'),
         step=0,
     )
 

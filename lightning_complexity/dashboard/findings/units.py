@@ -23,7 +23,7 @@ def dead_units(evidence: Evidence) -> Iterator[Finding]:
     """Units that pass nothing on for any sample of the probe.
 
     Needs ``complexity/dead_units`` (suite ``"full"``), by layer with ``per_layer=True``. Without it, a Jacobian of
-    exactly zero says that nothing of the input arrives: needs ``complexity/jacobian_norm``.
+    exactly zero says that nothing of the input arrives: needs ``complexity/geometric_complexity``.
     """
     layers = {name: curve for name, curve in evidence.parts("dead_units").items() if curve.last >= DEAD_LAYER}
     total = evidence.curve("complexity/dead_units")
@@ -61,7 +61,7 @@ def dead_units(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _no_jacobian(evidence: Evidence, revive: str, *, measured: bool) -> Iterator[Finding]:
-    jacobian = evidence.curve("complexity/jacobian_norm")
+    jacobian = evidence.curve("complexity/geometric_complexity")  # that of probabilities vanishes where they saturate
     if not len(jacobian) or jacobian.last != 0:
         return
     last_alive = jacobian.steps[jacobian.values != 0]
@@ -71,7 +71,7 @@ def _no_jacobian(evidence: Evidence, revive: str, *, measured: bool) -> Iterator
         "dead_units",
         "fault",
         f"Outputs do not depend on the inputs from step {step} on: a layer is dead.",
-        "The Jacobian is exactly zero for all samples of the probe.",
+        "The Jacobian of the outputs is exactly zero for all samples of the probe.",
         value=0.0,
         confidence=0.95,
         next_step=revive + see,
@@ -91,7 +91,9 @@ def frozen_layer(evidence: Evidence) -> Iterator[Finding]:
     }
     largest = max(distances.values(), default=0.0)
     still = [name for name, distance in distances.items() if distance <= STANDING_STILL * largest]
-    weights = [name for name in still if not name.endswith("bias")]  # one before BatchNorm has no effect, and no gradient
+    weights = [
+        name for name in still if not name.endswith("bias")
+    ]  # one before BatchNorm has no effect, and no gradient
     if not weights or largest <= 0:
         return
     shown = ", ".join(weights[:3]) + (f" and {len(weights) - 3} more" if len(weights) > 3 else "")
@@ -105,7 +107,7 @@ def frozen_layer(evidence: Evidence) -> Iterator[Finding]:
         why = "No gradient is measured for them: they are frozen, or nothing depends on them."
     yield Finding(
         "frozen_layer",
-        "fault",
+        "warning",
         f"{shown} did not move at all, while others did.",
         f"{why} {len(still)} of {len(distances)} parameters are exactly where they began.",
         value=float(len(still)),

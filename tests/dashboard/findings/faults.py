@@ -153,26 +153,25 @@ FAULTS: dict[str, Fault] = {
     "learning rate too large": Fault(
         with_optimizer(sgd(3.0)), "digits, MLP", "digits, residual", ("learning_rate_too_large", "divergence")
     ),
-    "learning rate too small": Fault(
-        with_optimizer(sgd(1e-4)), "digits, CNN", "digits, wide MLP, Adam", (SMALL,)
-    ),
+    "learning rate too small": Fault(with_optimizer(sgd(1e-4)), "digits, CNN", "digits, wide MLP, Adam", (SMALL,)),
     "label noise": Fault(
-        noisy_labels(0.4, 40), "digits, MLP, Adam", "digits, wide MLP, Adam", ("overfitting", "memorised_labels", "noisy_training_labels")
+        noisy_labels(0.4, 40),
+        "digits, MLP, Adam",
+        "digits, wide MLP, Adam",
+        ("overfitting", "memorised_labels", "noisy_training_labels"),
     ),
     "random labels": Fault(
         noisy_labels(1.0, 60), "digits, MLP, Adam", "digits, deep MLP", ("memorised_labels", "overfitting")
     ),
-    "inputs not normalised": Fault(
-        raw_inputs, "digits, CNN", "digits, weight decay", ("input_scale",)
-    ),
+    "inputs not normalised": Fault(raw_inputs, "digits, CNN", "digits, weight decay", ("input_scale",)),
     "frozen layer": Fault(frozen_layer, "digits, MLP", "tokens, transformer", ("frozen_layer",)),
     "leaking validation": Fault(leaking_validation, "digits, MLP", "digits, wide MLP, Adam", ("leaking_validation",)),
-    "exploding gradient": Fault(
-        exploding_gradient, "digits, MLP", "digits, deep MLP", ("exploding_gradient",)
-    ),
+    "exploding gradient": Fault(exploding_gradient, "digits, MLP", "digits, deep MLP", ("exploding_gradient",)),
     "vanishing gradient": Fault(deep_sigmoid, "digits, MLP", "cancer, leaky", NOT_LEARNING),
     "constant prediction": Fault(imbalanced, "digits, CNN", "digits, GELU, dropout", ("constant_prediction",)),
-    "few samples": Fault(few_samples(40, 100), "friedman, MLP", "friedman, deep", ("overfitting",)),
+    "few samples": Fault(
+        few_samples(40, 100), "friedman, MLP", "friedman, deep", ("overfitting", "generalization_gap")
+    ),
     "weight decay too strong": Fault(
         with_optimizer(adam(1e-3, 300.0)), "digits, MLP", "friedman, deep", ("too_strong_penalty", "collapsed_norms")
     ),
@@ -186,7 +185,5 @@ FAULTS: dict[str, Fault] = {
     "dropout 0.95": Fault(heavy_dropout, "digits, MLP, Adam", "digits, weight decay", ("underfitting", *NOT_LEARNING)),
     "part not optimized": Fault(forgotten_by_optimizer, "digits, CNN", "tokens, wide bag", ("frozen_layer",)),
     "sign of the loss": Fault(wrong_sign, "digits, MLP", "taught, MLP", ("divergence", "wrong_sign")),
-    "validation from elsewhere": Fault(
-        other_validation, "digits, MLP", "digits, CNN, SGD", ("validation_differs",)
-    ),
+    "validation from elsewhere": Fault(other_validation, "digits, MLP", "digits, CNN, SGD", ("validation_differs",)),
 }

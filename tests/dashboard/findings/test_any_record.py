@@ -20,7 +20,11 @@ KEYS = [
     *ALIASES.values(),
     *("probe/generalization_gap", "probe/accuracy_gap", "complexity/overhead", "complexity/sharpness"),
     *("complexity/dead_units", "complexity/dead_units/a", "complexity/feature_effective_rank", "complexity/"),
-    *("complexity/gradient_norm/a.weight", "complexity/gradient_norm/b.weight", "complexity/jacobian_norm/standard_error"),
+    *(
+        "complexity/gradient_norm/a.weight",
+        "complexity/gradient_norm/b.weight",
+        "complexity/jacobian_norm/standard_error",
+    ),
     *("complexity/distance_from_initialization/a.weight", "complexity/distance_from_initialization/b"),
     *("complexity/margin_percentile", "complexity/margin_over_spectral_product", "complexity/log_spectral_product"),
     *("constraint/a/violation", "constraint/a/multiplier", "constraint//violation", "penalty/a", "loss/task", "", "/"),
@@ -73,13 +77,18 @@ def test_no_record_makes_them_fail(seed: int) -> None:
 
 def test_fifty_long_runs_take_less_than_two_seconds() -> None:
     draw = np.random.default_rng(0)
-    layers = [f"complexity/{m}/layer.{i}.weight" for m in ("gradient_norm", "dead_units", "stable_rank") for i in range(14)]
+    layers = [
+        f"complexity/{m}/layer.{i}.weight" for m in ("gradient_norm", "dead_units", "stable_rank") for i in range(14)
+    ]
     names = [*list(ALIASES.values()), *layers, *(f"complexity/m{i}" for i in range(10))]
     assert len(names) == 60
     runs = []
     for r in range(50):
         table = np.exp(-np.linspace(0, 3, 1000))[:, None] * draw.uniform(0.9, 1, (1000, 60))
-        history = [Measurement(10 * i, i // 100, 0.0, dict(zip(names, row, strict=True))) for i, row in enumerate(table.tolist())]
+        history = [
+            Measurement(10 * i, i // 100, 0.0, dict(zip(names, row, strict=True)))
+            for i, row in enumerate(table.tolist())
+        ]
         runs.append(Run(str(r), Path(str(r)), history))
     start = time.process_time()
     findings(runs)

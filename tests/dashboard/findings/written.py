@@ -18,7 +18,7 @@ ALIASES = {
     "moved": "complexity/distance_from_initialization",
     "norm": "complexity/parameter_norm",
     "gradient": "complexity/gradient_norm",
-    "jacobian": "complexity/jacobian_norm",
+    "jacobian": "complexity/geometric_complexity",
 }
 
 
