@@ -19,7 +19,7 @@ NEGLIGIBLE = 1e-3
 def out_of_reach(evidence: Evidence) -> Iterator[Finding]:
     """The measure stays above its limit while the multiplier rises.
 
-    Needs ``constraint/<name>/violation``, which ``ComplexityConstraint`` logs; ``/multiplier`` and ``/value`` for words.
+    Needs ``constraint/<name>/violation``, which ``ComplexityConstraint`` logs; says ``/multiplier`` and ``/value``.
     """
     for name, violation in _constrained(evidence):
         later = violation.since(evidence.last_step * 2 / 3)
@@ -31,8 +31,8 @@ def out_of_reach(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "constraint_out_of_reach",
             "fault",
-            f"The limit on {name} is out of reach: it is exceeded by {number(later.last)} (in its units of the limit, "
-            "or of a logarithm).",
+            f"The limit on {name} is out of reach: it is exceeded by {number(later.last)}, as a share of the limit "
+            "(for a logarithm, as a difference).",
             f"Over the last third of training it was never exceeded by less than {number(float(later.values.min()))}."
             f"{words}{rising}",
             value=later.last,

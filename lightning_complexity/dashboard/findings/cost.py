@@ -33,7 +33,7 @@ def thinned(evidence: Evidence) -> Iterator[Finding]:
         f"The most frequent one came at {most} moments.",
         value=float(len(rare)),
         confidence=0.9,
-        next_step="For denser curves raise ComplexityMonitor(budget=...), or measure less: fewer metrics, a smaller probe.",
+        next_step="For denser curves raise ComplexityMonitor(budget=...), or take fewer metrics and a smaller probe.",
     )
 
 

@@ -46,8 +46,8 @@ def gap_explained(runs: Sequence[Evidence]) -> Iterator[Finding]:
         value=rho,
         interval=(low, high),
         confidence=certainty(abs(center) / deviation),
-        next_step=f"See whether it holds within each hyper-parameter (`lightning-complexity study`), and limit {name} by a "
-        "penalty or a constraint: correlation over runs alone is no cause.",
+        next_step="Correlation over runs is no cause: see whether it holds for each hyper-parameter "
+        f"(`lightning-complexity study`), then limit {name} by a penalty or a constraint.",
     )
 
 

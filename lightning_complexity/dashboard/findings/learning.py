@@ -153,7 +153,7 @@ def _underfitting(evidence: Evidence, progress: float) -> Iterator[Finding]:
     yield Finding(
         "underfitting",
         "warning",
-        f"Training samples are not fitted: the loss is {number(loss.last)}, {percent(1 - progress)} of the initial one.",
+        f"Training samples are not fitted: their loss is {number(loss.last)}, {percent(1 - progress)} of the first.",
         f"It {'still falls' if falls else 'no longer falls'} over the last third of the training.",
         value=progress,
         standard_error=loss.noise / loss.first,
@@ -164,10 +164,10 @@ def _underfitting(evidence: Evidence, progress: float) -> Iterator[Finding]:
 
 
 def constant_prediction(evidence: Evidence) -> Iterator[Finding]:
-    """Accuracies never change, and the loss is no lower than that of a constant answer.
+    r"""Accuracies never change, and the loss is no lower than that of a constant answer.
 
     A network that gives all samples the same answer, right for a share :math:`p`, has a loss of at least
-    :math:`-p \\ln p - (1 - p) \\ln (1 - p)`. Needs ``probe/train_loss`` and ``probe/train_accuracy``.
+    :math:`-p \ln p - (1 - p) \ln (1 - p)`. Needs ``probe/train_loss`` and ``probe/train_accuracy``.
     """
     accuracy, loss = evidence.train_accuracy, evidence.train_loss
     if len(accuracy) < 4 or not len(loss):
@@ -231,7 +231,7 @@ def restless(evidence: Evidence) -> Iterator[Finding]:
                 "learning_rate_too_large",
                 "fault",
                 "The weights took steps as large as themselves, and nothing was learned.",
-                f"Between two moments the distance from initialization changed by {percent(largest)} of the initial norm.",
+                f"The distance from initialization changed by {percent(largest)} of the initial norm at once.",
                 value=largest,
                 confidence=0.85,
                 next_step=lower,
@@ -260,7 +260,7 @@ def evaluation_differs(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         "evaluation_differs",
         "warning",
-        f"The loss of the network in evaluation mode, {number(loss.last)}, no longer falls, where its gradient is large.",
+        f"The loss in evaluation mode, {number(loss.last)}, no longer falls, where its gradient is large.",
         f"The weights' last movements, along a gradient of {number(float(np.median(gradient.values)))}, would lower it "
         f"by {number(expected)}; it fell by {number(fall)} +- {number(loss.noise)}.",
         value=fall,

@@ -41,7 +41,7 @@ def margins_stall(evidence: Evidence) -> Iterator[Finding]:
         "note",
         f"Margins no longer grow: {name} is {number(later.first)} at step {int(later.steps[0])} and "
         f"{number(later.last)} at the end.",
-        f"A change of {number(growth)} +- {number(margin.noise)}; training samples are fitted since step {int(fitted[0])}.",
+        f"A change of {number(growth)} +- {number(margin.noise)}; samples are fitted since step {int(fitted[0])}.",
         value=growth,
         standard_error=margin.noise,
         confidence=0.7,

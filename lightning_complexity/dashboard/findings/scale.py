@@ -139,11 +139,11 @@ def edge_of_stability(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         "edge_of_stability",
         "note",
-        f"Sharpness is at the edge of stability: {number(curve.last)}, where 2 over the learning rate is {number(2 / rate)}.",
+        f"Sharpness is at the edge of stability: {number(curve.last)}; 2 over the rate is {number(2 / rate)}.",
         f"The ratio is between {number(float(ratios.min()))} and {number(float(ratios.max()))} in the second half.",
         value=curve.last,
         standard_error=curve.noise,
         interval=(float(ratios.min() * 2 / rate), float(ratios.max() * 2 / rate)),
         confidence=0.8,
-        next_step="A larger learning rate gives flatter minima as long as the loss comes down; a smaller one, sharper ones.",
+        next_step="A larger learning rate gives flatter minima as long as the loss comes down.",
     )

@@ -129,7 +129,7 @@ def collapsed_features(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         "collapsed_features",
         "warning",
-        f"All samples have features on one line: their effective rank fell from {number(rank.first)} to {number(rank.last)}.",
+        f"All features are on one line: their effective rank fell from {number(rank.first)} to {number(rank.last)}.",
         "Little of the training loss is gone.",
         value=rank.last,
         confidence=0.8,
