@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from lightning_complexity.dashboard.findings.evidence import Evidence, number, percent
@@ -19,8 +18,8 @@ def thinned(evidence: Evidence) -> Iterator[Finding]:
     """Measures that came at half of the moments or fewer. Needs ten moments."""
     if len(evidence.history) < 10:
         return
-    counts = Counter(key for m in evidence.history for key in m.values if key.count("/") == 1)
-    measured = {key: n for key, n in counts.items() if key.startswith("complexity/") and key != OVERHEAD}
+    keys = [key for key in evidence.keys if key.startswith("complexity/") and key.count("/") == 1 and key != OVERHEAD]
+    measured = {key: sum(key in m.values for m in evidence.history) for key in keys}
     most = max(measured.values(), default=0)
     rare = sorted(key.removeprefix("complexity/") for key, n in measured.items() if n <= THINNED * most)
     if not rare:

@@ -108,6 +108,8 @@ class Evidence:
         self.name = run.name
         by_step: dict[int, Measurement] = {}
         for measurement in run.history:
+            if not is_finite(measurement.step):
+                continue
             old = by_step.get(measurement.step)
             if old is not None:
                 measurement = Measurement(
@@ -130,10 +132,25 @@ class Evidence:
     def curve(self, key: str) -> Curve:
         """The finite values of a log key; empty where there are none."""
         if key not in self._curves:
-            points = [(m.step, v) for m in self.history if is_finite(v := m.values.get(key))]
-            table = np.array(points, dtype=float).reshape(-1, 2)
-            self._curves[key] = Curve(table[:, 0], table[:, 1])
+            values = self._numbers(key)
+            kept = np.isfinite(values)
+            self._curves[key] = Curve(self._steps[kept], values[kept])
         return self._curves[key]
+
+    @cached_property
+    def _steps(self) -> Floats:
+        return np.array([m.step for m in self.history], dtype=float)
+
+    def _numbers(self, key: str) -> Floats:
+        """Of each moment; ``nan`` where there is none."""
+        values = [m.values.get(key, math.nan) for m in self.history]
+        try:
+            numbers = np.array(values, dtype=float)
+        except (TypeError, ValueError, OverflowError):
+            numbers = np.empty((0, 0))
+        if numbers.ndim == 1:
+            return numbers
+        return np.array([value if is_finite(value) else math.nan for value in values], dtype=float)  # no monitor's
 
     def initial(self, key: str) -> float | None:
         """The value at the first moment of all, where that is the initial network's."""

@@ -47,7 +47,7 @@ def any_run(draw: random.Random) -> Run:
     always = {key: any_value(draw) for key in keys} if draw.random() < 0.3 else {}
     history = [
         Measurement(
-            draw.choice([i, 0, draw.randrange(-3, 1000), 10**12]),
+            draw.choice([i, 0, draw.randrange(-3, 1000), 10**12, 10**400]),
             draw.choice([0, i, 3]),
             draw.random(),
             {key: always.get(key, any_value(draw)) for key in keys if draw.random() < kept},
