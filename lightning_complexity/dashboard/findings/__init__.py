@@ -83,7 +83,7 @@ def findings(runs: Sequence[Run]) -> list[Finding]:
             found += own
             if evidence.history and all(f.severity == "note" for f in own):
                 quiet.append(evidence.name)
-        found += map(_sound, explained.gap_explained(evidences))
+        found += explained.gap_explained(evidences)
     if quiet or not found:
         found.append(_nothing_unusual(quiet, len(runs)))
     return ranked(found)

@@ -147,6 +147,7 @@ BELOW: dict[str, dict[str, Any]] = {
     "dying": {"complexity/dead_units": [0.1 + 0.03 * i for i in range(10)]},
     "no Jacobian": {"jacobian": [1e-9] * 10},
     "frozen": {f"{PARTS}a.weight": [1e-4 * v for v in GROWING], f"{PARTS}b.weight": GROWING},
+    "frozen, again": {f"{PARTS}a.bias": STILL, f"{PARTS}b.weight": GROWING},
     "one direction": {"complexity/feature_effective_rank": [8.0, *[1.01] * 9]},
     "large inputs": {"train": [4.0, *FALLING[1:]]},
     "gradient grows": {"gradient": [0.3 * 1.5**i for i in range(10)]},
@@ -154,6 +155,7 @@ BELOW: dict[str, dict[str, Any]] = {
     "penalty dominates": {"penalty/path_norm": [5.0] * 10, "loss/task": [2.3] * 10},
     "small penalty": {"penalty/path_norm": [1e-2] * 10, "loss/task": FALLING},
     "out of reach": {"constraint/jacobian_norm/violation": [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.2, 0.1, 0.04]},
+    "out of reach, again": {"constraint/jacobian_norm/violation": [2.0, 1.9, 1.8, 1.7, 1.6, 1.5, 1.4, 0.9, 0.5, 0.3]},
     "too tight": {
         "constraint/jacobian_norm/violation": [1.0, *[0.0] * 9],
         "constraint/jacobian_norm/multiplier": [9.0] * 10,
@@ -181,7 +183,7 @@ def test_a_rule_finds_what_is_there(case: str) -> None:
 
 @pytest.mark.parametrize("case", BELOW)
 def test_a_rule_finds_nothing_just_below(case: str) -> None:
-    assert FIRES[case][1] not in found({**HEALTHY, **BELOW[case]})
+    assert FIRES[case.removesuffix(", again")][1] not in found({**HEALTHY, **BELOW[case]})
 
 
 def test_nothing_is_unusual_in_a_healthy_run() -> None:
@@ -268,6 +270,62 @@ def test_the_edge_of_stability_needs_the_learning_rate() -> None:
     assert "edge_of_stability" not in found(curves, settings={"optimizer.lr": 0.01})
 
 
+@pytest.mark.parametrize("amplitude", [0.12, 0.2])
+def test_jumps_are_measured_by_what_the_loss_fell(amplitude: float) -> None:
+    size = 4 * amplitude / (0.6745 * math.sqrt(6))  # of second differences of +-amplitude
+    losses = [2.0, 1.5, *(1.0 + amplitude * (-1) ** i for i in range(8))]
+    is_found = "learning_rate_too_large" in found({**HEALTHY, "train": losses})
+    assert is_found == (size / (2.0 - min(losses)) > 0.15 * 1.6)  # neither is near the threshold
+
+
+def test_a_validation_that_falls_behind_late_is_overfitting() -> None:
+    curves = {**HEALTHY, "val": [2.3, 1.7, 1.3, 1.5, 1.8, 2.1, 2.3, 2.4, 2.5, 2.6], "val_accuracy": [0.1, *[0.5] * 9]}
+    assert loud(found(curves)) == ["overfitting"]
+    assert loud(found(curves, per_epoch=9)) == ["validation_differs"]
+
+
+def test_where_both_losses_rise_nothing_is_overfitted() -> None:
+    curves = {**HEALTHY, "val": OVERFITTED, "train": [2.3, 1.7, 1.3, 1.0, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05]}
+    assert "overfitting" not in found(curves)
+
+
+def test_a_few_samples_do_not_show_that_labels_are_memorised() -> None:
+    def curves(samples: int) -> dict[str, list[float]]:
+        step = samples // 8
+        train = [k * step / samples for k in (1, 2, 3, 4, 5, 6, 5, 6, 6, 5)]
+        val = [k * step / samples for k in (1, 2, 1, 2, 3, 1, 2, 1, 2, 1)]
+        return {"train": FALLING, "train_accuracy": train, "val_accuracy": val}
+
+    assert "memorised_labels" not in found(curves(8))
+    many = curves(800)
+    for key in ("train_accuracy", "val_accuracy"):  # shares of 800 that are none of 8
+        many[key][3:6] = [v + k / 800 for k, v in zip((1, 3, 7), many[key][3:6], strict=True)]
+    assert "memorised_labels" in found(many)
+
+
+def test_a_loss_that_falls_is_the_one_that_is_trained() -> None:
+    curves = {**HEALTHY, "train": [2.0 - 0.1 * i for i in range(10)], "gradient": [9.0] * 10}
+    assert "evaluation_differs" not in found(curves)
+
+
+def test_what_is_said_of_the_initial_network_needs_it() -> None:
+    large = run({**HEALTHY, **FIRES["large inputs"][0]})
+    later = replace(large, history=[replace(m, step=m.step + 5) for m in large.history])
+    assert "input_scale" in {f.name for f in findings([large])}
+    assert "input_scale" not in {f.name for f in findings([later])}
+
+
+def test_a_curve_holds_finite_values_only() -> None:
+    curve = Evidence(run({"gradient": [0.3, math.inf, NAN, -math.inf, 0.4]})).curve("complexity/gradient_norm")
+    assert curve.steps.tolist() == [0, 40]
+    assert curve.values.tolist() == [0.3, 0.4]
+
+
+def test_losses_that_stay_where_they_are_show_no_leak() -> None:
+    flat = [2.3025 + 1e-7 * i for i in range(10)]
+    assert "leaking_validation" not in found({**HEALTHY, "train": flat, "val": flat})
+
+
 # Several runs ------------------------------------------------------------------------------------
 
 
@@ -299,6 +357,26 @@ def test_a_measure_that_ranks_runs_as_their_gaps_do_explains_them() -> None:
     assert "log_path_norm" in finding.headline
 
 
+def test_the_interval_holds_for_all_measures_that_were_looked_at() -> None:
+    gaps = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 1.1, 1.0]
+    draw = random.Random(0)
+    few = [run({"probe/accuracy_gap": [g], "complexity/a": [g * g]}) for g in gaps]
+    many = [
+        run(
+            {
+                "probe/accuracy_gap": [g],
+                "complexity/a": [g * g],
+                **{f"complexity/{j}": [draw.random()] for j in range(40)},
+            }
+        )
+        for g in gaps
+    ]
+    one, best_of_41 = explained(few), explained(many)
+    assert one is not None
+    assert best_of_41 is not None
+    assert (best_of_41.interval or (1,))[0] < (one.interval or (0,))[0]
+
+
 def test_too_few_runs_and_chance_explain_nothing() -> None:
     rising = [float(i) for i in range(12)]
     assert explained(with_gaps(7, rising, rising)) is None
@@ -321,6 +399,9 @@ def test_a_consequence_is_not_said_where_its_cause_is() -> None:
     dead = found({**HEALTHY, "train": FLAT, "complexity/dead_units/net.1": [1.0] * 10})
     assert "dead_units" in dead
     assert "not_learning" not in dead
+    half_dead = found({**HEALTHY, "train": FLAT, "complexity/dead_units": [0.1, *[0.6] * 9]})
+    assert half_dead["dead_units"].severity == "warning"
+    assert "not_learning" in half_dead
 
 
 def test_without_runs_nothing_was_measured() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytorch_lightning as pl
 import torch
@@ -31,6 +32,7 @@ class Training:
     optimizer: Optimizer
     epochs: int = 10
     batch_size: int = 32
+    shuffle: bool = True
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
     callbacks: tuple[pl.Callback, ...] = ()
     trained: Callable[[nn.Module], Iterable[nn.Parameter]] = nn.Module.parameters
@@ -57,9 +59,14 @@ class Module(pl.LightningModule):
 class Scalars(DummyLogger):
     """Keeps what constraints and penalties log."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
         super().__init__()
         self.rows: dict[int, dict[str, float]] = {}
+        self._folder = folder
+
+    @property
+    def save_dir(self) -> str:
+        return self._folder
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         kept = {k: float(v) for k, v in metrics.items() if k.split("/")[0] in ("constraint", "penalty", "loss")}
@@ -76,23 +83,25 @@ def run(make: Callable[[], Training], name: str, seed: int, num_moments: int = 2
     pl.seed_everything(seed, verbose=False)
     training = make()
     x, y, val_x, val_y = training.data
-    loader = DataLoader(TensorDataset(x, y), batch_size=training.batch_size, shuffle=True)
+    loader = DataLoader(TensorDataset(x, y), batch_size=training.batch_size, shuffle=training.shuffle)
     validation = DataLoader(TensorDataset(val_x, val_y), batch_size=256)
     every = max(1, training.epochs * len(loader) // num_moments)
     monitor = ComplexityMonitor(METRICS, every_n_steps=every, every_n_epochs=None, per_layer=True, budget=None)
-    logger = Scalars()
-    trainer = pl.Trainer(
-        max_epochs=training.epochs,
-        callbacks=[monitor, *training.callbacks],
-        logger=logger,
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=every,
-        num_sanity_val_steps=0,
-    )
-    trainer.fit(Module(training), loader, validation)
+    with TemporaryDirectory() as folder:
+        logger = Scalars(folder)
+        trainer = pl.Trainer(
+            max_epochs=training.epochs,
+            callbacks=[monitor, *training.callbacks],
+            logger=logger,
+            default_root_dir=folder,
+            accelerator="cpu",
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=every,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(Module(training), loader, validation)
     return Run(name, Path(name), _together(monitor.history, logger.rows))
 
 
