@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("sklearn", reason="needs scikit-learn, of the extra `studies`, for its data sets")
 
@@ -20,7 +22,19 @@ def test_there_are_twenty_of_each_and_none_is_both_developed_with_and_graded() -
     assert all(f.development in DEVELOPMENT and f.grading in GRADING for f in FAULTS.values())
 
 
+@pytest.fixture
+def as_a_user_would() -> Iterator[None]:
+    """In single precision, on one thread."""
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    torch.set_default_dtype(torch.float32)
+    torch.set_num_threads(1)
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("as_a_user_would")
 @pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("ignore")  # diverged networks, limits that are not met: all on purpose
 def test_faults_are_found_and_healthy_runs_are_left_alone(capsys: Any) -> None:
