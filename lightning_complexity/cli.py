@@ -17,6 +17,9 @@ except ImportError:
 
 from lightning_complexity.commands.listing import list_parser, run_list
 from lightning_complexity.commands.measure import measure_parser, run_measure
+from lightning_complexity.dashboard.commands.report import report_parser, run_report
+from lightning_complexity.selection.commands.search import add_search, run_search
+from lightning_complexity.selection.commands.spaces import add_spaces, run_spaces
 from lightning_complexity.studies.commands.study import add_study, run_study
 from lightning_complexity.studies.commands.sweeps import add_worker, run_worker
 
@@ -37,7 +40,10 @@ def _parser() -> ArgumentParser:
     commands.add_subcommand("demo", _demo_parser(), help="train two networks and compare their complexity")
     commands.add_subcommand("list", list_parser(), help="list every metric")
     commands.add_subcommand("measure", measure_parser(), help="measure checkpoints of a trained module")
+    commands.add_subcommand("report", report_parser(), help="draw runs in one file, and say what happened")
     add_study(commands)
+    add_search(commands)
+    add_spaces(commands)
     add_worker(commands)
     return parser
 
@@ -75,7 +81,10 @@ _RUNNERS: dict[str, Callable[[dict[str, Any]], None]] = {
     "demo": _run_demo,
     "list": run_list,
     "measure": run_measure,
+    "report": run_report,
     "study": run_study,
+    "search": run_search,
+    "spaces": run_spaces,
     "worker": run_worker,
 }
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from lightning_complexity import cli
 from lightning_complexity.demo import HIGHER_FOR_RANDOM_LABELS, HIGHER_FOR_TRUE_LABELS_AT_EQUAL_STEPS
 
 ROOT = Path(__file__).parents[1]
@@ -52,3 +54,20 @@ def test_the_demo_output_in_the_readme_bears_out_its_claims() -> None:
     found = re.findall(r"^([a-z_]+) .* (\d+) of (\d+)$", README, re.MULTILINE)
     counts = {name: (int(count), int(total)) for name, count, total in found}
     assert all(2 * counts[name][0] > counts[name][1] for name in HIGHER_FOR_TRUE_LABELS_AT_EQUAL_STEPS)
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """What is written as a command of ours in blocks of a page, without what stands for something else."""
+    blocks = re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines if line.startswith("lightning-complexity ")]
+    return [w[1:] for w in words if "..." not in w]
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.stem
+)
+def test_commands_on_pages_are_understood(page: Path) -> None:
+    for words in commands_of(page.read_text()):
+        if words != ["--help"]:
+            cli._parser().parse_args(words)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lightning_complexity.recording import Measurement, append, curve, read_record
+from lightning_complexity.recording.record import continue_record
 
 
 def measurement(step: int, **values: float) -> Measurement:
@@ -62,3 +63,23 @@ def test_a_missing_record_is_an_error(tmp_path: Path) -> None:
 def test_curve_passes_over_steps_without_the_value() -> None:
     history = [measurement(0, a=0), measurement(1, b=1), measurement(2, a=2)]
     assert curve(history, "a") == ([0, 2], [0, 2])
+
+
+def test_a_record_says_its_version_and_an_old_one_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "complexity.jsonl"
+    append(path, Measurement(1, 0, 2.0, {"a": 3.0}))
+    row = json.loads(path.read_text())
+    assert row.pop("version") == 1
+    path.write_text(json.dumps(row) + "\n")
+    assert read_record(path) == [Measurement(1, 0, 2.0, {"a": 3.0})]
+
+
+def test_a_newer_record_is_refused_by_readers_and_set_aside_by_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "complexity.jsonl"
+    newer = json.dumps({"version": 2, "moment": {}}) + "\n"
+    path.write_text(newer)
+    with pytest.raises(ValueError, match=r"complexity.jsonl is of format 2; this version .* reads 1: update it"):
+        read_record(path)
+    continue_record(path, [Measurement(0, 0, 1.0, {"a": 1.0})])
+    assert [m.step for m in read_record(path)] == [0]
+    assert (tmp_path / "complexity.before-1.jsonl").read_text() == newer

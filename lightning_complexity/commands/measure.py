@@ -68,7 +68,7 @@ def run_measure(options: dict[str, Any]) -> None:
         OSError: If a file is not there.
     """
     from lightning_complexity.metrics import resolve
-    from lightning_complexity.studies.training.user import load_object
+    from lightning_complexity.studies.importing import load_object
 
     if options["probe"] < 1:
         raise ValueError(f"--probe must be at least 1, got {options['probe']}.")

@@ -6,11 +6,14 @@ import errno
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 RECORD_NAME = "complexity.jsonl"
+VERSION = 1
+"""Of the format; a line without one is of version 1."""
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -46,7 +49,7 @@ def to_json(value: float) -> float | str:
 
 
 def _encoded(measurement: Measurement) -> str:
-    row = asdict(measurement)
+    row = {"version": VERSION, **asdict(measurement)}
     row["values"] = {key: to_json(value) for key, value in measurement.values.items()}
     return json.dumps(row, allow_nan=False)
 
@@ -60,7 +63,13 @@ def from_json(value: float | str) -> float:
     return _NOT_FINITE[value] if isinstance(value, str) else float(value)
 
 
+class NewerRecordError(ValueError):
+    """A record is of a format that a later version of this library writes."""
+
+
 def _decoded(row: dict[str, Any]) -> Measurement:
+    if row.get("version", VERSION) > VERSION:
+        raise NewerRecordError(f"format {row['version']}; this version of lightning-complexity reads {VERSION}")
     values = {key: from_json(value) for key, value in row["values"].items()}
     return Measurement(int(row["step"]), int(row["epoch"]), float(row["time"]), values, dict(row["seconds"]))
 
@@ -101,11 +110,19 @@ def _repair(path: Path) -> None:
             return
     data = path.read_bytes()
     whole, _, last = data.rpartition(b"\n")
-    if _parsed(last.decode(errors="replace")) is None:
+    if not _is_json(last):
         os.truncate(path, len(whole) + 1 if whole else 0)
     else:
         with path.open("ab", buffering=0) as file:
             file.write(b"\n")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def continue_record(
@@ -126,7 +143,7 @@ def continue_record(
     Raises:
         OSError: If the file cannot be written.
     """
-    lines = _measurements(path) if path.exists() else []
+    lines = _lines_here(path)
     own = {(m.step, m.time) for m in [*history, *([] if replaced is None else [replaced])]}
     if not (shared or any((m.step, m.time) in own for m in lines)):
         if path.exists() and path.stat().st_size:
@@ -142,6 +159,14 @@ def continue_record(
     os.replace(unfinished, path)
 
 
+def _lines_here(path: Path) -> list[Measurement]:
+    """What a file has that can be gone on with."""
+    try:
+        return read_lines(path)[0] if path.exists() else []
+    except NewerRecordError:  # it is set aside, as that of another run
+        return []
+
+
 def _set_aside(path: Path) -> None:
     number = 1
     while (other := path.with_name(f"{path.stem}.before-{number}{path.suffix}")).exists():
@@ -152,14 +177,47 @@ def _set_aside(path: Path) -> None:
 def _parsed(line: str) -> Measurement | None:
     try:
         return _decoded(json.loads(line))
+    except NewerRecordError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _measurements(path: Path) -> list[Measurement]:
-    """All that are whole, in the order of lines."""
-    parsed = map(_parsed, path.read_text(errors="replace").splitlines())
-    return [measurement for measurement in parsed if measurement is not None]
+def read_lines(path: Path) -> tuple[list[Measurement], int]:
+    """Read all measurements of a record, in the order of lines, and count the lines that are no complete measurement.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        NewerRecordError: If a later version of this library wrote it.
+    """
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    try:
+        parsed = [_parsed(line) for line in lines]
+    except NewerRecordError as error:
+        raise NewerRecordError(f"{path} is of {error}: update it.") from None
+    found = [measurement for measurement in parsed if measurement is not None]
+    return found, len(parsed) - len(found)
+
+
+def merged(measurements: Iterable[Measurement]) -> list[Measurement]:
+    """One measurement a step, in the order of steps; what comes later wins.
+
+    Example:
+        >>> found = merged([Measurement(5, 0, 0.0, {"a": 1.0}), Measurement(5, 0, 1.0, {"a": 2.0, "b": 3.0})])
+        >>> found[0].values
+        {'a': 2.0, 'b': 3.0}
+    """
+    by_step: dict[int, Measurement] = {}
+    for new in measurements:
+        old = by_step.get(new.step)
+        values, seconds = (
+            ({**old.values, **new.values}, {**old.seconds, **new.seconds}) if old else (new.values, new.seconds)
+        )
+        by_step[new.step] = Measurement(new.step, new.epoch, new.time, values, seconds)
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def read_record(path: str | Path) -> list[Measurement]:
@@ -177,17 +235,11 @@ def read_record(path: str | Path) -> list[Measurement]:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        NewerRecordError: If a later version of this library wrote it, a ``ValueError``.
     """
     path = Path(path)
     path = path / RECORD_NAME if path.is_dir() else path
-    by_step: dict[int, Measurement] = {}
-    for new in _measurements(path):
-        old = by_step.get(new.step)
-        values, seconds = (
-            ({**old.values, **new.values}, {**old.seconds, **new.seconds}) if old else (new.values, new.seconds)
-        )
-        by_step[new.step] = Measurement(new.step, new.epoch, new.time, values, seconds)
-    return [by_step[step] for step in sorted(by_step)]
+    return merged(read_lines(path)[0])
 
 
 def curve(history: list[Measurement], key: str) -> tuple[list[int], list[float]]:

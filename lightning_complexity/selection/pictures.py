@@ -73,13 +73,22 @@ def picture_of_front(points: Points, choice: Choice | None = None) -> Figure:
     _draw_front(axes, np.column_stack([x, y]), [points.directions[cost], points.directions[score]])
     if choice is not None:
         _draw_choice(axes, choice)
-        axes.set_title(_plain(textwrap.fill(choice.sentence, 90)), fontsize=8, loc="left")
+        axes.set_title(plain(textwrap.fill(choice.sentence, 90)), fontsize=8, loc="left")
     if x.min() > 0 and x.max() > _MAGNITUDES * x.min():
-        axes.set_xscale("log")
-    axes.set_xlabel(_plain(cost))
-    axes.set_ylabel(_plain(score))
+        _make_logarithmic(axes)
+    axes.set_xlabel(plain(cost))
+    axes.set_ylabel(plain(score))
     axes.legend(fontsize=8)
     return figure
+
+
+def _make_logarithmic(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_front(axes: Axes, points: Floats, directions: list[str]) -> None:
@@ -95,17 +104,17 @@ def _draw_front(axes: Axes, points: Floats, directions: list[str]) -> None:
 def _draw_choice(axes: Axes, choice: Choice) -> None:
     low, high = sorted((choice.best.score, choice.bound))
     axes.axhspan(low, high, color="tab:orange", alpha=0.2, label="one standard error of the best")
-    axes.plot(choice.best.cost, choice.best.score, "s", color="tab:orange", label=_plain(f"best: {choice.best.name}"))
+    axes.plot(choice.best.cost, choice.best.score, "s", color="tab:orange", label=plain(f"best: {choice.best.name}"))
     axes.plot(
         choice.chosen.cost,
         choice.chosen.score,
         "*",
         color="tab:red",
         markersize=14,
-        label=_plain(f"chosen: {choice.chosen.name}"),
+        label=plain(f"chosen: {choice.chosen.name}"),
     )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that matplotlib does not take for a formula."""
     return text.replace("$", r"\$")

@@ -46,7 +46,7 @@ def test_what_is_not_understood_is_said_in_options(
     assert second == f"See: lightning-complexity {arguments[0]} --help"
 
 
-@pytest.mark.parametrize("name", ["demo", "list", "measure", "study", "worker"])
+@pytest.mark.parametrize("name", ["demo", "list", "measure", "report", "study", "worker"])
 def test_each_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert code(name, "--help") == 0
     assert "usage" in capsys.readouterr().out.lower()

@@ -11,10 +11,11 @@ import torch
 from lightning_complexity.metrics import resolve
 from lightning_complexity.studies import criteria
 from lightning_complexity.studies.criteria.experiments import LEARNING_RATES
+from lightning_complexity.studies.importing import load_object
 from lightning_complexity.studies.training import user
 from lightning_complexity.studies.training.runs import Result
 from lightning_complexity.studies.training.settings import Moments, Stop
-from lightning_complexity.studies.training.user import Change, Problem, load_object, train_user
+from lightning_complexity.studies.training.user import Change, Problem, train_user
 from tests.studies import own
 
 PAIRS = Problem("tests.studies.own:Network", "tests.studies.own:Data")

@@ -174,6 +174,23 @@ def test_errors_are_one_line(storage: str, name: str, message: str, tmp_path: Pa
     assert "\n" not in str(stopped.value)
 
 
+def test_what_a_database_said_is_found_below_what_was_raised_over_it() -> None:
+    from sqlalchemy.exc import OperationalError
+
+    said = OperationalError("SELECT", None, Exception("the connection is lost"))
+
+    def fail() -> None:
+        try:
+            raise optuna.exceptions.StorageInternalError("invalid data") from said
+        finally:
+            raise UnboundLocalError
+
+    with pytest.raises(UnboundLocalError) as raised:
+        fail()
+    assert storages.of_database(raised.value) is said
+    assert storages.of_database(ValueError("of the trial")) is None
+
+
 @pytest.mark.parametrize(
     ("run", "message"),
     [

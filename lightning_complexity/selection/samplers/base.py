@@ -63,6 +63,7 @@ class StructureSampler(BaseSampler, ABC):
         self.space, self._objective = space, objective
         self._independent = RandomSampler(seed=seed)
         self._seed = seed
+        self._known: dict[tuple[tuple[str, Any], ...], Structure] = {}
 
     @abstractmethod
     def propose(self, study: Study, trial: FrozenTrial, tried: Sequence[Tried]) -> Structure | None:
@@ -73,6 +74,14 @@ class StructureSampler(BaseSampler, ABC):
             trial: That the structure is for; a sampler keeps what it decides in its system attributes.
             tried: What other trials have, in the order of their numbers.
         """
+
+    def summary(self, study: Study) -> str:  # noqa: ARG002
+        """What the sampler itself has to say at the end of a search; nothing where the trials say all.
+
+        Args:
+            study: That was searched.
+        """
+        return ""
 
     def is_exhausted(self, study: Study) -> bool:
         """Whether a trial found that nothing is left to try.
@@ -161,10 +170,13 @@ class StructureSampler(BaseSampler, ABC):
     def _structure(self, trial: FrozenTrial) -> Structure | None:
         parameters: Mapping[str, Any] = trial.system_attrs.get(PROPOSED) or trial.params
         parameters = parameters or trial.system_attrs.get("fixed_params", {})
-        try:
-            return self.space.read(parameters)
-        except ValueError:  # of a trial that did not come to its parameters, or of another space
-            return None
+        key = tuple(parameters.items())
+        if key not in self._known:  # reading takes longer than all else, and every trial reads all others
+            try:
+                self._known[key] = self.space.read(parameters)
+            except ValueError:  # of a trial that did not come to its parameters, or of another space
+                return None
+        return self._known[key]
 
     def _loss(self, study: Study, trial: FrozenTrial) -> float | None:
         if trial.state in (TrialState.RUNNING, TrialState.WAITING):

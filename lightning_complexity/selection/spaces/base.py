@@ -145,6 +145,11 @@ class ProgressiveSpace(Space):
     def num_tokens(self) -> int:
         """How many different tokens there are."""
 
+    @property
+    def tokens_of_a_block(self) -> int:
+        """How many tokens in a row belong together; 1 if each is for itself."""
+        return 1
+
     @abstractmethod
     def tokens(self, structure: Structure) -> list[int]:
         """What a neural surrogate predicts from: numbers below :attr:`num_tokens`; more for larger structures.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -96,9 +97,10 @@ def add_worker(commands: Any) -> None:
 
 def run_worker(options: dict[str, Any]) -> None:
     """Work until nothing is left; end with a message where that is not possible."""
-    from lightning_complexity.studies.sweeping.storage import HEARTBEAT, first_line, is_journal
+    from lightning_complexity.studies.sweeping.storage import HEARTBEAT, first_line, is_journal, of_database
     from lightning_complexity.studies.sweeping.worker import work
 
+    before = signal.signal(signal.SIGTERM, _interrupt)  # of a queueing system, or of the command that started it
     try:
         heartbeat = HEARTBEAT if options["heartbeat"] is None else options["heartbeat"]
         count = work(options["storage"], options["study"], options["output"], heartbeat=heartbeat)
@@ -107,10 +109,17 @@ def run_worker(options: dict[str, Any]) -> None:
     except KeyboardInterrupt:
         sys.exit("worker: interrupted; its trial was queued again.")
     except Exception as error:
-        if is_journal(options["storage"]) or type(error).__module__.partition(".")[0] not in ("optuna", "sqlalchemy"):
+        reason = of_database(error)
+        if is_journal(options["storage"]) or reason is None:
             raise
-        sys.exit(f"worker: the storage failed: {first_line(error)}")
+        sys.exit(f"worker: the storage failed: {first_line(reason)}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(f"Ran {count} trials; none is left.")
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def run_sweep(name: str, options: dict[str, Any]) -> None:
@@ -178,6 +187,7 @@ def train_all(design: Design, options: dict[str, Any], output: Path) -> tuple[pd
     from lightning_complexity.studies.sweeping.storage import (
         HEARTBEAT,
         first_line,
+        of_database,
         open_storage,
         quiet_optuna,
         without_password,
@@ -201,7 +211,8 @@ def train_all(design: Design, options: dict[str, Any], output: Path) -> tuple[pd
         except KeyboardInterrupt:
             sys.exit("\nInterrupted. The same command goes on.")
         except optuna.exceptions.StorageInternalError as error:
-            raise OSError(f"the storage failed, and the same command goes on: {first_line(error)}") from error
+            reason = first_line(of_database(error) or error)
+            raise OSError(f"the storage failed, and the same command goes on: {reason}") from error
         frame, failed = sweep.networks(study), sweep.failures(study)
     path = output / "networks.csv"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from lightning_complexity.studies.sweeping.worker import last_attempts
+from lightning_complexity.studies.sweeping.worker import progress
 
 if TYPE_CHECKING:
     from optuna import Study
 
 _POLL = 0.5
+_PATIENCE = 10.0
 
 
 def worker_command(storage: str, study: str, output: Path, heartbeat: float | None = None) -> list[str]:
@@ -33,42 +34,42 @@ def worker_command(storage: str, study: str, output: Path, heartbeat: float | No
     return command if heartbeat is None else [*command, "--heartbeat", f"{heartbeat:g}"]
 
 
-def finish(study: Study, command: list[str], num_workers: int, output: Path) -> None:
-    """Start workers and wait, with a progress bar, until none of the trials that were queued is left.
+def finish(study: Study, command: list[str], num_workers: int, output: Path, *, unit: str = "network") -> None:
+    """Start workers and wait, with a progress bar, until no trial is left.
 
     Args:
-        study: With its queue.
+        study: With its queue; or with its sampler, and how many trials it is to have.
         command: Of a worker.
         num_workers: How many to start here; with none those of others are waited for.
         output: Folder for what workers say.
+        unit: What a trial is called.
 
     Raises:
         OSError: If all workers ended before that.
     """
-    total, done, left = _counted(study)
-    if not left:
+    total, done = progress(study)
+    if done == total:
         return
-    workers = [_start(command, output / "workers" / f"{i}.log") for i in range(min(num_workers, left))]
+    workers = [_start(command, output / "workers" / f"{i}.log") for i in range(min(num_workers, total - done))]
     try:
-        with tqdm(total=total, initial=done, desc=study.study_name, unit="network", smoothing=0) as bar:
-            while left:
+        with tqdm(total=total, initial=done, desc=study.study_name, unit=unit, smoothing=0) as bar:
+            while done < total:
                 ended = bool(workers) and all(worker.poll() is not None for worker in workers)
-                total, done, left = _counted(study)
+                total, done = progress(study)
                 bar.total = total
                 bar.update(done - bar.n)
-                if ended and left:
+                if ended and done < total:
                     codes = ", ".join(str(worker.returncode) for worker in workers)
                     raise OSError(
-                        f"all workers ended (exit codes {codes}) and {left} networks are left; what they said is in "
-                        f"{output / 'workers'}. The same command goes on with them."
+                        f"all workers ended (exit codes {codes}) and {total - done} {unit}s are left; what they said "
+                        f"is in {output / 'workers'}. The same command goes on with them."
                     )
-                if left:
+                if done < total:
                     time.sleep(_POLL)
         for worker in workers:
             worker.wait()
     finally:
-        for worker in workers:
-            worker.terminate()
+        _end(workers)
 
 
 def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -79,10 +80,14 @@ def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _counted(study: Study) -> tuple[int, int, int]:
-    """How many trials there are, are finished, and are left."""
-    from optuna.trial import TrialState
-
-    states = [trial.state for trial in last_attempts(study) if trial.state != TrialState.PRUNED]
-    done = sum(state.is_finished() for state in states)
-    return len(states), done, len(states) - done
+def _end(workers: list[subprocess.Popen[bytes]]) -> None:
+    """End workers, with some time to queue their trials again."""
+    for worker in workers:
+        worker.terminate()
+    end = time.monotonic() + _PATIENCE
+    for worker in workers:
+        try:
+            worker.wait(max(end - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()

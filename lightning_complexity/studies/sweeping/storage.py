@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def open_storage(url: str, *, create: bool = False, heartbeat: float = HEARTBEAT
     try:
         with quiet_optuna():
             return optuna.storages.RDBStorage(
-                url,
+                with_driver(url),
                 heartbeat_interval=max(round(heartbeat), 1),
                 grace_period=max(round(2 * heartbeat), 2),
                 heartbeat_stale_trial_callback=requeue,
@@ -95,6 +96,21 @@ def _open_journal(path: Path, create: bool) -> BaseStorage:
         raise ValueError(f"{path} cannot be read as a journal of Optuna: {first_line(error)}") from error
 
 
+def with_driver(url: str) -> str:
+    """A PostgreSQL URL that names the driver which is there, where it names none.
+
+    Without a name SQLAlchemy takes psycopg2, the one before psycopg.
+
+    >>> with_driver("sqlite:///s.db")
+    'sqlite:///s.db'
+    """
+    kind, separator, rest = url.partition("://")
+    has_new, has_old = (find_spec(name) is not None for name in ("psycopg", "psycopg2"))
+    if kind in ("postgresql", "postgres"):
+        kind = "postgresql+psycopg" if has_new and not has_old else "postgresql"
+    return f"{kind}{separator}{rest}"
+
+
 def without_password(url: str) -> str:
     """A URL as it may be shown."""
     from sqlalchemy.engine import make_url
@@ -110,6 +126,21 @@ def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+
+
+def of_database(error: BaseException) -> BaseException | None:
+    """What a database, or the way to it, said, among an error and those that led to it; ``None`` if it is of none.
+
+    Args:
+        error: As it was caught. Optuna raises others over it, one of them by a slip of its own.
+    """
+    found: BaseException | None = None
+    seen: BaseException | None = error
+    while seen is not None:
+        if type(seen).__module__.partition(".")[0] in ("optuna", "sqlalchemy"):
+            found = seen
+        seen = seen.__cause__ or seen.__context__
+    return found
 
 
 class Claims:

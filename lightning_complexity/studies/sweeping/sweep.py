@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_complexity.recording.record import from_json, to_json
-from lightning_complexity.studies.sweeping.worker import ERROR, QUEUED, RUN, last_attempts, load_study
+from lightning_complexity.studies.sweeping.worker import ERROR, QUEUED, RUN, SURPLUS, last_attempts, load_study
 from lightning_complexity.studies.training.data import Data, load_data
 from lightning_complexity.studies.training.runs import Result, train
 from lightning_complexity.studies.training.settings import Moments, Setting, Stop, as_dict
@@ -267,6 +267,7 @@ def run_point(trial: Trial, output: Path) -> float:
     parameters = {name: trial.suggest_categorical(name, values) for name, values in design["space"].items()}
     others = trial.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     if any(t.number < trial.number and _parameters(t.params, t.system_attrs) == parameters for t in others):
+        trial.set_user_attr(SURPLUS, True)
         raise TrialPruned("it was queued twice, by two commands at once, and is trained now")
     moments = {**design["moments"], **{name: tuple(design["moments"][name]) for name in ("steps", "losses")}}
     result = train(

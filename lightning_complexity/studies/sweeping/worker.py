@@ -5,8 +5,10 @@ What a trial is, the study says in its user attributes, so that one command serv
 - ``run``: import path of ``function(trial, output)``, which runs one trial, keeps what it writes in the folder
   ``output``, and gives the value or values of the trial;
 - ``num_trials``: how many trials there are in all. Without it there are those that were queued
-  (``study.enqueue_trial(parameters, user_attrs={"queued": True})``);
-- ``sampler``: import path of ``function(study)``, which makes the sampler of those that were not queued.
+  (``study.enqueue_trial(parameters, user_attrs={"queued": True})``). It may be raised while workers work;
+- ``sampler``: import path of ``function(study)``, which makes the sampler of those that were not queued. One that has
+  ``is_exhausted(study)`` ends the study when that is true;
+- ``pruner``: import path of ``function(study)``, which makes the pruner.
 
 These are imported and called: work on storages that you trust.
 """
@@ -18,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_complexity.studies.importing import load_object
 from lightning_complexity.studies.sweeping.storage import (
     HEARTBEAT,
     WORKER,
@@ -29,15 +32,14 @@ from lightning_complexity.studies.sweeping.storage import (
     requeue_lost,
     without_password,
 )
-from lightning_complexity.studies.training.user import load_object
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
-RUN, NUM_TRIALS, SAMPLER = "run", "num_trials", "sampler"
-QUEUED, ERROR = "queued", "error"
+RUN, NUM_TRIALS, SAMPLER, PRUNER = "run", "num_trials", "sampler", "pruner"
+QUEUED, ERROR, SURPLUS = "queued", "error", "surplus"
 _POLL = 1.0
 
 RunTrial = Callable[["Trial", Path], Any]
@@ -66,8 +68,8 @@ def load_study(storage: BaseStorage, name: str, url: str) -> Study:
 
 
 def last_attempts(study: Study) -> list[FrozenTrial]:
-    """The trials of a study without those that were queued again because their worker died."""
-    trials = study.get_trials(deepcopy=False)
+    """The trials of a study without those that were queued again, or that another worker was first to take."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if SURPLUS not in trial.user_attrs]
     repeated = {number for trial in trials for number in trial.system_attrs.get("retry_history", [])}
     return [trial for trial in trials if trial.number not in repeated]
 
@@ -106,20 +108,37 @@ def _run_of(study: Study) -> RunTrial:
             f"study {study.study_name!r} does not say what a trial is: set its user attribute {RUN!r} to "
             "package.module:function."
         )
+    equip(study)
+    return load_object(attributes[RUN], f"user attribute {RUN!r}")
+
+
+def equip(study: Study) -> None:
+    """Give a study the sampler and the pruner that it says it has.
+
+    Args:
+        study: As it was loaded.
+    """
+    attributes = study.user_attrs
     if SAMPLER in attributes:
         study.sampler = load_object(attributes[SAMPLER], f"user attribute {SAMPLER!r}")(study)
-    return load_object(attributes[RUN], f"user attribute {RUN!r}")
+    if PRUNER in attributes:
+        study.pruner = load_object(attributes[PRUNER], f"user attribute {PRUNER!r}")(study)
+
+
+class SurplusTrialError(Exception):
+    """Another worker was first: this trial is one too many."""
 
 
 def _work(study: Study, run: RunTrial, output: Path, claims: Claims | None, heartbeat: float) -> int:
     from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
+    from optuna.trial import TrialState
 
-    limit = study.user_attrs.get(NUM_TRIALS)
     mine: list[int] = []
 
     def objective(trial: Trial) -> Any:
-        if limit is None and QUEUED not in trial.user_attrs:
-            raise TrialPruned("another worker took the last one of the queue")
+        if _is_surplus(study, trial):
+            trial.set_user_attr(SURPLUS, True)
+            raise SurplusTrialError
         mine.append(trial.number)
         trial.set_user_attr(WORKER, "in a database" if claims is None else claims.name)
         try:
@@ -132,12 +151,12 @@ def _work(study: Study, run: RunTrial, output: Path, claims: Claims | None, hear
 
     while True:
         requeue_lost(study, claims, heartbeat)
-        waiting, others = _left(study, limit)
+        waiting, others = _left(study)
         if waiting:
             try:
                 study.optimize(objective, n_trials=1, catch=(Exception,))
             except KeyboardInterrupt:
-                if mine and study.trials[mine[-1]].value is None:
+                if mine and study.trials[mine[-1]].state == TrialState.FAIL:
                     requeue(study, study.trials[mine[-1]])
                 raise
             except UpdateFinishedTrialError:  # this worker was thought dead, and its trial given to another
@@ -148,11 +167,42 @@ def _work(study: Study, run: RunTrial, output: Path, claims: Claims | None, hear
             return len(mine)
 
 
-def _left(study: Study, limit: int | None) -> tuple[bool, bool]:
+def _is_surplus(study: Study, trial: Trial) -> bool:
+    """Whether another worker took the last one of the queue, or began the last one of a search, at the same time."""
+    limit = study.user_attrs.get(NUM_TRIALS)
+    if limit is None:
+        return QUEUED not in trial.user_attrs
+    return sum(other.number < trial.number for other in last_attempts(study)) >= limit
+
+
+def _left(study: Study) -> tuple[bool, bool]:
     """Whether there is a trial to take, and whether others work on some."""
     from optuna.trial import TrialState
 
     trials = last_attempts(study)
     states = {trial.state for trial in trials}
-    more = limit is not None and len(trials) < limit
+    limit = study.user_attrs.get(NUM_TRIALS)
+    more = limit is not None and len(trials) < limit and not is_exhausted(study)
     return more or TrialState.WAITING in states, TrialState.RUNNING in states
+
+
+def is_exhausted(study: Study) -> bool:
+    """Whether the sampler of a study has nothing more to propose.
+
+    Args:
+        study: That has its sampler, see :func:`equip`.
+    """
+    asks = getattr(study.sampler, "is_exhausted", None)
+    return asks is not None and bool(asks(study))
+
+
+def progress(study: Study) -> tuple[int, int]:
+    """How many trials there will be, and how many of these are finished.
+
+    Args:
+        study: That has its sampler, see :func:`equip`.
+    """
+    trials = last_attempts(study)
+    limit = study.user_attrs.get(NUM_TRIALS)
+    total = len(trials) if limit is None or is_exhausted(study) else max(len(trials), limit)
+    return total, sum(trial.state.is_finished() for trial in trials)

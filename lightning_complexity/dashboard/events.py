@@ -1,0 +1,159 @@
+"""Read TensorBoard's event files, which may be cut off, out of order, or of a run that was resumed."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning_complexity.dashboard.runs import Histogram, Picture
+from lightning_complexity.recording import Measurement
+
+PATTERN = "*tfevents*"
+PREFIXES = ("complexity/", "probe/")
+_EPOCH = "epoch"
+_MARKS = tuple(text.encode() for text in (*PREFIXES, _EPOCH))
+_HEADER = struct.Struct("<Q4x")
+_CHECKSUM = 4
+
+
+@dataclass
+class Events:
+    """What the event files of a folder hold of ours, by tag and step.
+
+    Attributes:
+        scalars: Time and value.
+        histograms: As they were written.
+        pictures: PNG files.
+        notes: What could not be read, a line each.
+    """
+
+    scalars: dict[str, dict[int, tuple[float, float]]] = field(default_factory=dict)
+    histograms: dict[str, dict[int, Histogram]] = field(default_factory=dict)
+    pictures: dict[str, dict[int, Picture]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def history(self) -> list[Measurement]:
+        """The scalars, in the order of steps."""
+        epochs = sorted((step, value) for step, (_, value) in self.scalars.get(_EPOCH, {}).items())
+        values: dict[int, dict[str, float]] = {}
+        times: dict[int, float] = {}
+        for tag, points in self.scalars.items():
+            if tag != _EPOCH:
+                for step, (time, value) in points.items():
+                    values.setdefault(step, {})[tag] = value
+                    times[step] = min(time, times.get(step, time))
+        place, epoch, history = 0, 0, []
+        for step in sorted(values):
+            while place < len(epochs) and epochs[place][0] <= step:
+                epoch = int(epochs[place][1])
+                place += 1
+            history.append(Measurement(step, epoch, times[step], values[step]))
+        return history
+
+
+def read_events(folder: Path) -> Events:
+    """Read all event files of a folder, in the order in which they were begun.
+
+    Where a later file has a tag from a step on, it replaces what earlier files have from there on: a run that was
+    resumed repeats these steps. A file is read up to where it is cut off or damaged.
+
+    Args:
+        folder: That has the files.
+    """
+    found = Events()
+    for path in sorted(folder.glob(PATTERN)):
+        new = _of_file(path, found.notes)
+        for mine, theirs in (
+            (found.scalars, new.scalars),
+            (found.histograms, new.histograms),
+            (found.pictures, new.pictures),
+        ):
+            _continue(mine, theirs)
+    return found
+
+
+def _continue(mine: dict[str, dict[int, Any]], theirs: dict[str, dict[int, Any]]) -> None:
+    for tag, points in theirs.items():
+        first = min(points)
+        kept = {step: point for step, point in mine.get(tag, {}).items() if step < first}
+        mine[tag] = kept | points
+
+
+def _of_file(path: Path, notes: list[str]) -> Events:
+    from google.protobuf.message import DecodeError
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    found = Events()
+    try:
+        for data in _records(path):
+            if any(mark in data for mark in _MARKS):
+                event = Event.FromString(data)
+                for value in event.summary.value:
+                    _take(found, value, event.step, event.wall_time)
+    except (DecodeError, EOFError, OSError):
+        notes.append(f"{path} is damaged or cut off: read up to there")
+    return found
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    """Raw records; checksums are not looked at."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while header := file.read(_HEADER.size):
+            if len(header) < _HEADER.size:
+                raise EOFError
+            (length,) = _HEADER.unpack(header)
+            if length + _CHECKSUM > size - file.tell():
+                raise EOFError
+            yield file.read(length)
+            file.seek(_CHECKSUM, 1)
+
+
+def _take(found: Events, value: Any, step: int, time: float) -> None:
+    tag = value.tag
+    if not (tag.startswith(PREFIXES) or tag == _EPOCH):
+        return
+    kind = value.WhichOneof("value")
+    plugin = value.metadata.plugin_data.plugin_name
+    if kind == "simple_value":
+        found.scalars.setdefault(tag, {})[step] = time, value.simple_value
+    elif kind == "histo":
+        _put(found.histograms, tag, step, _histogram(step, value.histo))
+    elif kind == "image":
+        found.pictures.setdefault(tag, {})[step] = Picture(step, value.image.encoded_image_string)
+    elif kind == "tensor" and plugin in ("scalars", "histograms", "images"):
+        _take_tensor(found, tag, step, time, plugin, value.tensor)
+
+
+def _take_tensor(found: Events, tag: str, step: int, time: float, plugin: str, tensor: Any) -> None:
+    from tensorboard.util.tensor_util import make_ndarray
+
+    array = make_ndarray(tensor)
+    if plugin == "scalars" and array.size == 1:
+        found.scalars.setdefault(tag, {})[step] = time, float(array.reshape(-1)[0])
+    elif plugin == "histograms" and array.ndim == 2 and array.shape[1] == 3 and len(array):
+        edges = (*array[:, 0].tolist(), float(array[-1, 1]))
+        _put(found.histograms, tag, step, Histogram(step, edges, tuple(array[:, 2].tolist())))
+    elif plugin == "images" and len(array) > 2:  # width and height come first
+        found.pictures.setdefault(tag, {})[step] = Picture(step, bytes(array[2]))
+
+
+def _histogram(step: int, proto: Any) -> Histogram | None:
+    """The first and the last bin end where the values do, and not at the writer's greatest number."""
+    counts, limits = list(proto.bucket), list(proto.bucket_limit)
+    if not counts or len(counts) != len(limits):
+        return None
+    edges = [max(min(limit, proto.max), proto.min) for limit in (proto.min, *limits)]
+    kept = [i for i, count in enumerate(counts) if count]
+    if not kept:
+        return None
+    first, last = kept[0], kept[-1] + 1
+    return Histogram(step, tuple(edges[first : last + 1]), tuple(counts[first:last]))
+
+
+def _put(into: dict[str, dict[int, Histogram]], tag: str, step: int, histogram: Histogram | None) -> None:
+    if histogram is not None:
+        into.setdefault(tag, {})[step] = histogram
