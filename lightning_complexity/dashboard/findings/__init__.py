@@ -144,8 +144,8 @@ def _nothing_unusual(names: list[str], total: int) -> Finding:
     return Finding(
         "nothing_unusual",
         "note",
-        f"Nothing unusual in {shown}." if len(names) == 1 else f"Nothing unusual in {len(names)} runs: {shown}.",
-        "No rule found a fault or gave a warning; rules see only what was measured.",
+        f"Nothing unusual in {_counted(len(names))}.",
+        f"No rule found a fault or gave a warning in {shown}; rules see only what was measured.",
         confidence=0.5,
         run=names[0] if len(names) == 1 else None,
     )

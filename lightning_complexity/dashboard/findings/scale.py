@@ -11,6 +11,8 @@ from lightning_complexity.dashboard.runs import TRAIN_ACCURACY, TRAIN_LOSS
 
 LARGE_START = 2.5
 """Initial loss over that of guessing among the classes; usual initializations have at most 1.5."""
+FEWEST_CLASSES, RAREST = 10, 1e-3
+"""For the loss of guessing: an initial accuracy above 1/10 may be that of a frequent class, and below 1/1000 chance."""
 STEEP = 10.0
 """Root of the geometric complexity at initialization: the norm of the logits' Jacobian, usually 0.05 to 1."""
 GROWTH = 100.0
@@ -39,7 +41,7 @@ def large_start(evidence: Evidence) -> Iterator[Finding]:
         evidence.initial(f"complexity/{name}") for name in ("geometric_complexity", "gradient_norm", "parameter_norm")
     )
     jacobian = math.sqrt(squared) if squared is not None and squared >= 0 else None
-    guessing = -math.log(min(max(*accuracies, 0.01), 0.5)) if accuracies else math.inf
+    guessing = -math.log(min(max(*accuracies, RAREST), 1 / FEWEST_CLASSES)) if accuracies else math.inf
     excess = loss / guessing
     steep = gradient / norm if gradient is not None and norm else 0.0
     if excess < LARGE_START and steep < STEEP_WEIGHTS:

@@ -150,6 +150,7 @@ BELOW: dict[str, dict[str, Any]] = {
     "frozen, again": {f"{PARTS}a.bias": STILL, f"{PARTS}b.weight": GROWING},
     "one direction": {"complexity/feature_effective_rank": [8.0, *[1.01] * 9]},
     "large inputs": {"train": [4.0, *FALLING[1:]]},
+    "large inputs, again": {"train": [4.0, *FALLING[1:]], "train_accuracy": [0.9, *CORRECT[1:]]},
     "gradient grows": {"gradient": [0.3 * 1.5**i for i in range(10)]},
     "weights shrink": {"train": FALLING, "norm": [5 * 0.7**i for i in range(10)]},
     "penalty dominates": {"penalty/path_norm": [5.0] * 10, "loss/task": [2.3] * 10},
@@ -392,7 +393,8 @@ def test_runs_are_named_in_what_is_found() -> None:
     )
     first, *rest = findings([good, bad, better])
     assert (first.name, first.run) == ("overfitting", "bad")
-    assert [(f.name, f.headline) for f in rest] == [("nothing_unusual", "Nothing unusual in 2 runs: good, b.")]
+    assert "in good, b;" in rest[0].evidence
+    assert [(f.name, f.headline) for f in rest] == [("nothing_unusual", "Nothing unusual in 2 runs.")]
 
 
 def test_a_consequence_is_not_said_where_its_cause_is() -> None:
