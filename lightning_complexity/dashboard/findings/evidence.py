@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -217,7 +218,7 @@ class Evidence:
         """A number among the hyper-parameters, by the last word of its name."""
         for name, value in self.run.settings.items():
             if name.rsplit(".", 1)[-1] in names and is_finite(value):
-                return float(value)  # type: ignore[arg-type]
+                return float(value)
         return None
 
 
@@ -227,7 +228,7 @@ def _shares(curve: Curve) -> Curve:
     return curve if kept.all() else Curve(curve.steps[kept], curve.values[kept])
 
 
-def is_finite(value: object) -> bool:
+def is_finite(value: object) -> TypeGuard[float]:
     """Whether something is a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False

@@ -227,8 +227,10 @@ def _gap_error(evidence: Evidence, train: float, val: float) -> float:
 
 
 def _early(evidence: Evidence, train: Curve) -> int | None:
-    """The last place, not the first, within the first two passes over the data; later while little is learned."""
+    """The last place, not the first, within the first two passes over the data."""
     epochs = {m.step: m.epoch for m in evidence.history}
+    if evidence.run.source == "events" and not any(epochs.values()):
+        return None  # event files need not say the epoch
     places = [i for i, step in enumerate(train.steps) if i and epochs[int(step)] <= 1]
     return places[-1] if places else None
 

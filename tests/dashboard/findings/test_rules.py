@@ -285,6 +285,12 @@ def test_a_validation_that_falls_behind_late_is_overfitting() -> None:
     assert loud(found(curves, per_epoch=9)) == ["validation_differs"]
 
 
+def test_event_files_without_epochs_say_nothing_of_the_first_passes() -> None:
+    other = run({**HEALTHY, **FIRES["other validation"][0]}, per_epoch=100)
+    assert "validation_differs" in {f.name for f in findings([other])}
+    assert "validation_differs" not in {f.name for f in findings([replace(other, source="events")])}
+
+
 def test_where_both_losses_rise_nothing_is_overfitted() -> None:
     curves = {**HEALTHY, "val": OVERFITTED, "train": [2.3, 1.7, 1.3, 1.0, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05]}
     assert "overfitting" not in found(curves)
