@@ -108,9 +108,7 @@ class Evidence:
         self.run = run
         self.name = run.name
         by_step: dict[int, Measurement] = {}
-        for measurement in run.history:
-            if not is_finite(measurement.step):
-                continue
+        for measurement in (m for m in run.history if is_finite(m.step)):
             old = by_step.get(measurement.step)
             if old is not None:
                 measurement = Measurement(
