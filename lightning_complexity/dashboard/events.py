@@ -12,9 +12,9 @@ from lightning_complexity.dashboard.runs import Histogram, Picture
 from lightning_complexity.recording import Measurement
 
 PATTERN = "*tfevents*"
-PREFIXES = ("complexity/", "probe/")
+MEASURED, PENALISED = ("complexity/", "probe/"), ("penalty/", "constraint/", "loss/")
 _EPOCH = "epoch"
-_MARKS = tuple(text.encode() for text in (*PREFIXES, _EPOCH))
+_MARKS = tuple(text.encode() for text in (*MEASURED, *PENALISED, _EPOCH))
 _HEADER = struct.Struct("<Q4x")
 _CHECKSUM = 4
 
@@ -35,13 +35,17 @@ class Events:
     pictures: dict[str, dict[int, Picture]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def history(self) -> list[Measurement]:
-        """The scalars, in the order of steps."""
+    def history(self, of: tuple[str, ...] = MEASURED) -> list[Measurement]:
+        """The scalars, in the order of steps.
+
+        Args:
+            of: How their tags begin.
+        """
         epochs = sorted((step, value) for step, (_, value) in self.scalars.get(_EPOCH, {}).items())
         values: dict[int, dict[str, float]] = {}
         times: dict[int, float] = {}
         for tag, points in self.scalars.items():
-            if tag != _EPOCH:
+            if tag.startswith(of):
                 for step, (time, value) in points.items():
                     values.setdefault(step, {})[tag] = value
                     times[step] = min(time, times.get(step, time))
@@ -114,7 +118,7 @@ def _records(path: Path) -> Iterator[bytes]:
 
 def _take(found: Events, value: Any, step: int, time: float) -> None:
     tag = value.tag
-    if not (tag.startswith(PREFIXES) or tag == _EPOCH):
+    if not (tag.startswith((*MEASURED, *PENALISED)) or tag == _EPOCH):
         return
     kind = value.WhichOneof("value")
     plugin = value.metadata.plugin_data.plugin_name

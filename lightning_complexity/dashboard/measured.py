@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from lightning_complexity.dashboard.events import MEASURED
 from lightning_complexity.dashboard.runs import GAPS, OVERHEAD, STANDARD_ERROR, Run
 
 MOST_KEYS = 200
@@ -33,7 +34,7 @@ class Measure:
 
 def measures_of(runs: Sequence[Run]) -> list[Measure]:
     """Every log key of the runs that is no standard error: measures first, then losses, then parts of measures."""
-    keys = list(dict.fromkeys(key for run in runs for key in run.keys))
+    keys = list(dict.fromkeys(key for run in runs for key in run.keys if key.startswith(MEASURED)))
     known = _catalogue()
     found = [_measure(key, set(keys), known) for key in keys if not key.endswith(STANDARD_ERROR) and key != OVERHEAD]
     order = ("complexity", "probe", "part")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from lightning_complexity.dashboard.events import PATTERN, Events, read_events
+from lightning_complexity.dashboard.events import PATTERN, PENALISED, Events, read_events
 from lightning_complexity.dashboard.hyperparameters import read_settings
 from lightning_complexity.dashboard.runs import Run
 from lightning_complexity.recording import Measurement
@@ -89,6 +89,7 @@ def _run(folder: Path, root: Path, notes: list[str]) -> Run | None:
         history, source = events.history(), "events"
     if not history:
         return None
+    history = merged([*events.history(PENALISED), *history])  # which no record has
     settings, unread = read_settings(folder, root)
     notes += [*unread, *events.notes]
     name = str(folder.relative_to(root))

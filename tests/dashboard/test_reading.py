@@ -12,6 +12,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_complexity.dashboard.hyperparameters import read_settings
+from lightning_complexity.dashboard.measured import measures_of
 from lightning_complexity.dashboard.reading import read_runs
 from lightning_complexity.dashboard.runs import Run, grouped
 from tests.dashboard.folders import ACCURACY, NORM, training, write_run, write_sweep
@@ -146,6 +147,16 @@ def test_a_record_is_preferred_to_event_files_beside_it(tmp_path: Path) -> None:
     write_run(tmp_path, [(0, {NORM: 1.0})])
     (found,) = read_runs([tmp_path]).runs
     assert (found.source, found.series(NORM)) == ("record", ([0], [1.0]))
+
+
+def test_penalties_and_limits_are_read_from_event_files_beside_a_record(tmp_path: Path) -> None:
+    write_run(tmp_path, [(0, {"complexity/a": 1.0}), (10, {"complexity/a": 2.0})])
+    write_events(tmp_path, [("constraint/a/multiplier", 3.0, 5), ("complexity/a", 7.0, 10), ("loss/total", 4.0, 10)])
+    (run,) = read_runs([tmp_path]).runs
+    assert run.series("constraint/a/multiplier") == ([5], [3.0])
+    assert run.series("loss/total") == ([10], [4.0])
+    assert run.series("complexity/a") == ([0, 10], [1.0, 2.0])
+    assert [measure.key for measure in measures_of([run])] == ["complexity/a"]
 
 
 def test_a_run_that_was_resumed_has_each_step_once_and_of_its_last_life(tmp_path: Path) -> None:
