@@ -65,8 +65,9 @@ def test_the_example_runs() -> None:
     assert [r[:3] for r in rows] == [
         ("dense", "progressive", "18"),
         ("dense", "random", "18"),
+        ("dense", "evolution", "18"),
         ("cells", "progressive", "14"),
         ("cells", "random", "14"),
         ("cells", "evolution", "14"),
     ]
-    assert all(float(validation) < 0.9 and float(seconds) < 600 for *_, validation, _, seconds in rows)
+    assert all(float(validation) < 0.9 for *_, validation, _, _ in rows)

@@ -15,7 +15,7 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial
 
 from lightning_complexity.studies.sweeping.storage import open_storage, quiet_optuna
@@ -32,8 +32,14 @@ def database() -> Iterator[str]:
 
 
 @pytest.fixture(params=["journal", "postgresql"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "j.log") if request.param == "journal" else request.getfixturevalue("database")
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    url = str(tmp_path / "j.log") if request.param == "journal" else request.getfixturevalue("database")
+    yield url
+    found = opened(url)
+    opened.cache_clear()
+    if isinstance(found, RDBStorage):
+        found.remove_session()
+        found.engine.dispose()
 
 
 def command(*words: object) -> subprocess.Popen[str]:
