@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_complexity.functional.spectra import log_spectral_complexity
+from lightning_complexity.functional.weights.spectra import log_spectral_complexity
 
 __all__ = [
     "log_deviation_bound",

@@ -7,22 +7,40 @@ from lightning_complexity.metrics.catalogue import SUITES, CatalogueEntry, catal
 
 if TYPE_CHECKING:
     from lightning_complexity.metrics.bounds import *
-    from lightning_complexity.metrics.curvature import *
-    from lightning_complexity.metrics.features import *
+    from lightning_complexity.metrics.compression import *
+    from lightning_complexity.metrics.function.information import *
+    from lightning_complexity.metrics.function.lann import *
+    from lightning_complexity.metrics.function.mixup import *
+    from lightning_complexity.metrics.function.regions import *
+    from lightning_complexity.metrics.function.sensitivity import *
+    from lightning_complexity.metrics.function.trajectories import *
     from lightning_complexity.metrics.generalization import *
-    from lightning_complexity.metrics.gradients import *
-    from lightning_complexity.metrics.lann import *
+    from lightning_complexity.metrics.generalization_by_boxes import *
+    from lightning_complexity.metrics.loss_surface.curvature import *
+    from lightning_complexity.metrics.loss_surface.fisher import *
+    from lightning_complexity.metrics.loss_surface.flatness import *
+    from lightning_complexity.metrics.loss_surface.hessian_spectrum import *
+    from lightning_complexity.metrics.loss_surface.landscape import *
+    from lightning_complexity.metrics.loss_surface.learning_coefficient import *
+    from lightning_complexity.metrics.loss_surface.pac_bayes import *
+    from lightning_complexity.metrics.loss_surface.relative_flatness import *
+    from lightning_complexity.metrics.loss_surface.stability import *
     from lightning_complexity.metrics.margins import *
-    from lightning_complexity.metrics.mixup import *
-    from lightning_complexity.metrics.norms import *
-    from lightning_complexity.metrics.paths import *
-    from lightning_complexity.metrics.power_laws import *
-    from lightning_complexity.metrics.regions import *
-    from lightning_complexity.metrics.sensitivity import *
+    from lightning_complexity.metrics.optimization.gradient_noise import *
+    from lightning_complexity.metrics.optimization.gradients import *
+    from lightning_complexity.metrics.optimization.steps import *
+    from lightning_complexity.metrics.optimization.weight_trajectory import *
+    from lightning_complexity.metrics.representation.attention import *
+    from lightning_complexity.metrics.representation.collapse import *
+    from lightning_complexity.metrics.representation.features import *
+    from lightning_complexity.metrics.representation.units import *
     from lightning_complexity.metrics.size import *
-    from lightning_complexity.metrics.spectra import *
-    from lightning_complexity.metrics.trajectories import *
-    from lightning_complexity.metrics.units import *
+    from lightning_complexity.metrics.weights.norms import *
+    from lightning_complexity.metrics.weights.paths import *
+    from lightning_complexity.metrics.weights.power_laws import *
+    from lightning_complexity.metrics.weights.random_matrices import *
+    from lightning_complexity.metrics.weights.spectra import *
+    from lightning_complexity.metrics.weights.topology import *
 
 __all__ = ["SUITES", "CatalogueEntry", "ComplexityMetric", "catalogue", "resolve"]
 

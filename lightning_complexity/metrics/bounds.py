@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_complexity.functional import bounds
-from lightning_complexity.functional.margins import margin_percentile
-from lightning_complexity.functional.norms import mixed_norm
-from lightning_complexity.metrics.base import WeightsAndSamplesMetric
-from lightning_complexity.metrics.margins import check_percentile
+from lightning_complexity.functional.weights.norms import mixed_norm
+from lightning_complexity.metrics.base.bounds import Bound, NormBound, RadiiAndMargin
 from lightning_complexity.metrics.size import VCDimensionBound
 from lightning_complexity.network import (
     Context,
@@ -24,11 +21,9 @@ from lightning_complexity.network import (
     distances,
     features,
     layer_norms,
-    margins,
-    predictions,
     weight_matrices,
 )
-from lightning_complexity.network.outputs import class_targets, classified
+from lightning_complexity.network.outputs import classified
 
 __all__ = [
     "FrobeniusBound",
@@ -40,126 +35,6 @@ __all__ = [
     "VCGeneralizationBound",
 ]
 
-BoundOf = Literal["bound", "rademacher"]
-
-
-class _Data(NamedTuple):
-    """What a bound reads off the samples; radii are not squared."""
-
-    margin: Tensor
-    mean_l2: Tensor
-    max_l2: Tensor
-    mean_l_inf: Tensor
-    hidden: Tensor
-
-
-class _Bound(WeightsAndSamplesMetric):
-    """A bound on the test error minus the training error at a margin.
-
-    Args:
-        of: ``"bound"``, or ``"rademacher"`` for the empirical Rademacher complexity of the losses that it rests on.
-        log: Whether the value is a logarithm.
-        delta: Probability that the bound does not hold.
-        num_samples: Number of samples that the network was trained on; default those that are measured.
-        percentile: Which percentile of the margins is the margin.
-    """
-
-    cost = "forward"
-    needs = frozenset({"inputs", "targets"})
-    is_logarithm = True
-    _quantity = ""
-
-    def __init__(
-        self,
-        *,
-        of: BoundOf = "bound",
-        log: bool = True,
-        delta: float = 0.01,
-        num_samples: int | None = None,
-        percentile: float = 5,
-        per_layer: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        _check_arguments(of, delta, num_samples, percentile)
-        super().__init__(per_layer=per_layer, **kwargs)
-        self.of, self.log, self.is_logarithm = of, log, log
-        self.delta, self.percentile = delta, percentile
-        self.num_samples = num_samples
-        kind = "rademacher_complexity" if of == "rademacher" else "bound"
-        self.name = f"{'log_' if log else ''}{self._quantity}_{kind}"
-
-
-def _check_arguments(of: str, delta: float, num_samples: int | None, percentile: float) -> None:
-    if of not in get_args(BoundOf):
-        raise ValueError(f'of must be "bound" or "rademacher", got {of!r}.')
-    if not 0 < delta < 1:
-        raise ValueError(f"delta must be between 0 and 1, got {delta!r}.")
-    if num_samples is not None and num_samples < 2:
-        raise ValueError(f"num_samples must be at least 2, got {num_samples!r}.")
-    check_percentile(percentile)
-
-
-def _data(samples: Tensor, percentile: float) -> _Data:
-    margin = margin_percentile(samples[:, 0], percentile)
-    margin = torch.where(margin > 0, margin, torch.full_like(margin, torch.nan))
-    l2, l_inf, hidden = samples[:, 1], samples[:, 2], samples[:, 3]
-    return _Data(margin, l2.mean().sqrt(), l2.amax().sqrt(), l_inf.mean().sqrt(), hidden.mean().sqrt())
-
-
-def _weights(snapshot: Snapshot) -> list[Weight]:
-    """The folded weights, if the network is of the kind that bounds are proved or used for."""
-    weights = weight_matrices(snapshot, folded=True)
-    for w in weights:
-        if not (isinstance(w.module, nn.Linear) or w.is_convolution):
-            raise MeasureError(
-                f"needs a network of linear and convolution layers; {w.name!r} belongs to {type(w.module).__name__}."
-            )
-    return weights
-
-
-class _NormBound(_Bound):
-    """A bound that reads numbers of each layer, kept one layer after the other."""
-
-    @abstractmethod
-    def layer_numbers(self, snapshot: Snapshot, context: Context) -> list[Tensor]:
-        """Vectors with one number a layer."""
-
-    def from_weights(self, snapshot: Snapshot, context: Context) -> Tensor:
-        """Number of classes, of features and the largest width, then the numbers of the layers."""
-        weights = _weights(snapshot)
-        entries = snapshot.float_inputs[0].numel()
-        width = max(entries, *(w.blocks.shape[0] * w.blocks.shape[1] for w in weights))
-        sizes = margins(snapshot).new_tensor([predictions(snapshot).shape[1], entries, width], dtype=torch.float64)
-        return torch.cat([sizes, *(numbers.double() for numbers in self.layer_numbers(snapshot, context))])
-
-    @abstractmethod
-    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
-        """Logarithm of the capacity, 0-d."""
-
-    def log_bound(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
-        """Logarithm of the bound, 0-d."""
-        return bounds.log_deviation_bound(self.log_capacity(of_weights, data, m), m, self.delta)
-
-    def per_sample(self, snapshot: Snapshot, context: Context) -> Tensor:
-        """Margin, squared norms of the input, and where it is needed of the hidden units at the start."""
-        of_samples = margins(snapshot).double()
-        _, kept = class_targets(snapshot)
-        x = snapshot.float_inputs.flatten(1).double()[kept]
-        hidden = self._hidden(snapshot, context)[kept]
-        return torch.stack([of_samples, x.square().sum(1), x.abs().amax(1).square(), hidden], dim=1)
-
-    def _hidden(self, snapshot: Snapshot, context: Context) -> Tensor:
-        return torch.zeros(snapshot.num_samples, dtype=torch.float64, device=snapshot.float_inputs.device)
-
-    def summarize(self, of_weights: Tensor, samples: Tensor) -> Tensor:
-        """The bound or the complexity."""
-        data, m = _data(samples, self.percentile), self.num_samples or len(samples)
-        if self.of == "rademacher":
-            value = bounds.log_rademacher_complexity(self.log_capacity(of_weights, data, m), m)
-        else:
-            value = self.log_bound(of_weights, data, m)
-        return value if self.is_logarithm else value.exp()
-
 
 def _sizes(of_weights: Tensor) -> tuple[int, int, int]:
     classes, features, width = (int(size) for size in of_weights[:3])
@@ -170,7 +45,7 @@ def _vector(norms: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(norms.values()))
 
 
-class MixedNormBound(_NormBound):
+class MixedNormBound(NormBound):
     r"""Generalization bound by the largest L1 norms of the units, Bartlett and Mendelson 2002.
 
     .. math:: E(f) - E_D(f) \le \frac{R + 3 \sqrt{\ln(m/\delta)}}{\sqrt m}, \quad
@@ -215,6 +90,7 @@ class MixedNormBound(_NormBound):
         r"R = 2^{d+2} C \sqrt{\ln D} \; r \prod_i \lVert W_i \rVert_{1,\infty} / \gamma"
     )
     reference = "Bartlett and Mendelson, JMLR 2002; constants of Neyshabur et al., ICLR 2019"
+    units = "error rate"
     misleads_when = "compared across depths: the factor 2^d dominates; one unit with large weights decides its layer"
     _quantity = "mixed_norm"
 
@@ -222,13 +98,13 @@ class MixedNormBound(_NormBound):
         """Norms."""
         return [_vector(layer_norms(snapshot, (1, math.inf), folded=True))]
 
-    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
+    def log_capacity(self, of_weights: Tensor, data: RadiiAndMargin, m: int) -> Tensor:
         """Logarithm of ``R``."""
         classes, features, _ = _sizes(of_weights)
         return bounds.log_mixed_norm_capacity(of_weights[3:], classes, features, data.mean_l_inf, data.margin)
 
 
-class FrobeniusBound(_NormBound):
+class FrobeniusBound(NormBound):
     r"""Generalization bound by Frobenius norms, Neyshabur et al. 2015.
 
     .. math:: E(f) - E_D(f) \le \frac{R + 3 \sqrt{\ln(m/\delta)}}{\sqrt m}, \quad
@@ -263,6 +139,7 @@ class FrobeniusBound(_NormBound):
         r"(R + 3 \sqrt{\ln(m/\delta)}) / \sqrt m, \; R = 2^{d+1} \sqrt C \; r \prod_i \lVert W_i \rVert_F / \gamma"
     )
     reference = "Neyshabur et al., COLT 2015; constants of Neyshabur et al., ICLR 2019"
+    units = "error rate"
     misleads_when = (
         "compared across depths or widths: the factor 2^d and the norms of wide layers make it grow where test "
         "error falls; it is above 1 on networks of practical size"
@@ -273,7 +150,7 @@ class FrobeniusBound(_NormBound):
         """Norms."""
         return [_vector(layer_norms(snapshot, "frobenius", folded=True))]
 
-    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
+    def log_capacity(self, of_weights: Tensor, data: RadiiAndMargin, m: int) -> Tensor:
         """Logarithm of ``R``."""
         classes, _, _ = _sizes(of_weights)
         return bounds.log_frobenius_capacity(of_weights[3:], classes, data.mean_l2, data.margin)
@@ -315,19 +192,20 @@ class SizeIndependentBound(FrobeniusBound):
         r"R = 4 \sqrt C (\sqrt{2 d \ln 2} + 1) \; r \prod_i \lVert W_i \rVert_F / \gamma"
     )
     reference = "after Golowich et al., COLT 2018"
+    units = "error rate"
     misleads_when = (
         "compared across widths: Frobenius norms grow with the width although wider networks generalize better; "
         "above 1 in practice"
     )
     _quantity = "size_independent"
 
-    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
+    def log_capacity(self, of_weights: Tensor, data: RadiiAndMargin, m: int) -> Tensor:
         """Logarithm of ``R``."""
         classes, _, _ = _sizes(of_weights)
         return bounds.log_size_independent_capacity(of_weights[3:], classes, data.mean_l2, data.margin)
 
 
-class SpectralBound(_NormBound):
+class SpectralBound(NormBound):
     r"""Generalization bound by spectral norms and distances from initialization, after Bartlett et al. 2017.
 
     .. math:: E(f) - E_D(f) \le \frac{R + S}{\sqrt m} + \frac8m, \quad
@@ -367,6 +245,7 @@ class SpectralBound(_NormBound):
         r"\prod_i s_i \big( \sum_i (b_i / s_i)^{2/3} \big)^{3/2} / \gamma"
     )
     reference = "after Bartlett et al., NeurIPS 2017"
+    units = "error rate"
     misleads_when = (
         "layers are wide and far from where they started: the distances grow with the width, so that the bound "
         "rises while test error falls"
@@ -378,20 +257,20 @@ class SpectralBound(_NormBound):
         moved = {w.name: mixed_norm(w.blocks, 2, 1) for w in distances(snapshot, folded=True)}
         return [_vector(layer_norms(snapshot, folded=True)), _vector(moved)]
 
-    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
+    def log_capacity(self, of_weights: Tensor, data: RadiiAndMargin, m: int) -> Tensor:
         """Logarithm of ``R``."""
         norms, distances = of_weights[3:].chunk(2)
         slack, (_, _, width) = 1 / len(norms), _sizes(of_weights)
         return bounds.log_spectral_capacity(norms + slack, distances + slack, m, width, data.mean_l2, data.margin)
 
-    def log_bound(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
+    def log_bound(self, of_weights: Tensor, data: RadiiAndMargin, m: int) -> Tensor:
         """Logarithm of the bound."""
         norms, distances = of_weights[3:].chunk(2)
         _, _, width = _sizes(of_weights)
         return bounds.log_spectral_bound(norms, distances, m, width, data.mean_l2, data.margin, self.delta)
 
 
-class SpectralFrobeniusBound(_NormBound):
+class SpectralFrobeniusBound(NormBound):
     r"""Generalization bound by spectral norms and Frobenius distances from initialization, Neyshabur et al. 2018.
 
     .. math:: E(f) - E_D(f) \le \sqrt{\frac{R^2 + 6 \ln (2m/\delta)}{m}}, \quad
@@ -430,6 +309,7 @@ class SpectralFrobeniusBound(_NormBound):
         r"\big( \sum_i h_i \lVert W_i - W_i^0 \rVert_F^2 / \lVert W_i \rVert_2^2 \big)^{1/2} / (\sqrt 2 \gamma)"
     )
     reference = "Neyshabur et al., ICLR 2018; constants of Neyshabur et al., ICLR 2019"
+    units = "error rate"
     misleads_when = (
         "compared across widths or depths: it grows with the square of the depth times the width; above 1 in practice"
     )
@@ -446,17 +326,17 @@ class SpectralFrobeniusBound(_NormBound):
         widths = [w.blocks.shape[0] * w.blocks.shape[1] for w in weight_matrices(snapshot, folded=True)]
         return [norms, _vector(distance_norms(snapshot, "frobenius", folded=True)), norms.new_tensor(widths)]
 
-    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
+    def log_capacity(self, of_weights: Tensor, data: RadiiAndMargin, m: int) -> Tensor:
         """Logarithm of ``R``."""
         norms, distances, widths = of_weights[3:].chunk(3)
         return bounds.log_spectral_frobenius_capacity(norms, distances, widths, data.max_l2, data.margin)
 
-    def log_bound(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
+    def log_bound(self, of_weights: Tensor, data: RadiiAndMargin, m: int) -> Tensor:
         """Logarithm of the bound."""
         return bounds.log_pac_bayes_bound(self.log_capacity(of_weights, data, m), m, self.delta)
 
 
-class TwoLayerBound(_NormBound):
+class TwoLayerBound(NormBound):
     r"""Generalization bound of networks with one hidden layer, Neyshabur et al. 2019.
 
     .. math:: E(f) - E_D(f) \le \frac{R + 3 \sqrt{5H + \ln(\max(1, \gamma \sqrt m) / \delta)}}{\sqrt m}, \quad
@@ -499,6 +379,7 @@ class TwoLayerBound(_NormBound):
         r"R = 3 \sqrt 2 (\sqrt{2C} + 1) (\lVert V \rVert_F + 1) (h + \lVert U - U^0 \rVert_F r + 1) / \gamma"
     )
     reference = "Neyshabur et al., ICLR 2019"
+    units = "error rate"
     misleads_when = "the network has another form than one hidden layer without biases, for which it is proved"
     _quantity = "two_layer"
 
@@ -515,12 +396,12 @@ class TwoLayerBound(_NormBound):
         (entering,) = features(snapshot.at_initialization, second.name.removesuffix(".weight")).values()
         return entering.double().square().sum(1)
 
-    def log_capacity(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
+    def log_capacity(self, of_weights: Tensor, data: RadiiAndMargin, m: int) -> Tensor:
         """Logarithm of ``R``."""
         (classes, _, _), (_, norm, distance) = _sizes(of_weights), of_weights[3:]
         return bounds.log_two_layer_capacity(norm, distance, classes, data.hidden, data.mean_l2, data.margin)
 
-    def log_bound(self, of_weights: Tensor, data: _Data, m: int) -> Tensor:
+    def log_bound(self, of_weights: Tensor, data: RadiiAndMargin, m: int) -> Tensor:
         """Logarithm of the bound."""
         capacity = self.log_capacity(of_weights, data, m)
         return bounds.log_two_layer_bound(capacity, int(of_weights[3]), data.margin, m, self.delta)
@@ -534,7 +415,7 @@ def _two_layers(snapshot: Snapshot) -> list[Weight]:
     return weights
 
 
-class VCGeneralizationBound(_Bound):
+class VCGeneralizationBound(Bound):
     r"""Generalization bound by the VC dimension, with the bound of Harvey et al. 2017 on it.
 
     .. math:: E(f) - E_D(f) \le \sqrt{\frac{8 C V \ln(e \max(m/V, 1)) + 8 \ln(2/\delta)}{m}}
@@ -565,6 +446,7 @@ class VCGeneralizationBound(_Bound):
     no_penalty_reason = "depends on the architecture alone, so that its gradient is zero"
     formula = r"\sqrt{(8 C V \ln(e \max(m/V, 1)) + 8 \ln(2/\delta)) / m}"
     reference = "Vapnik and Chervonenkis; Harvey et al., COLT 2017"
+    units = "error rate"
     misleads_when = (
         "any two networks of one architecture are compared: it does not see weights or data, and rises with size "
         "while test error falls"

@@ -12,20 +12,29 @@ from types import ModuleType
 from typing import Any, get_args
 
 from lightning_complexity.metrics.base import ComplexityMetric, Cost, Need, Suite
+from lightning_complexity.metrics.base.words import Direction, in_units, more_complex
 
+_HERE = Path(__file__).parent
 _NO_FAMILIES = ("base", "catalogue")
 
 
 def families() -> list[ModuleType]:
-    """The modules beside this one, each a family of metrics, by name."""
+    """The modules beside this one and in the folders beside it, each a family of metrics, by name."""
+    beside = [module for module in pkgutil.iter_modules([str(_HERE)]) if module.name not in _NO_FAMILIES]
+    found = [module.name for module in beside if not module.ispkg]
+    for folder in (module.name for module in beside if module.ispkg):
+        found += [f"{folder}.{module.name}" for module in pkgutil.iter_modules([str(_HERE / folder)])]
     package = __name__.rpartition(".")[0]
-    found = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    return [import_module(f"{package}.{name}") for name in found if name not in _NO_FAMILIES]
+    return [import_module(f"{package}.{name}") for name in sorted(found, key=lambda name: name.rpartition(".")[2])]
 
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One metric of the catalogue, with the attributes of its class."""
+    """One metric of the catalogue, with the attributes of its class.
+
+    Attributes:
+        units: What its value is measured in, a logarithm written as one: ``"ln(output / input)"``.
+    """
 
     metric: type[ComplexityMetric]
     family: str
@@ -33,9 +42,15 @@ class CatalogueEntry:
     needs: frozenset[Need]
     cost: Cost
     increases_with_complexity: bool | None
+    units: str
     formula: str
     reference: str
     summary: str
+
+    @property
+    def more_complex(self) -> Direction | None:
+        """Which value a more complex network has, ``"higher"`` or ``"lower"``; ``None`` for no such direction."""
+        return more_complex(self.increases_with_complexity)
 
 
 def _entry(metric: type[ComplexityMetric], family: str) -> CatalogueEntry:
@@ -47,6 +62,7 @@ def _entry(metric: type[ComplexityMetric], family: str) -> CatalogueEntry:
         metric.needs,
         metric.cost,
         metric.increases_with_complexity,
+        in_units(metric),
         metric.formula,
         metric.reference,
         summary,

@@ -21,7 +21,8 @@ from lightning_complexity.metrics.base import (
     Suite,
     WeightsAndSamplesMetric,
 )
-from lightning_complexity.metrics.spectra import LogSpectralProduct
+from lightning_complexity.metrics.base.checks import check_percentile
+from lightning_complexity.metrics.weights.spectra import LogSpectralProduct
 from lightning_complexity.network import Context, Snapshot, margins
 from lightning_complexity.network.outputs import classified
 
@@ -33,12 +34,6 @@ __all__ = [
     "NormalizedMargin",
     "SmoothMarginLoss",
 ]
-
-
-def check_percentile(percentile: float) -> None:
-    """Raise an error unless it is one."""
-    if not 0 <= percentile <= 100:
-        raise ValueError(f"percentile must be between 0 and 100, got {percentile!r}.")
 
 
 class MarginPercentile(SampleDistributionMetric):
@@ -70,6 +65,7 @@ class MarginPercentile(SampleDistributionMetric):
     increases_with_complexity: ClassVar[bool | None] = None
     formula = r"\text{percentile}_i \big( f(x_i)_{y_i} - \max_{c \neq y_i} f(x_i)_c \big)"
     reference = "Jiang et al., ICLR 2020, eq. 22 (its inverse square)"
+    units = "output"
     misleads_when = (
         "outputs were scaled: longer training with cross-entropy raises it for any labels; to be divided by a norm"
     )
@@ -118,6 +114,7 @@ class InverseSquaredMargin(MarginPercentile):
     increases_with_complexity = True
     formula = r"1 / \gamma^2"
     reference = "Jiang et al., ICLR 2020, eq. 22"
+    units = "1 / output²"
     misleads_when = (
         "outputs were scaled: any scale of the last layer changes it, and longer training with cross-entropy "
         "lowers it for any labels"
@@ -153,6 +150,7 @@ class MeanMargin(SampleMeanMetric):
     increases_with_complexity = None
     formula = r"\frac1n \sum_i \big( f(x_i)_{y_i} - \max_{c \neq y_i} f(x_i)_c \big)"
     reference = "Crammer and Singer, JMLR 2001 (the margin)"
+    units = "output"
     misleads_when = (
         "outputs were scaled: longer training with cross-entropy raises it for any labels; easy samples hide "
         "those near the boundary"
@@ -189,6 +187,7 @@ class SmoothMarginLoss(SampleMeanMetric):
     increases_with_complexity = None
     formula = r"\frac1n \sum_i T \ln \big( 1 + \sum_{c \neq y_i} e^{(\rho + f_c(x_i) - f_{y_i}(x_i)) / T} \big)"
     reference = "Crammer and Singer, JMLR 2001 (for T = 0)"
+    units = "output"
     misleads_when = "outputs are scaled so that all margins pass the threshold: it is zero then for any network"
 
     def __init__(
@@ -278,6 +277,8 @@ class CapacityOverMargin(_CapacityAndMargins):
     is_logarithm = True
     formula = r"\ln ( C / \gamma )"
     reference = "Bartlett et al., NeurIPS 2017; Jiang et al., ICLR 2020, eq. 31, 36, 43"
+    increases_with_complexity = True
+    units = "capacity / output"
     misleads_when = (
         "the margin percentile is near zero or negative, where it explodes or is nan; it has what misleads its capacity"
     )
@@ -325,6 +326,7 @@ class NormalizedMargin(_CapacityAndMargins):
     increases_with_complexity = False
     formula = r"\gamma / C"
     reference = "Bartlett et al., NeurIPS 2017"
+    units = "output / capacity"
     misleads_when = (
         "its norm grows faster than the network's real slope, as products over many layers do: deep networks seem "
         "to have no margin"
@@ -340,4 +342,5 @@ class NormalizedMargin(_CapacityAndMargins):
 
     def histograms(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """All margins, normalized."""
-        return {self.name: normalized_margins(margins(snapshot), self.from_weights(snapshot, Context())[0]).detach()}
+        capacity = self.from_weights(snapshot, Context())[0]
+        return {f"{self.name}/margins": normalized_margins(margins(snapshot), capacity).detach()}

@@ -16,9 +16,9 @@ from lightning_complexity.functional.size import (
 )
 from lightning_complexity.metrics.base import ComplexityMetric, LayerMetric
 from lightning_complexity.network import Context, Snapshot, UnsupportedOperationError, costs, trainable, weight_matrices
-from lightning_complexity.network.norms import chosen_parameters
 from lightning_complexity.network.tracing.costs import Costs
-from lightning_complexity.network.weights import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from lightning_complexity.network.weights.matrices import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from lightning_complexity.network.weights.norms import chosen_parameters
 
 __all__ = ["ActivationCount", "FlopCount", "ParameterCount", "PeakActivationMemory", "VCDimensionBound"]
 
@@ -70,6 +70,8 @@ class ParameterCount(LayerMetric):
     no_penalty_reason = "an integer has no gradient"
     formula = r"\sum_i \lvert \theta_i \rvert"
     reference = "Jiang et al., ICLR 2020, eq. 20"
+    increases_with_complexity = True
+    units = "parameters"
     misleads_when = "used for capacity: it rises with width while test error falls, and does not see weights or data"
 
     def __init__(self, *, of: Parameters = "all", per_layer: bool = False, **kwargs: Any) -> None:
@@ -136,6 +138,8 @@ class FlopCount(LayerMetric):
     cost = "forward"
     formula = r"2 \sum_{\text{products}} \text{MACs}"
     reference = "PyTorch, torch.utils.flop_counter; Radosavovic et al., CVPR 2020"
+    increases_with_complexity = True
+    units = "operations / sample"
     misleads_when = (
         "used for anything but cost: it rises with size while test error falls, and does not see weights or data"
     )
@@ -145,7 +149,7 @@ class FlopCount(LayerMetric):
         _check_choice(of, Operations)
         self.of = of
         if of == "macs":
-            self.name = "mac_count"
+            self.name, self.units = "mac_count", "multiply-adds / sample"
 
     def layers(self, snapshot: Snapshot, context: Context) -> dict[str, Tensor]:
         """Operations of each module that computes products."""
@@ -192,6 +196,8 @@ class ActivationCount(LayerMetric):
     cost = "forward"
     formula = r"\sum_i c_i h_i w_i"
     reference = "Radosavovic et al., CVPR 2020"
+    increases_with_complexity = True
+    units = "activations / sample"
     misleads_when = "any two networks of one architecture are compared: it counts, and does not see weights or data"
 
     def __init__(self, *, of: Activations = "convolutions", per_layer: bool = False, **kwargs: Any) -> None:
@@ -249,6 +255,8 @@ class PeakActivationMemory(ComplexityMetric):
     cost = "forward"
     formula = r"\max_t \sum_{a \text{ alive at } t} \text{bytes}(a)"
     reference = "Sandler et al., CVPR 2018, section 5.1"
+    increases_with_complexity = True
+    units = "bytes / sample"
     misleads_when = "used for anything but cost: it does not see weights or data"
 
     def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
@@ -304,6 +312,8 @@ class VCDimensionBound(ComplexityMetric):
     cost = "forward"
     formula = r"L + \sum_i (L-i+1) q_i \log_2\big(8e R \log_2(4e R)\big), \; R = \sum_i i\, a_i"
     reference = "Harvey et al., COLT 2017; Bartlett et al., JMLR 2019; Jiang et al., ICLR 2020, eq. 19"
+    increases_with_complexity = True
+    units = "samples"
     misleads_when = (
         "any two networks of one architecture are compared: it does not see weights or data, and rises with size "
         "while test error falls"

@@ -3,9 +3,8 @@
 Quantities are functions of a :class:`Snapshot`, computed once however many measures ask; :func:`shared` makes one.
 """
 
-from lightning_complexity.network.choice import LayerChoice
 from lightning_complexity.network.context import Context
-from lightning_complexity.network.curvature import HessianOperator
+from lightning_complexity.network.curvature.hessian import HessianOperator
 from lightning_complexity.network.derivatives import gradients, input_gradients, jacobian_grams, trainable
 from lightning_complexity.network.errors import (
     MeasureError,
@@ -14,8 +13,39 @@ from lightning_complexity.network.errors import (
     NothingMeasuredError,
     UnsupportedOperationError,
 )
+from lightning_complexity.network.landscape.modes import ModeConnectivity, linear_mode_connectivity
 from lightning_complexity.network.losses import mean_loss
-from lightning_complexity.network.norms import (
+from lightning_complexity.network.optimization.live import LiveSteps
+from lightning_complexity.network.optimization.weight_trajectory import WeightTrajectory
+from lightning_complexity.network.outputs import (
+    accuracy,
+    costs,
+    features,
+    margins,
+    model_outputs,
+    predictions,
+    running_order,
+)
+from lightning_complexity.network.per_sample import sample_gradient_products, squared_sample_gradients
+from lightning_complexity.network.regions.planes import (
+    PlaneRegions,
+    decision_boundary,
+    plane_regions,
+    rectangle_around,
+)
+from lightning_complexity.network.regions.segments import NotFiniteError, Restriction, SegmentPieces, segment_pieces
+from lightning_complexity.network.running.batches import Batches, map_tensors, num_samples
+from lightning_complexity.network.running.guard import observe
+from lightning_complexity.network.running.task import ForwardFunction, LossFunction, TargetFunction, Task
+from lightning_complexity.network.running.tensors import initial_state
+from lightning_complexity.network.sharing import Shared, shared
+from lightning_complexity.network.snapshot import Snapshot
+from lightning_complexity.network.tracing.activations import Activation, capture_activations
+from lightning_complexity.network.tracing.folding import fold_batch_norm
+from lightning_complexity.network.tracing.sources import FedActivation, Feed, trace_sources
+from lightning_complexity.network.weights.choice import LayerChoice
+from lightning_complexity.network.weights.matrices import Weight, read_weights
+from lightning_complexity.network.weights.norms import (
     ConvolutionNorm,
     MatrixNorm,
     check_convolution,
@@ -27,31 +57,6 @@ from lightning_complexity.network.norms import (
     spectra,
     weight_matrices,
 )
-from lightning_complexity.network.outputs import (
-    accuracy,
-    costs,
-    features,
-    margins,
-    model_outputs,
-    predictions,
-    running_order,
-)
-from lightning_complexity.network.regions.planes import (
-    PlaneRegions,
-    decision_boundary,
-    plane_regions,
-    rectangle_around,
-)
-from lightning_complexity.network.regions.segments import NotFiniteError, Restriction, SegmentPieces, segment_pieces
-from lightning_complexity.network.running.batches import Batches, map_tensors, num_samples
-from lightning_complexity.network.running.guard import observe
-from lightning_complexity.network.running.task import ForwardFunction, LossFunction, TargetFunction, Task
-from lightning_complexity.network.sharing import Shared, shared
-from lightning_complexity.network.snapshot import Snapshot, initial_state
-from lightning_complexity.network.tracing.activations import Activation, capture_activations
-from lightning_complexity.network.tracing.folding import fold_batch_norm
-from lightning_complexity.network.tracing.sources import FedActivation, Feed, trace_sources
-from lightning_complexity.network.weights import Weight, read_weights
 
 __all__ = [
     "Activation",
@@ -63,10 +68,12 @@ __all__ = [
     "ForwardFunction",
     "HessianOperator",
     "LayerChoice",
+    "LiveSteps",
     "LossFunction",
     "MatrixNorm",
     "MeasureError",
     "MissingInputError",
+    "ModeConnectivity",
     "NetworkError",
     "NotFiniteError",
     "NothingMeasuredError",
@@ -79,6 +86,7 @@ __all__ = [
     "Task",
     "UnsupportedOperationError",
     "Weight",
+    "WeightTrajectory",
     "accuracy",
     "capture_activations",
     "check_convolution",
@@ -93,6 +101,7 @@ __all__ = [
     "input_gradients",
     "jacobian_grams",
     "layer_norms",
+    "linear_mode_connectivity",
     "map_tensors",
     "margins",
     "mean_loss",
@@ -106,9 +115,11 @@ __all__ = [
     "read_weights",
     "rectangle_around",
     "running_order",
+    "sample_gradient_products",
     "segment_pieces",
     "shared",
     "spectra",
+    "squared_sample_gradients",
     "trace_sources",
     "trainable",
     "weight_matrices",

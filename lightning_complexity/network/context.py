@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_complexity.network.choice import LayerChoice
+from lightning_complexity.network.weights.choice import LayerChoice
 
 
 @dataclass

@@ -9,12 +9,18 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_complexity.functional.sensitivity import jacobian_grams as grams_of_outputs
-from lightning_complexity.functional.sensitivity import softmax_jacobian_grams
-from lightning_complexity.network.choice import LayerChoice, chosen
+from lightning_complexity.functional.function.sensitivity import jacobian_grams as grams_of_outputs
+from lightning_complexity.functional.function.sensitivity import softmax_jacobian_grams
 from lightning_complexity.network.errors import MeasureError, missing_derivatives_named
 from lightning_complexity.network.leaves import check_leaf, entries_of_leaf, with_leaf
-from lightning_complexity.network.losses import batch_losses, check_dependent, loss_with_graph, loss_with_leaf, shares
+from lightning_complexity.network.losses import (
+    batch_losses,
+    check_dependent,
+    loss_with_graph,
+    loss_with_leaf,
+    mean_loss,
+    shares,
+)
 from lightning_complexity.network.outputs import (
     check_not_quantized,
     check_real,
@@ -32,6 +38,7 @@ from lightning_complexity.network.running.task import main_tensor, structure
 from lightning_complexity.network.sharing import shared
 from lightning_complexity.network.snapshot import Snapshot
 from lightning_complexity.network.tracing.decompositions import Decompositions, takes_batch_statistics
+from lightning_complexity.network.weights.choice import LayerChoice, chosen
 
 _JACOBIAN_ENTRIES = 3 * 2**17  # of the Jacobians that are held at once
 MAX_ROWS = 1024
@@ -114,7 +121,8 @@ def _check_apart(outputs: list[Tensor]) -> None:
     if takes_batch_statistics(outputs):
         raise MeasureError(
             "needs outputs that depend on their own sample alone, but the network calls batch_norm with the statistics "
-            "of the batch. Let it use running ones in evaluation mode, or leave this measure out."
+            "of the batch; in outputs that were given instance_norm looks the same. Let it use running ones in "
+            "evaluation mode, leave outputs out if they were given, or leave this measure out."
         )
 
 
@@ -136,7 +144,8 @@ def _differentiable_outputs(snapshot: Snapshot, x: Any) -> tuple[Tensor, Tensor]
             leaf, outputs = with_leaf(snapshot, x, model)
             return leaf, _predicted(outputs, leaf)
 
-    return snapshot.run(forward)
+    with Decompositions(1):
+        return snapshot.run(forward)
 
 
 def as_rows(outputs: Tensor, of: JacobianOf, dim: int | None) -> Tensor:
@@ -220,10 +229,14 @@ def input_gradients(snapshot: Snapshot) -> Iterator[Tensor]:
             found = differentiated([loss], [graph.inputs], create_graph=True, of="inputs")[0]
             yield nan_where_undefined(found, graph.outputs)
     elif total <= snapshot.chunk_size:
-        yield snapshot.run(partial(_gradient_for_inputs, snapshot=snapshot)) * total
+        with Decompositions(1):
+            found = snapshot.run(partial(_gradient_for_inputs, snapshot=snapshot))
+        yield found * total
     else:
         for x, vectors in snapshot.chunks(snapshot.inputs, output_gradients(snapshot)):
-            yield snapshot.run(partial(_pulled_back_to_inputs, snapshot=snapshot, x=x, vectors=vectors)) * total
+            with Decompositions(1):
+                found = snapshot.run(partial(_pulled_back_to_inputs, snapshot=snapshot, x=x, vectors=vectors))
+            yield found * total
 
 
 def _gradient_for_inputs(model: nn.Module, snapshot: Snapshot) -> Tensor:
@@ -281,7 +294,7 @@ def output_loss(snapshot: Snapshot) -> OutputLoss:
         if not tensor.is_floating_point():
             return tensor
         leaves.append(tensor.detach().clone().requires_grad_())
-        return leaves[-1].clone()  # the loss may write to it
+        return leaves[-1]
 
     with torch.enable_grad():
         loss = snapshot.task.loss_of(map_tensors(as_leaf, model_outputs(snapshot)), snapshot.targets)
@@ -344,8 +357,14 @@ def gradient_graph(snapshot: Snapshot, order: int) -> list[Tensor]:
         snapshot: Of the network.
         order: Of the highest derivative that will be taken.
     """
-    loss = loss_with_graph(snapshot, order)
+    loss = _noted(snapshot, loss_with_graph(snapshot, order))
     return differentiated([loss], list(trainable(snapshot).values()), create_graph=True)
+
+
+def _noted(snapshot: Snapshot, loss: Tensor) -> Tensor:
+    """The loss, which need not be computed again."""
+    mean_loss.note(snapshot, loss if snapshot.differentiable else loss.detach())
+    return loss
 
 
 @shared
@@ -363,7 +382,8 @@ def gradients(snapshot: Snapshot) -> dict[str, Tensor]:
         found = _summed(snapshot, list(parameters.values()))
     elif snapshot.num_samples <= snapshot.chunk_size:
         kept = snapshot.given_outputs is not None  # whoever gave them still needs their graph
-        found = differentiated([loss_with_graph(snapshot, 1)], list(parameters.values()), retain_graph=kept)
+        loss = _noted(snapshot, loss_with_graph(snapshot, 1))
+        found = differentiated([loss], list(parameters.values()), retain_graph=kept)
     else:
         found = _pulled_back_to_parameters(snapshot, output_gradients(snapshot))
     return {name: at_least_single(g) for name, g in zip(parameters, found, strict=True)}
@@ -372,8 +392,11 @@ def gradients(snapshot: Snapshot) -> dict[str, Tensor]:
 def _summed(snapshot: Snapshot, parameters: list[Tensor]) -> list[Tensor]:
     """The gradient, batch by batch."""
     total = [torch.zeros_like(p) for p in parameters]
+    losses = []
     for loss in batch_losses(snapshot, 1, records=True):
+        losses.append(loss.detach())
         total = [t + g for t, g in zip(total, differentiated([loss], parameters), strict=True)]
+    _noted(snapshot, torch.stack(losses).sum())
     return total
 
 
@@ -383,7 +406,7 @@ def _pulled_back_to_parameters(snapshot: Snapshot, vectors: list[Tensor]) -> lis
     total = [torch.zeros_like(p) for p in parameters]
     for x, of_chunk in snapshot.chunks(snapshot.inputs, vectors):
         with Decompositions(1):
-            outputs = float_tensors(snapshot.run(lambda model, x=x: model(x), records=True))  # type: ignore[misc]
+            outputs = float_tensors(snapshot.run(lambda model, x=x: model(x), records=True, once=True))  # type: ignore[misc]
         check_dependent([o for o in outputs if o.requires_grad])
         found = differentiated(outputs, parameters, [v.to(o.dtype) for o, v in zip(outputs, of_chunk, strict=True)])
         total = [t + f for t, f in zip(total, found, strict=True)]

@@ -61,8 +61,8 @@ class MissingDerivativeError(MeasureError):
         """Say which derivative of which operation, and what to do."""
         return (
             f"needs derivatives of order {self.order}, but torch has too few of them for the operation "
-            f"{self.operation!r}. Replace it in the network by others, measure a part of the network without it, or "
-            "leave this measure out."
+            f"{self.operation!r}. If outputs were given, leave them out; or replace it in the network by others, "
+            "measure a part of the network without it, or leave this measure out."
         )
 
 
@@ -109,3 +109,32 @@ def of_derivative(error: Exception, order: int) -> MeasureError | None:
         return None
     operation = (found[1] or "a function marked as once_differentiable").removesuffix("_backward").lstrip("_")
     return MissingDerivativeError(operation, order)
+
+
+@contextmanager
+def errors_of(measure: str, order: int) -> Iterator[None]:
+    """Let errors inside name a measure, and be none of torch's or Python's own.
+
+    Args:
+        measure: Its name.
+        order: Highest derivative of the network that it takes.
+
+    Raises:
+        MeasureError: Instead of what neither is one nor an error in values, numbers or imports.
+    """
+    try:
+        yield
+    except UnsupportedOperationError as error:
+        error.measure = measure
+        raise
+    except (ValueError, ArithmeticError, ImportError, Warning):
+        raise
+    except Exception as error:
+        of_torch = of_derivative(error, max(order, 1))
+        if of_torch is not None:
+            raise of_torch from error
+        text = " ".join(str(error).split())
+        raise MeasureError(
+            f"{measure} met something on this network that it does not know: "
+            f"{type(error).__name__}: {text[:300]}. Leave it out, or measure a part of the network."
+        ) from error

@@ -37,13 +37,19 @@ def batch_losses(snapshot: Snapshot, order: int, *, records: bool) -> Iterator[T
         records: Whether gradients are recorded for the parameters.
     """
     for batch, share in shares(snapshot):
-        with Decompositions(max(order, snapshot.order if snapshot.differentiable else 1)):
-            loss = snapshot.run(partial(_judged, snapshot=snapshot, batch=batch), records=records)
-        if records:
-            check_dependent([loss] if loss.requires_grad else [])
+        loss = loss_of_batch(snapshot, batch, order, records=records)
         with torch.set_grad_enabled(records or snapshot.differentiable):
             weighted = share * loss
         yield weighted
+
+
+def loss_of_batch(snapshot: Snapshot, batch: Any, order: int = 1, *, records: bool = True) -> Tensor:
+    """The loss of one batch by a ``loss`` that takes it, see :func:`batch_losses`."""
+    with Decompositions(max(order, snapshot.order if snapshot.differentiable else 1)):
+        loss = snapshot.run(partial(_judged, snapshot=snapshot, batch=batch), records=records, once=order == 1)
+    if records:
+        check_dependent([loss] if loss.requires_grad else [])
+    return loss
 
 
 def shares(snapshot: Snapshot) -> Iterator[tuple[Any, float]]:
@@ -88,7 +94,7 @@ def loss_with_graph(snapshot: Snapshot, order: int) -> Tensor:
             _check_given_outputs(outputs)
     else:
         with Decompositions(order):
-            outputs = snapshot.run(lambda model: model(snapshot.inputs), records=True)
+            outputs = snapshot.run(lambda model: model(snapshot.inputs), records=True, once=order == 1)
     with torch.enable_grad():
         loss = snapshot.task.loss_of(map_tensors(at_least_single, outputs), snapshot.targets)
     check_dependent([loss] if loss.requires_grad else [])

@@ -13,15 +13,16 @@ from lightning_complexity.functional.margins import check_classification, positi
 from lightning_complexity.network.errors import MeasureError
 from lightning_complexity.network.leaves import with_leaf
 from lightning_complexity.network.running.batches import Batches, map_tensors, num_samples, tensors_in
+from lightning_complexity.network.running.called import joined_outputs
 from lightning_complexity.network.running.memory import at_least_single
 from lightning_complexity.network.running.task import main_tensor
 from lightning_complexity.network.sharing import shared
-from lightning_complexity.network.snapshot import Snapshot, joined_outputs
+from lightning_complexity.network.snapshot import Snapshot
 from lightning_complexity.network.tracing.calls import Layer, entering, find_layer
 from lightning_complexity.network.tracing.calls import running_order as read_running_order
 from lightning_complexity.network.tracing.costs import Costs, count_costs
 from lightning_complexity.network.tracing.decompositions import Decompositions
-from lightning_complexity.network.weights import quantized_layers
+from lightning_complexity.network.weights.matrices import quantized_layers
 
 
 class Graph(NamedTuple):
@@ -72,15 +73,24 @@ def model_outputs(snapshot: Snapshot) -> Any:
 
 def outputs_on(snapshot: Snapshot, inputs: Any) -> Any:
     """All that the network gives for another batch."""
-    parts = list(snapshot.run_chunks(lambda model, x: (counted(x), model(x)), inputs))
-    if len(parts) > 1 and not all(_counts_samples(part, count) for count, part in parts):
-        return map_tensors(at_least_single, snapshot.run(lambda model: model(inputs)))
+    parts = list(snapshot.run_chunks(lambda model, x: (counted(x), model(x)), inputs, once=True))
+    if len(parts) > 1 and not _have_samples_first(snapshot, parts):
+        return map_tensors(at_least_single, snapshot.run(lambda model: model(inputs), once=True))
     return map_tensors(at_least_single, joined_outputs([part for _, part in parts]))
 
 
 def float_tensors(outputs: Any) -> list[Tensor]:
     """The tensors among outputs that a loss can be differentiated for."""
     return [t for t in tensors_in(outputs) if t.is_floating_point()]
+
+
+def _have_samples_first(snapshot: Snapshot, parts: list[tuple[int | None, Any]]) -> bool:
+    """Whether the outputs of all chunks have a row for each sample; one sample decides where they are square."""
+    if not all(_counts_samples(part, count) for count, part in parts):
+        return False
+    if any(t.shape[1:2] != (count,) for count, part in parts for t in tensors_in(part)):
+        return True
+    return snapshot.run_one(lambda model, x: _counts_samples(model(x), 1))
 
 
 def _counts_samples(outputs: Any, count: int | None) -> bool:

@@ -36,6 +36,10 @@ class Shared(Generic[P, Result]):
         """Whether it was computed already."""
         return snapshot.remembers(self._key(snapshot, *args, **kwargs))
 
+    def note(self, snapshot: Snapshot, result: Result) -> None:
+        """Keep the result, for the default arguments, that came with something else."""
+        snapshot.remember(self._key(snapshot), lambda: result)
+
 
 def shared(function: Callable[Concatenate[Snapshot, P], Result]) -> Shared[P, Result]:
     """Compute a function of a snapshot once for equal arguments, however many measures ask.

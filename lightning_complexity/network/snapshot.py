@@ -2,53 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
+from torch.optim import Optimizer
 
 from lightning_complexity.network.errors import MeasureError, MissingInputError
 from lightning_complexity.network.running.batches import (
     Batches,
     can_be_cut,
     chunks,
-    joined,
     map_tensors,
     num_samples,
-    owned,
     tensors_in,
 )
+from lightning_complexity.network.running.called import called
 from lightning_complexity.network.running.execution import Execution
 from lightning_complexity.network.running.guard import hooked_weights
-from lightning_complexity.network.running.layout import check_dense, time_first_modules, time_first_refused
+from lightning_complexity.network.running.layout import check_dense, time_first_modules
 from lightning_complexity.network.running.memory import at_least_single, lazily_cloned, recordable
-from lightning_complexity.network.running.sharding import whole, whole_parameters
 from lightning_complexity.network.running.task import Data, ForwardFunction, LossFunction, Task
+from lightning_complexity.network.running.tensors import Gathered, Tensors, plain_name
 from lightning_complexity.network.tracing.decompositions import FrozenStatistics
 
+if TYPE_CHECKING:
+    from lightning_complexity.network.optimization.live import LiveSteps
+
 Result = TypeVar("Result")
-
-
-def plain_name(name: str) -> str:
-    """Name of a parameter without the module that ``torch.compile`` puts around another."""
-    return name.replace("_orig_mod.", "")
-
-
-def initial_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copy the parameters to the CPU, to measure distances from them later, and the running statistics with them.
-
-    Returns:
-        Parameters, and buffers of floating-point numbers, by name; tied parameters once. A network and its compiled
-        form have the same names.
-    """
-    buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point()}
-    tensors = {**whole_parameters(model), **buffers}
-    return {plain_name(name): t.detach().to("cpu", copy=True) for name, t in tensors.items()}
 
 
 class Snapshot:
@@ -75,7 +63,8 @@ class Snapshot:
         class_dim: Dimension of the outputs along which classes lie; by default found from the targets' shape, or else
             1.
         wrt: Submodule whose inputs Jacobians are taken for.
-        initial: Parameters and buffers at the start of training by name, see :func:`initial_state`.
+        initial: Parameters and buffers at the start of training by name, as ``initial_state`` gives them.
+        live: What follows the optimizers while they train.
         buffers: What is measured in the place of the model's buffers of these names, such as another process's.
         differentiable: Whether to work on the real parameters.
         order: Of a differentiable snapshot, the highest derivative of the network that will be taken: with 3,
@@ -84,6 +73,7 @@ class Snapshot:
         outputs: What the network gave for ``inputs``, to save a forward pass. ``inputs`` must have required grad when
             it was computed if a Jacobian is to be taken.
         chunk_size: How many samples are computed at once. A differentiable snapshot computes all at once.
+        optimizers: What trains the network, for measures of the next step; only read.
 
     Raises:
         ValueError: If the inputs are empty, or the model has parameters without a shape yet.
@@ -109,12 +99,14 @@ class Snapshot:
         class_dim: int | None = None,
         wrt: str | None = None,
         initial: Mapping[str, Tensor] | None = None,
+        live: LiveSteps | None = None,
         buffers: Mapping[str, Tensor] | None = None,
         differentiable: bool = False,
         order: int = 1,
         differentiate_inputs: bool = False,
         outputs: Any = None,
         chunk_size: int = 256,
+        optimizers: Optimizer | Iterable[Optimizer] = (),
     ) -> None:
         for name, parameter in model.named_parameters():
             if isinstance(parameter, UninitializedParameter):
@@ -128,8 +120,9 @@ class Snapshot:
             raise MeasureError("inputs are empty; a measure needs at least one sample.")
         self.differentiable, self.order, self.differentiate_inputs = differentiable, order, differentiate_inputs
         self._inputs, self._targets = map_tensors(recordable, inputs), map_tensors(recordable, targets)
-        self._initial, self._outputs, self._chunk_size = initial, outputs, chunk_size
-        self._replaced: Mapping[str, Tensor] = {plain_name(name): t for name, t in (buffers or {}).items()}
+        self._initial, self._live, self._outputs, self._chunk_size = initial, live, outputs, chunk_size
+        self.optimizers = (optimizers,) if isinstance(optimizers, Optimizer) else tuple(optimizers)
+        self._tensors = Tensors(Gathered(model, self.optimizers), buffers or {}, differentiable=differentiable)
         self._execution = Execution(model)
         self._memo: dict[Hashable, Any] = {}
         self.on_asked: Callable[[Hashable, Callable[[], Any]], Callable[[], Any]] | None = None
@@ -144,7 +137,7 @@ class Snapshot:
     # What was given ------------------------------------------------------------------------------
 
     def has(self, what: str) -> bool:
-        """Whether ``"inputs"``, ``"targets"``, ``"initial"`` or ``"loss"`` can be used."""
+        """Whether ``"inputs"``, ``"targets"``, ``"initial"``, ``"live"`` or ``"loss"`` can be used."""
         return what == "loss" or getattr(self, f"_{what}") is not None
 
     @property
@@ -164,6 +157,12 @@ class Snapshot:
         """Parameters, and the buffers that were kept with them, at the start of training."""
         initial: Mapping[str, Tensor] = self._given("initial", self._initial)
         return {plain_name(name): tensor for name, tensor in initial.items()}
+
+    @property
+    def live(self) -> LiveSteps:
+        """What follows the optimizers of the training."""
+        live: LiveSteps = self._given("live", self._live)
+        return live
 
     @property
     def given_outputs(self) -> Any:
@@ -224,35 +223,43 @@ class Snapshot:
         """Observe the network inside the block, backward passes through it included; blocks may be nested."""
         return self._execution.opened()
 
-    @cached_property
+    def keeping(self) -> AbstractContextManager[None]:
+        """Let checkpointed functions keep what they compute inside the block, where the graph's tensors are read."""
+        return self._execution.keeping()
+
+    def observe(self) -> None:
+        """Observe the network before a backward pass through a graph that may be of an earlier block."""
+        self._execution.observe()
+
+    @property
     def parameters(self) -> dict[str, Tensor]:
         """The parameters by name, tied ones once: the real ones, or detached leaves of the same numbers.
 
         In at least single precision.
         """
-        named = {n: self._at_start(n, p) for n, p in self._gathered.items()}
-        if self.differentiable:
-            with torch.enable_grad():  # whoever asks first
-                return {n: at_least_single(p) for n, p in named.items()}
-        with torch.inference_mode(False):
-            leaves = {n: lazily_cloned(at_least_single(p.detach())) for n, p in named.items()}
-            return {n: leaf.requires_grad_(named[n].requires_grad) for n, leaf in leaves.items()}
+        return self._tensors.parameters
 
-    @cached_property
-    def _gathered(self) -> dict[str, Tensor]:
-        with torch.enable_grad():  # whoever asks first: what is gathered without would pass for not trained
-            return whole_parameters(self.model)
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name, as they are in this snapshot."""
+        return self._tensors.state
 
-    @cached_property
-    def _gathered_buffers(self) -> list[tuple[str, Tensor, Tensor]]:
-        return [(name, buffer, whole(buffer).detach()) for name, buffer in self.model.named_buffers()]
+    @property
+    def optimizer_state(self) -> tuple[dict[Any, Any], ...]:
+        """The state of each optimizer by what it belongs to, whole where it is sharded; not to be changed."""
+        return self._tensors.optimizer_state
 
-    def gather(self) -> None:
+    def gather(self, *, optimizer_state: bool = False) -> None:
         """Take in parameters and buffers now; where they are sharded all processes must do that together.
 
         What is measured afterwards needs no other process.
+
+        Args:
+            optimizer_state: Whether to take in the optimizers' state, too.
         """
-        _ = self.parameters, self._buffers
+        self._tensors.gather()
+        if optimizer_state:
+            _ = self.optimizer_state
 
     def on(self, batches: Batches | None, task: Task | None = None) -> Snapshot:
         """The same network at the same moment, on other data; for snapshots that observe.
@@ -262,11 +269,30 @@ class Snapshot:
             task: How the network is run and judged on them; by default as here.
         """
         other = Snapshot(
-            self.model, batches, task=task or self.task, initial=self._initial, chunk_size=self._chunk_size
+            self.model,
+            batches,
+            task=task or self.task,
+            initial=self._initial,
+            live=self._live,
+            chunk_size=self._chunk_size,
+            optimizers=self.optimizers,
         )
-        other._replaced, other._execution = self._replaced, self._execution
-        other.__dict__.update(parameters=self.parameters, _gathered=self._gathered, _buffers=self._buffers)
-        other.__dict__.update(_gathered_buffers=self._gathered_buffers)
+        self.gather()
+        other._tensors, other._execution = self._tensors, self._execution
+        return other
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Snapshot:
+        """The same network on the same batch, with others in the place of some parameters and buffers.
+
+        Nothing computed is shared with it. Of a differentiable snapshot it is differentiable in these tensors.
+
+        Args:
+            tensors: By the names of the parameters and buffers.
+        """
+        other = copy.copy(self)
+        other._memo, other._outputs, other.on_asked = {}, None, None
+        other.__dict__.pop("at_initialization", None)
+        other._tensors = self._tensors.replacing(tensors, differentiable=self.differentiable)
         return other
 
     @cached_property
@@ -286,47 +312,16 @@ class Snapshot:
         check_dense(self._inputs)
         sample = map_tensors(at_least_single, next(chunks(self._inputs, 1)))
         with self.opened(), torch.no_grad(), FrozenStatistics():
-            tensors = self._stand_ins(records=False, dtype=None, is_mixed=False)
+            tensors = self._tensors.stand_ins(records=False, dtype=None, is_mixed=False)
             try:
                 self._execution.run(lambda model: called(model, self.task)(sample), tensors)
             except MeasureError:
                 return False
         return True
 
-    def _stand_ins(self, *, records: bool, dtype: torch.dtype | None, is_mixed: bool) -> dict[int, Tensor]:
-        """What takes the place of each parameter and buffer in a run, by the ``id`` of these."""
-
-        def stand_in(original: Tensor, tensor: Tensor) -> Tensor:
-            kind = dtype or (original.dtype if is_mixed else None)
-            if kind is not None and tensor.is_floating_point() and tensor.dtype != kind:
-                return tensor.to(kind)
-            return lazily_cloned(tensor)
-
-        tensors = {}
-        for name, parameter in self._named_parameters.items():
-            leaf = self.parameters[name]
-            tensors[id(parameter)] = stand_in(parameter, leaf if records else leaf.detach())
-        for buffer, value in self._buffers:
-            tensors[id(buffer)] = stand_in(buffer, value if is_mixed else at_least_single(value))
-        return tensors
-
-    @cached_property
-    def _named_parameters(self) -> dict[str, nn.Parameter]:
-        _ = self.parameters  # gathers those that are sharded, which gives the module others
-        return dict(self.model.named_parameters())
-
-    @cached_property
-    def _buffers(self) -> list[tuple[Tensor, Tensor]]:
-        """The buffers, and what they are in this snapshot."""
-        return [(b, self._at_start(name, value)) for name, b, value in self._gathered_buffers]
-
     @cached_property
     def _time_first(self) -> dict[str, nn.Module]:
         return time_first_modules(self.model)
-
-    def _at_start(self, name: str, tensor: Tensor) -> Tensor:
-        replaced = self._replaced.get(plain_name(name))
-        return tensor if replaced is None else replaced.to(at_least_single(tensor))
 
     @cached_property
     def _has_plain_weights(self) -> bool:
@@ -342,7 +337,7 @@ class Snapshot:
             function: Reads the model's attributes; ``stand_in`` gives this snapshot's tensor for one of these.
         """
         if self._has_plain_weights:
-            return function(self.model, self._stand_in_of_parameter)
+            return function(self.model, self._tensors.stand_in_of)
         return self._run(
             lambda model: function(model, lambda tensor: tensor),
             records=self.differentiable,
@@ -350,21 +345,13 @@ class Snapshot:
             is_mixed=False,
         )
 
-    def _stand_in_of_parameter(self, tensor: Tensor) -> Tensor:
-        name = self._names.get(id(tensor))
-        leaf = at_least_single(tensor) if name is None else self.parameters[name]
-        return leaf if self.differentiable else leaf.detach()
-
-    @cached_property
-    def _names(self) -> dict[int, str]:
-        return {id(parameter): name for name, parameter in self._named_parameters.items()}
-
     def run(
         self,
         function: Callable[[nn.Module], Result],
         *,
         records: bool = False,
         dtype: torch.dtype | None = None,
+        once: bool = False,
     ) -> Result:
         """Call ``function(model)`` with copies of this snapshot's parameters and of the rest in the model.
 
@@ -373,19 +360,28 @@ class Snapshot:
                 gives.
             records: Whether an observing snapshot records gradients for its parameters.
             dtype: Precision of parameters and buffers, if not their own.
+            once: Whether an observing snapshot takes no second derivative of what the function returns: attention then
+                uses the kernels of training.
 
         Returns:
             What the function returns.
         """
-        return self._run(function, records=self.differentiable or records, dtype=dtype, is_mixed=self.is_mixed)
+        records = self.differentiable or records
+        return self._run(function, records=records, dtype=dtype, is_mixed=self.is_mixed, once=once)
 
     def _run(
-        self, function: Callable[[nn.Module], Result], *, records: bool, dtype: torch.dtype | None, is_mixed: bool
+        self,
+        function: Callable[[nn.Module], Result],
+        *,
+        records: bool,
+        dtype: torch.dtype | None,
+        is_mixed: bool,
+        once: bool = False,
     ) -> Result:
         with self.opened(), torch.set_grad_enabled(records):
-            tensors = self._stand_ins(records=records, dtype=dtype, is_mixed=is_mixed)
+            tensors = self._tensors.stand_ins(records=records, dtype=dtype, is_mixed=is_mixed)
             model = called(self.model, self.task, self._time_first)
-            return self._execution.run(lambda _: function(model), tensors)
+            return self._execution.run(lambda _: function(model), tensors, once=once and not self.differentiable)
 
     def run_one(self, function: Callable[[nn.Module, Any], Result]) -> Result:
         """Call ``function(model, inputs)`` with one sample, where numbers do not matter.
@@ -396,10 +392,12 @@ class Snapshot:
         with FrozenStatistics():
             return self.run(lambda model: function(model, sample))
 
-    def run_chunks(self, function: Callable[[nn.Module, Any], Result], inputs: Any = None) -> Iterator[Result]:
+    def run_chunks(
+        self, function: Callable[[nn.Module, Any], Result], inputs: Any = None, *, once: bool = False
+    ) -> Iterator[Result]:
         """Call ``function(model, inputs)`` on each chunk of the batch, or of other inputs, see :meth:`run`."""
         for (x,) in self.chunks(self.inputs if inputs is None else inputs):
-            yield self.run(partial(_called_with, function, x))
+            yield self.run(partial(_called_with, function, x), once=once)
 
     def chunks(self, *data: Any) -> Iterator[Any]:
         """Data that have samples in the first dimension, some samples at a time; or whole batches, one at a time."""
@@ -453,9 +451,48 @@ class Snapshot:
             MeasureError: If the initial state does not fit the network.
         """
         self.check_initial(dict(self.model.named_parameters()))
-        start = self._on(self._inputs if self.batches is None else self.batches, self._targets)
-        start._replaced = {**self._replaced, **self.initial}
-        return start
+        return self.at(self.initial)
+
+    def at(self, state: Mapping[str, Tensor]) -> Snapshot:
+        """The same network on the same data with other parameters and buffers, for snapshots that observe.
+
+        Args:
+            state: Some or all of them, by name. They are shared until something writes to them.
+        """
+        return self._at(state, differentiable=False)
+
+    def _at(self, state: Mapping[str, Tensor], *, differentiable: bool) -> Snapshot:
+        other = self._on(self._inputs if self.batches is None else self.batches, self._targets)
+        other._initial, other.differentiable = self._initial, differentiable
+        other.__dict__.update(is_mixed=self.is_mixed)
+        other._tensors = self._tensors.replacing(state, differentiable=differentiable)
+        return other
+
+    def moved(self, parameters: Mapping[str, Tensor], *, differentiable: bool = False) -> Snapshot:
+        """The same network on the same batch with other parameters.
+
+        Args:
+            parameters: By name; those that are not named stay.
+            differentiable: Whether what is computed there is a function of these tensors.
+        """
+        other = self._at(parameters, differentiable=differentiable)
+        other.order = self.order
+        return other
+
+    def pieces(self, count: int) -> Iterator[Snapshot]:
+        """The same network at the same moment on some samples at a time; nothing computed is shared with them.
+
+        Args:
+            count: At most how many samples in each; batches that cannot be cut stay whole.
+        """
+        if self.batches is None:
+            found = (self._on(*piece) for piece in chunks((self._inputs, self._targets), count))
+        else:
+            cut = replace(self.batches, at_once=count).pieces()
+            found = (self._on(Batches((batch,), (size,)), None) for batch, size in cut)
+        for piece in found:
+            piece._initial = self._initial
+            yield piece
 
     def first(self, count: int) -> Snapshot:
         """The same network at the same moment on its first samples; nothing computed is shared with it.
@@ -470,14 +507,16 @@ class Snapshot:
             piece = self._on(Batches((cut,), (min(count, self.batches.sizes[0]),), self.batches.at_once), None)
         else:
             piece = self._on(*next(chunks((self._inputs, self._targets), count)))
-        piece._initial, piece._replaced = self._initial, self._replaced
+        piece._initial, piece._live = self._initial, self._live
         return piece
 
     def _on(self, inputs: Any, targets: Any) -> Snapshot:
         targets = None if isinstance(inputs, Batches) else targets
-        snapshot = Snapshot(self.model, inputs, targets, task=self.task, chunk_size=self._chunk_size)
+        snapshot = Snapshot(
+            self.model, inputs, targets, task=self.task, chunk_size=self._chunk_size, optimizers=self.optimizers
+        )
         snapshot._execution = self._execution
-        snapshot.__dict__.update(_gathered=self._gathered, _gathered_buffers=self._gathered_buffers)
+        snapshot._tensors = self._tensors.replacing({}, differentiable=False)
         return snapshot
 
     def check_initial(self, tensors: Mapping[str, Tensor]) -> None:
@@ -495,50 +534,6 @@ class Snapshot:
                 f"the initial state does not fit the network: {unlike[0]!r} was not there, or had another shape. "
                 "Take it with network.initial_state(model) before training."
             )
-
-
-class _Called:
-    """A module that is called as a task says, on inputs that it may write to."""
-
-    def __init__(self, model: nn.Module, task: Task, time_first: Mapping[str, nn.Module]) -> None:
-        self._model, self._task, self._time_first = model, task, time_first
-
-    def __call__(self, inputs: Any) -> Any:
-        if isinstance(inputs, Batches):
-            return joined_outputs([self(batch) for batch in inputs.batches])
-        own = owned(inputs)
-        with time_first_refused(self._time_first, own):
-            return self._task.run(self._model, own)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
-def joined_outputs(parts: list[Any]) -> Any:
-    """What the network gave for parts of the batch, as one.
-
-    Raises:
-        MeasureError: If the parts do not fit.
-    """
-    try:
-        return joined(parts)
-    except ValueError as error:
-        raise MeasureError(
-            f"needs outputs of all batches that can be put together, but {error} Give outputs of one shape with "
-            "forward=lambda module, batch: ...."
-        ) from error
-
-
-def called(model: nn.Module, task: Task, time_first: Mapping[str, nn.Module] | None = None) -> nn.Module:
-    """A module that is called as a task says.
-
-    Args:
-        model: It has all that functions of a model read off one.
-        task: How it is called.
-        time_first: Its modules that take time in the first dimension, by name, to be refused where samples are there.
-    """
-    module: Any = _Called(model, task, time_first or {})
-    return module
 
 
 def _called_with(function: Callable[[nn.Module, Any], Result], inputs: Any, model: nn.Module) -> Result:

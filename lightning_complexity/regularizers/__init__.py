@@ -10,14 +10,19 @@ from lightning_complexity.regularizers.measure import TrainedMeasure, snapshot_f
 if TYPE_CHECKING:
     from lightning_complexity.regularizers.curvature import *
     from lightning_complexity.regularizers.features import *
+    from lightning_complexity.regularizers.fisher import *
+    from lightning_complexity.regularizers.flatness import *
     from lightning_complexity.regularizers.gradients import *
+    from lightning_complexity.regularizers.information import *
     from lightning_complexity.regularizers.lann import *
     from lightning_complexity.regularizers.margins import *
     from lightning_complexity.regularizers.norms import *
     from lightning_complexity.regularizers.paths import *
     from lightning_complexity.regularizers.regions import *
+    from lightning_complexity.regularizers.relative_flatness import *
     from lightning_complexity.regularizers.sensitivity import *
     from lightning_complexity.regularizers.spectra import *
+    from lightning_complexity.regularizers.stability import *
 
 __all__ = ["Regularizer", "TrainedMeasure", "snapshot_for"]
 

@@ -13,8 +13,8 @@ from typing_extensions import Self
 
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.network import ForwardFunction, LayerChoice, LossFunction, Snapshot, Task, initial_state
-from lightning_complexity.network.choice import owners
 from lightning_complexity.network.running.sharding import is_sharded
+from lightning_complexity.network.weights.choice import owners
 from lightning_complexity.regularizers.measure import TrainedMeasure, snapshot_for
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_complexity.metrics import features
+from lightning_complexity.metrics.representation import features
 from lightning_complexity.network.tracing.calls import Layer
 from lightning_complexity.regularizers.base import Regularizer
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lightning_complexity.metrics import lann
-from lightning_complexity.metrics.lann import Coefficient
+from lightning_complexity.metrics.function import lann
+from lightning_complexity.metrics.function.lann import Coefficient
 from lightning_complexity.regularizers.base import Regularizer
 
 __all__ = ["CustomizedL1"]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.network import Context, Snapshot, Task
-from lightning_complexity.network.choice import chosen
+from lightning_complexity.network.tracing.decompositions import check_differentiable
+from lightning_complexity.network.weights.choice import chosen
 
 _NEEDS_BATCH = {"inputs", "targets", "loss"}
 
@@ -65,14 +66,17 @@ class TrainedMeasure:
 
         Raises:
             MissingInputError: If something that the metric needs is missing.
-            MeasureError: If the metric has no value on this network.
+            MeasureError: If the metric has no value on this network, or its value no derivative.
         """
         self.metric.check(snapshot)
         context = Context(self.calls, self.metric.layers_chosen, self.warm_start)
+        is_checked = self.calls == 0 and self.metric.order > 0 and torch.is_grad_enabled()
         with snapshot.opened(), self.metric.explained():
             value = self.metric.measure(snapshot, context)
             if self.metric.layers_chosen is not None and self.metric.reads_samples and value.requires_grad:
                 value = _for_parameters_of(value, chosen(_trained(snapshot), self.metric.layers_chosen, snapshot.model))
+            if is_checked and value.requires_grad:
+                check_differentiable([value], order=self.metric.order + 1)
         self.calls += 1
         return value
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lightning_complexity.metrics import norms
-from lightning_complexity.metrics.norms import Origin
+from lightning_complexity.metrics.weights import norms
+from lightning_complexity.metrics.weights.norms import Origin
 from lightning_complexity.network import ConvolutionNorm, MatrixNorm
 from lightning_complexity.regularizers.base import Regularizer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_complexity.metrics import regions
+from lightning_complexity.metrics.function import regions
 from lightning_complexity.regularizers.base import Regularizer
 
 __all__ = ["SmoothLocalComplexity"]

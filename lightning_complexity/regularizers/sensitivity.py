@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_complexity.metrics import sensitivity
+from lightning_complexity.metrics.function import sensitivity
 from lightning_complexity.network.derivatives import JacobianOf
 from lightning_complexity.regularizers.base import Regularizer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_complexity.metrics import spectra
+from lightning_complexity.metrics.weights import spectra
 from lightning_complexity.network import ConvolutionNorm
 from lightning_complexity.regularizers.base import Regularizer
 

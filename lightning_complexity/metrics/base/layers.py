@@ -58,6 +58,27 @@ class LayerMetric(ComplexityMetric):
         return dict(zip(self.layer_names, self.values, strict=True))
 
 
+class ParameterMetric(ComplexityMetric):
+    """A number of all parameters together, and the same of each alone."""
+
+    has_layers = True
+    chooses_layers = True
+    values: Tensor
+    layer_names: list[str]
+
+    def _prepare_state(self) -> None:
+        self.add_note("layer_names", [])
+        self.add_state("values", torch.full((1,), torch.nan), dist_reduce_fx=latest)
+
+    def total(self) -> Tensor:
+        """The number of all parameters together."""
+        return self.values[0]
+
+    def parts(self) -> dict[str, Tensor]:
+        """The number of each parameter."""
+        return dict(zip(self.layer_names, self.values[1:], strict=True))
+
+
 class WeightMetric(LayerMetric):
     """A metric with one value for each weight matrix.
 

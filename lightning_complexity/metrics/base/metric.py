@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 from typing_extensions import Self
 
+from lightning_complexity.metrics.base.curves import Curve, draw_curve
 from lightning_complexity.metrics.base.shares import synchronize
 from lightning_complexity.metrics.base.written import written
 from lightning_complexity.network import (
     Context,
     ForwardFunction,
     LayerChoice,
+    LiveSteps,
     LossFunction,
-    MeasureError,
     MissingInputError,
     NothingMeasuredError,
     Snapshot,
     Task,
-    UnsupportedOperationError,
 )
-from lightning_complexity.network.errors import of_derivative
+from lightning_complexity.network.errors import errors_of
 from lightning_complexity.network.running.ranks import Ranks, in_words
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Need = Literal["inputs", "targets", "loss", "initial"]
+Need = Literal["inputs", "targets", "loss", "initial", "live"]
 Cost = Literal["weights", "forward", "backward", "hessian", "sampling"]
 Suite = Literal["fast", "standard", "full"]
 
@@ -63,7 +65,10 @@ class ComplexityMetric(Metric, ABC):
         order: Highest derivative of the network that measuring takes.
         differentiates_inputs: Whether that is a derivative for the inputs.
         reads_samples: Whether the value depends on the samples, and not on their shape alone.
+        reads_optimizers: Whether it depends on the optimizers' state, which is gathered for it where it is sharded.
         increases_with_complexity: ``True``, ``False``, or ``None`` where there is no such direction.
+        units: What the value counts or is measured in, of a logarithm what it is taken of: ``"output / input"``,
+            ``"bytes / sample"``, ``"pure number"``. See :meth:`in_units`.
         has_layers: Whether the metric has a value for each layer.
         chooses_layers: Whether :meth:`on` can choose among the layers.
         is_logarithm: Whether the value is a logarithm; its name then starts with ``log_``.
@@ -85,11 +90,13 @@ class ComplexityMetric(Metric, ABC):
     order: int = 0
     differentiates_inputs: ClassVar[bool] = False
     reads_samples: bool = True
+    reads_optimizers: bool = False
     increases_with_complexity: ClassVar[bool | None] = True
+    units: str = ""
     has_layers: ClassVar[bool] = False
     chooses_layers: ClassVar[bool] = False
     is_logarithm: bool = False
-    single_update_reason: ClassVar[str | None] = None
+    single_update_reason: str | None = None
     no_penalty_reason: ClassVar[str | None] = None
     suite: ClassVar[Suite | None] = "full"
     formula: ClassVar[str]
@@ -150,7 +157,7 @@ class ComplexityMetric(Metric, ABC):
         return {}
 
     def details(self) -> dict[str, Tensor]:
-        """What is logged beside the value, such as its standard error, by name."""
+        """What is logged beside the value, such as its standard error, by name; vectors are shown as distributions."""
         return {}
 
     @property
@@ -165,8 +172,12 @@ class ComplexityMetric(Metric, ABC):
     def figures(self, snapshot: Snapshot) -> dict[str, Figure]:
         """Pictures of what was measured, for loggers that can show them; needs matplotlib, cheap after ``update``.
 
-        Their keys are others than those of :meth:`report`.
+        Those of :meth:`curves`, unless a subclass draws others. Their keys are others than those of :meth:`report`.
         """
+        return {f"{self.name}/{key}": draw_curve(*curve) for key, curve in self.curves(snapshot).items()}
+
+    def curves(self, snapshot: Snapshot) -> dict[str, Curve]:
+        """Curves behind the value, such as a density over a grid, by name; cheap after ``update``."""
         return {}
 
     # What a user calls ---------------------------------------------------------------------------
@@ -211,6 +222,8 @@ class ComplexityMetric(Metric, ABC):
         class_dim: int | None = None,
         wrt: str | None = None,
         initial: Mapping[str, Tensor] | None = None,
+        live: LiveSteps | None = None,
+        optimizer: Optimizer | Iterable[Optimizer] = (),
     ) -> None:
         """Measure a network.
 
@@ -225,6 +238,8 @@ class ComplexityMetric(Metric, ABC):
             class_dim: Dimension of the outputs along which classes lie, where shapes do not tell.
             wrt: Name of a submodule: Jacobians are those for what enters it.
             initial: State at the start, see :func:`lightning_complexity.network.initial_state`.
+            live: What follows the optimizers, see :class:`lightning_complexity.network.LiveSteps`.
+            optimizer: What trains the network, one or several, for measures of its next step; only read.
 
         Raises:
             MissingInputError: If something that the metric needs is missing.
@@ -241,7 +256,9 @@ class ComplexityMetric(Metric, ABC):
             snapshot = (
                 model
                 if isinstance(model, Snapshot)
-                else Snapshot(model, inputs, targets, task=task, initial=initial, **options)
+                else Snapshot(
+                    model, inputs, targets, task=task, initial=initial, live=live, optimizers=optimizer, **options
+                )
             )
             self.check(snapshot)
             with snapshot.opened(), self.explained():
@@ -264,25 +281,9 @@ class ComplexityMetric(Metric, ABC):
         """Whether targets are needed for the loss alone, which takes whole batches itself."""
         return "loss" in self.needs and snapshot.task.judges_batches
 
-    @contextmanager
-    def explained(self) -> Iterator[None]:
+    def explained(self) -> AbstractContextManager[None]:
         """Let errors inside name this metric, and be none of torch's or Python's own."""
-        try:
-            yield
-        except UnsupportedOperationError as error:
-            error.measure = type(self).__name__
-            raise
-        except (ValueError, ArithmeticError, ImportError, Warning):
-            raise
-        except Exception as error:
-            of_torch = of_derivative(error, max(self.order, 1))
-            if of_torch is not None:
-                raise of_torch from error
-            text = " ".join(str(error).split())
-            raise MeasureError(
-                f"{type(self).__name__} met something on this network that it does not know: "
-                f"{type(error).__name__}: {text[:300]}. Leave it out, or measure a part of the network."
-            ) from error
+        return errors_of(type(self).__name__, self.order)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Update, and return the value of this batch alone."""
@@ -339,12 +340,60 @@ class ComplexityMetric(Metric, ABC):
         Raises:
             NothingMeasuredError: Before ``update``.
         """
+        total, details, parts = self._everything()
+        return {self.name: total, **{f"{self.name}/{key}": value for key, value in {**details, **parts}.items()}}
+
+    def _everything(self) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The value, its details and, where ``compute`` returns them, its parts, of all processes."""
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
         ):
             self._check_measured()
-            below = {**self.details(), **(self.parts() if self.splits else {})}
-            return {self.name: self.total(), **{f"{self.name}/{key}": value for key, value in below.items()}}
+            return self.total(), self.details(), self.parts() if self.splits else {}
+
+    def plot(self, val: Any = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
+        """Draw the value, with a bar of one standard error where it has one.
+
+        A number is a point, the layers of a network are points from top to bottom, a list is a curve or one for each
+        layer. Vectors, such as what :meth:`histograms` returns, are drawn from their largest entry to their smallest.
+        What is not finite is written as such, or left out of a curve.
+
+        Args:
+            val: What ``compute``, ``forward``, ``report`` or ``histograms`` has returned, or a list of that, in the
+                order of time; only ``report`` has standard errors. Default: what was measured.
+            ax: Axes to draw into; default new ones, in a figure of ``matplotlib.pyplot``.
+
+        Returns:
+            Figure and axes.
+
+        Raises:
+            NothingMeasuredError: Before ``update``, without ``val``.
+            ImportError: Without matplotlib.
+            TypeError: If ``val`` is something else.
+            ValueError: If it is an empty list or a list of vectors.
+
+        Example:
+            >>> from lightning_complexity.metrics import StableRank
+            >>> metric = StableRank(per_layer=True)
+            >>> metric.update(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)))
+            >>> figure, axes = metric.plot()
+            >>> axes.get_xlabel()
+            'stable_rank [directions]'
+        """
+        from lightning_complexity.metrics.base.drawing import draw, new_axes, of_parts
+
+        if val is None:
+            val = of_parts(*self._everything())
+        axes = new_axes() if ax is None else ax
+        draw(self, val, axes)
+        return cast("Figure", axes.figure), axes
+
+    def _repr_html_(self) -> str:
+        """In a notebook: how it is written, and what was measured on this process."""
+        from lightning_complexity.metrics.base.drawing import in_notebook
+
+        measured = (self.total(), self.details(), self.parts() if self.splits else {}) if self.has_measured else None
+        return in_notebook(self, measured)
 
     def _check_measured(self) -> None:
         if not (self.has_measured or (self._is_synced and self._others_have_measured)):

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_complexity.functional.curvature import standard_error
+from lightning_complexity.functional.loss_surface.curvature import standard_error
+from lightning_complexity.metrics.base.checks import check_at_least
 from lightning_complexity.metrics.base.metric import ComplexityMetric
 from lightning_complexity.network import Context, Snapshot
 
@@ -27,8 +28,7 @@ class ProbedMetric(ComplexityMetric):
     layer_names: list[str]
 
     def __init__(self, num_probes: int, **kwargs: Any) -> None:
-        if num_probes < 1:
-            raise ValueError(f"num_probes must be at least 1, got {num_probes!r}.")
+        check_at_least(1, num_probes=num_probes)
         super().__init__(**kwargs)
         self.num_probes = num_probes
 

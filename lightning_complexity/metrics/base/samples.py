@@ -69,6 +69,22 @@ class SampleMeanMetric(ComplexityMetric):
         return {"standard_error": self.standard_error()}
 
 
+class SampleMeanByParameter(SampleMeanMetric):
+    """A mean over samples of a number of all parameters together, and the same of each alone."""
+
+    has_layers = True
+    chooses_layers = True
+    layer_names: list[str]
+
+    def _prepare_state(self) -> None:
+        super()._prepare_state()
+        self.add_note("layer_names", [])
+
+    def parts(self) -> dict[str, Tensor]:
+        """The mean of each parameter's number."""
+        return dict(zip(self.layer_names, self.means()[1:], strict=True))
+
+
 def _first(values: Tensor) -> Tensor:
     return values[:, 0] if values.ndim > 1 else values
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_complexity.functional.regions import activation_codes, piece_counts
+from lightning_complexity.functional.function.regions import activation_codes, piece_counts
 from lightning_complexity.network.errors import MeasureError, UnsupportedOperationError
 from lightning_complexity.network.running.batches import chunks, num_samples
 from lightning_complexity.network.sharing import shared

@@ -132,7 +132,7 @@ class Restriction:
 
 
 def _above_kinks(activation: Activation) -> Tensor:
-    flat = activation.inputs.flatten(1)
+    flat = activation.inputs.reshape(len(activation.inputs), -1)
     return torch.cat([flat - kink for kink in activation.kinks], 1)
 
 

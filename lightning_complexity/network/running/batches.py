@@ -69,7 +69,7 @@ class Batches:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], data: Any) -> Any:
-    """Apply ``function`` to every tensor in nested mappings, tuples, lists and dataclasses.
+    """Apply ``function`` to every tensor in nested mappings, tuples, lists, dataclasses and objects with ``logits``.
 
     Args:
         function: Takes and returns a tensor.
@@ -100,6 +100,10 @@ def _map_leaves(of_tensor: Callable[[Tensor], Tensor], of_other: Callable[[Any],
         for field in dataclasses.fields(data):
             # Also where the class is frozen.
             object.__setattr__(new, field.name, _map_leaves(of_tensor, of_other, getattr(data, field.name)))
+        return new
+    if isinstance(getattr(data, "__dict__", {}).get("logits"), Tensor):
+        new = copy.copy(data)
+        new.__dict__.update({k: _map_leaves(of_tensor, of_other, value) for k, value in vars(data).items()})
         return new
     return of_other(data)
 

@@ -36,7 +36,9 @@ def recomputed_by(replay: Callable[[Function], Function | None]) -> Iterator[Non
     try:
         torch_checkpoint._checkpoint_without_reentrant_generator = replaying  # type: ignore[assignment]
         torch_checkpoint.CheckpointFunction = WithoutReentry  # type: ignore[misc, assignment]
-        yield
+        # Torch ends a recomputation early by an exception, which a scripted module turns into an error.
+        with torch_checkpoint.set_checkpoint_early_stop(False):
+            yield
     finally:
         torch_checkpoint._checkpoint_without_reentrant_generator = generator
         torch_checkpoint.CheckpointFunction = reentrant  # type: ignore[misc]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +14,14 @@ from torch.nn.utils import parametrize
 from torch.overrides import _get_current_function_mode_stack
 
 from lightning_complexity.network.running.checkpointing import recomputed_by
-from lightning_complexity.network.running.guard import computed_exactly, cuda_devices, left_alone
+from lightning_complexity.network.running.guard import (
+    TWICE_DIFFERENTIABLE,
+    attention_by,
+    computed_exactly,
+    cuda_devices,
+    kernels_of_attention,
+    left_alone,
+)
 from lightning_complexity.network.running.sharding import sharding_suspended
 from lightning_complexity.network.running.state import PythonState
 from lightning_complexity.network.tracing.interpreter import TorchFunctionInterpreter
@@ -38,6 +45,9 @@ class Execution:
         self._block: ExitStack | None = None
         self._state: PythonState | None = None
         self._running: Mapping[int, Tensor] | None = None
+        self._once, self._kernels_of_training = False, TWICE_DIFFERENTIABLE
+        self._keeps = False
+        self._devices: list[torch.device] = []
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -56,12 +66,36 @@ class Execution:
     def _observed(self) -> PythonState:
         assert self._block is not None
         if self._state is None:
+            self._kernels_of_training = kernels_of_attention()
             for guard in (left_alone(self.model), sharding_suspended(self.model), recomputed_by(self._replayed)):
                 self._block.enter_context(guard)
+            self._devices = cuda_devices(self.model)
             self._state = PythonState(self.model)
         return self._state
 
-    def run(self, function: Callable[[nn.Module], Result], tensors: Mapping[int, Tensor]) -> Result:
+    def observe(self) -> None:
+        """Observe the network from now on in an open block, before a backward pass through the graph of an earlier one.
+
+        Checkpointed parts run again in it, with random states of their own, which are none to go back to.
+        """
+        if self._block is not None:
+            self._observed()
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Let checkpointed functions keep what they compute inside the block, as if they were not checkpointed.
+
+        For those who read tensors that autograd has saved: those of a checkpoint can be read once, by a backward pass.
+        """
+        before, self._keeps = self._keeps, True
+        try:
+            yield
+        finally:
+            self._keeps = before
+
+    def run(
+        self, function: Callable[[nn.Module], Result], tensors: Mapping[int, Tensor], *, once: bool = False
+    ) -> Result:
         """Call ``function(model)`` with other tensors in the model.
 
         Every call draws the same random numbers, where the network draws any.
@@ -69,33 +103,42 @@ class Execution:
         Args:
             function: Anything that reads or calls the model.
             tensors: What stands in for parameters and buffers, by the ``id`` of these. They may be written to.
+            once: Whether what it gives is differentiated once at most, which all kernels of attention can be.
         """
-        with self._with_tensors(tensors):
+        with self._with_tensors(tensors, once):
             self._seed()
             return function(self.model)
 
     @contextmanager
-    def _with_tensors(self, tensors: Mapping[int, Tensor]) -> Iterator[None]:
+    def _with_tensors(self, tensors: Mapping[int, Tensor], once: bool) -> Iterator[None]:
         with self.opened():
-            state = self._observed()
-            before, self._running = self._running, tensors
+            state = self._observed()  # first, as it chooses kernels too
+            attention = nullcontext() if once == self._once else self._attention(once)
+            before, self._running, self._once = (self._running, self._once), tensors, once
             try:
-                with state.replaced(tensors), _own_cache_of_parametrizations():
+                with attention, state.replaced(tensors), _own_cache_of_parametrizations():
                     yield
             finally:
-                self._running = before
+                self._running, self._once = before
+
+    def _attention(self, once: bool) -> AbstractContextManager[None]:
+        return attention_by(self._kernels_of_training if once else TWICE_DIFFERENTIABLE)
 
     def _replayed(self, function: Callable[..., Any]) -> Callable[..., Any] | None:
-        """A checkpointed part of the network for when it is recomputed; ``None`` where its operations are watched."""
+        """A checkpointed part of the network for when it is recomputed.
+
+        ``None`` where its operations are watched, or its graph will be read.
+        """
         modes = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, TorchFunctionInterpreter)]
-        tensors = self._running
-        if tensors is None or not all(mode.can_be_repeated for mode in modes):
+        tensors, once = self._running, self._once
+        if tensors is None or self._keeps or not all(mode.can_be_repeated for mode in modes):
             return None
+        modes = [mode for mode in modes if mode.sees_repeats]
 
         def replay(*args: Any, **kwargs: Any) -> Any:
             with ExitStack() as stack:
                 if self._running is not tensors:
-                    stack.enter_context(self._with_tensors(tensors))
+                    stack.enter_context(self._with_tensors(tensors, once))
                 for mode in modes:
                     if mode not in _get_current_function_mode_stack():
                         stack.enter_context(mode)
@@ -107,7 +150,7 @@ class Execution:
         random.seed(0)
         np.random.seed(0)  # noqa: NPY002 (the state that networks may draw from)
         torch.default_generator.manual_seed(0)
-        for device in cuda_devices(self.model):
+        for device in self._devices:
             torch.cuda.default_generators[device.index or 0].manual_seed(0)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,23 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 _LOGGING_METHODS = ("log", "log_dict")
+_KERNELS: tuple[tuple[SDPBackend, Callable[[], bool]], ...] = (
+    (SDPBackend.FLASH_ATTENTION, torch.backends.cuda.flash_sdp_enabled),
+    (SDPBackend.EFFICIENT_ATTENTION, torch.backends.cuda.mem_efficient_sdp_enabled),
+    (SDPBackend.MATH, torch.backends.cuda.math_sdp_enabled),
+)
+TWICE_DIFFERENTIABLE: tuple[SDPBackend, ...] = (SDPBackend.MATH,)
+
+
+def kernels_of_attention() -> tuple[SDPBackend, ...]:
+    """Those that are in use here, some of which can be differentiated only once."""
+    return tuple(kernel for kernel, is_enabled in _KERNELS if is_enabled()) or TWICE_DIFFERENTIABLE
+
+
+def attention_by(kernels: Sequence[SDPBackend]) -> AbstractContextManager[None]:
+    """Let attention inside the block be computed by some of these."""
+    block: AbstractContextManager[None] = sdpa_kernel(list(kernels))
+    return block
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:
@@ -145,7 +162,7 @@ def left_alone(module: nn.Module) -> Iterator[None]:
         stack.enter_context(_numpy_and_python_random_state_kept())
         stack.enter_context(torch.random.fork_rng(devices=cuda_devices(module)))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(attention_by(TWICE_DIFFERENTIABLE))
         stack.enter_context(_logging_muted(module))
         stack.enter_context(_evaluation_mode(module))
         stack.enter_context(_hooked_weights_kept(module))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ def whole_parameters(model: nn.Module) -> dict[str, Tensor]:
     The gradient of a gathered parameter is the mean over processes, as for losses in data-parallel training. All
     processes must call this, and differentiate, together.
     """
-    _reshard(model)  # what a forward pass has left gathered may be in half precision
+    reshard(model)  # what a forward pass has left gathered may be in half precision
     return {name: whole(parameter) for name, parameter in model.named_parameters()}
 
 
@@ -39,7 +39,7 @@ def is_sharded(model: nn.Module) -> bool:
 @contextmanager
 def sharding_suspended(model: nn.Module) -> Iterator[None]:
     """Let the model run with the parameters that are put into it, instead of gathering its own."""
-    _reshard(model)  # so that modules keep the parameters that they have now
+    reshard(model)  # so that modules keep the parameters that they have now
     hooks = [
         (registered, handle.id)
         for module in _sharded_modules(model)
@@ -58,7 +58,51 @@ def sharding_suspended(model: nn.Module) -> Iterator[None]:
             registered.update(hooks_before)
 
 
-def _reshard(model: nn.Module) -> None:
+def local_part(tensor: Any) -> Tensor:
+    """This process's part of a tensor that is sharded, in the same memory; another one itself."""
+    part: Tensor = tensor.detach().to_local() if hasattr(tensor, "to_local") else tensor
+    return part
+
+
+def sums_over_parts(values: Tensor, of: Sequence[Tensor]) -> Tensor:
+    """A number for each tensor, summed over the parts of those that are sharded; all processes must call this together.
+
+    Args:
+        values: One for this process's part of each tensor, shape ``(tensors,)``.
+        of: The tensors, spread as they may be.
+    """
+    alike: dict[Any, list[int]] = {}
+    for i, tensor in enumerate(of):
+        mesh, placements = getattr(tensor, "device_mesh", None), getattr(tensor, "placements", None)
+        alike.setdefault((mesh, placements), []).append(i)
+    found = values.clone()
+    for spread, places in alike.items():
+        found[places] = _whole_sum(values[places], *spread)
+    return found
+
+
+def _whole_sum(parts: Tensor, mesh: Any, placements: Any) -> Tensor:
+    if mesh is None:
+        return parts
+    from torch.distributed.tensor import DTensor, Partial
+
+    return whole(DTensor.from_local(parts, mesh, [Partial() if p.is_shard() else p for p in placements]))
+
+
+def norms_over_parts(norms: Tensor, of: Sequence[Tensor]) -> Tensor:
+    """Norms of whole tensors from those of this process's parts; all processes must call this together.
+
+    Args:
+        norms: One for this process's part of each tensor, shape ``(tensors,)``.
+        of: The tensors, spread as they may be.
+    """
+    if not any(hasattr(tensor, "full_tensor") for tensor in of):
+        return norms
+    return sums_over_parts(norms.double().square(), of).sqrt().to(norms.dtype)
+
+
+def reshard(model: nn.Module) -> None:
+    """Let a sharded model free what it has gathered, so that its parameters are the parts."""
     for module in _sharded_modules(model):
         module.reshard()
 

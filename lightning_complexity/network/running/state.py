@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import operator
 import random
 import types
 import warnings
@@ -112,7 +113,7 @@ class PythonState:
         Every place of a parameter gets its stand-in, however many names it has and wherever attributes refer to it.
 
         Args:
-            tensors: What stands in for parameters and buffers, by the ``id`` of these.
+            tensors: What stands in for parameters and buffers, by the ``id`` of these; they may be these themselves.
         """
         memo: dict[int, tuple[Any, Any]] = {}
 
@@ -128,7 +129,8 @@ class PythonState:
             for registry, name, original in self._slots:
                 registry[name] = _copied(original, DEPTH, memo, stand_in)
             for scripted, name, original in self._scripted:
-                scripted.setattr(name, stand_in(original).detach())
+                if tensors.get(id(original)) is not original:
+                    scripted.setattr(name, stand_in(original).detach())
             for namespace, name, value in self._mutable:
                 namespace[name] = _copied(value, DEPTH, memo, stand_in)
             yield
@@ -139,16 +141,13 @@ class PythonState:
         for scripted, name, original in self._scripted:
             scripted.setattr(name, original)
         for namespace, before in self._namespaces.values():
-            if len(namespace) != len(before) or (before and _differ(namespace, before)):
+            if (namespace or before) and _differ(namespace, before):
                 namespace.clear()
                 namespace.update(before)
 
 
-_MISSING = object()
-
-
 def _differ(namespace: Namespace, before: dict[str, Any]) -> bool:
-    return any(namespace.get(name, _MISSING) is not value for name, value in before.items())
+    return list(namespace) != list(before) or not all(map(operator.is_, namespace.values(), before.values()))
 
 
 def _same_view(view: Tensor, base: Tensor, other: Tensor) -> Tensor:

@@ -15,8 +15,14 @@ from torch import Tensor, nn
 
 from lightning_complexity.functional.margins import positions_as_samples
 from lightning_complexity.network.errors import MeasureError, MissingInputError, NetworkError
-from lightning_complexity.network.running.batches import Batches, can_be_cut, joined_if_possible, tensors_in
-from lightning_complexity.network.running.memory import at_least_single
+from lightning_complexity.network.running.batches import (
+    Batches,
+    can_be_cut,
+    joined_if_possible,
+    map_tensors,
+    tensors_in,
+)
+from lightning_complexity.network.running.memory import at_least_single, lazily_cloned
 from lightning_complexity.network.running.reading import IGNORED, Reading, default_reading
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -144,7 +150,7 @@ class Task:
             ) from error
 
     def loss_of(self, outputs: Any, targets: Any) -> Tensor:
-        """The loss of a batch, 0-d.
+        """The loss of a batch, 0-d; a loss that writes to outputs writes to a copy.
 
         Raises:
             MissingInputError: If the default loss does not fit the targets.
@@ -154,7 +160,7 @@ class Task:
             return self._cross_entropy(main_tensor(outputs), targets)
         _check_several_classes(self.loss, outputs)
         try:
-            loss = self.loss(outputs, targets)
+            loss = self.loss(map_tensors(lazily_cloned, outputs), targets)
         except MeasureError:
             raise
         except Exception as error:
@@ -219,6 +225,10 @@ def _one_number(loss: Any) -> Tensor:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise NetworkError(f"the loss must be one number for the whole batch, such as a mean, got {got}.")
+    if loss.is_complex():
+        raise NetworkError(
+            f"the loss must be a real number, got {loss.dtype}. Take its real part or its absolute value."
+        )
     return at_least_single(loss.reshape(()))
 
 

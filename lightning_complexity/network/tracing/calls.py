@@ -16,7 +16,7 @@ from lightning_complexity.network.tracing.interpreter import (
     hooks_on_modules,
     tensor_arguments,
 )
-from lightning_complexity.network.weights import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from lightning_complexity.network.weights.matrices import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
 Layer = str | int
 WEIGHTED = (nn.Linear, nn.Bilinear, *CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)

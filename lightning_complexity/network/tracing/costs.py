@@ -120,7 +120,7 @@ _CONVOLUTIONS = {aten.convolution, aten._convolution, aten.cudnn_convolution, at
 
 
 @contextmanager
-def _written_out() -> Iterator[None]:
+def written_out() -> Iterator[None]:
     """Have recurrent layers and attention computed by operations that can be seen."""
     mkldnn, cudnn = torch.backends.mkldnn, torch.backends.cudnn
     before = mkldnn.enabled, cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
@@ -273,7 +273,7 @@ def count_costs(model: nn.Module, sample: Any) -> Costs:
     flop_counter = FlopCounterMode(display=False, custom_mapping=counter.formulas())
     flop_counter.mod_tracker = _NoModules()
     linearity = PiecewiseLinearity(model, path, sample)
-    with torch.no_grad(), _written_out(), path.followed(), memory, flop_counter, linearity:
+    with torch.no_grad(), written_out(), path.followed(), memory, flop_counter, linearity:
         model(sample)
     parameters = [*counter.read_before[1:], memory.parameters_read]
     products = tuple(Product(*noted, read) for noted, read in zip(counter.products, parameters, strict=False))

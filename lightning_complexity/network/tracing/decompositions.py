@@ -3,7 +3,8 @@
 torch saves the statistics of a fused normalization for its derivatives and forgets, from some derivative on, that they
 depend on the input. No error tells: third derivatives are wrong for LayerNorm and for BatchNorm with statistics of the
 batch (pytorch issues 175754, 186256), second ones for weight normalization. Others have no second derivative at all,
-and sparse gradients of embeddings can be neither added to dense ones nor differentiated.
+and sparse gradients of embeddings can be neither added to dense ones nor differentiated. Normalization of each sample
+(InstanceNorm) is a BatchNorm to torch, which looks as if samples depended on one another.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_complexity.network.errors import MissingDerivativeError
+from lightning_complexity.network.errors import MissingDerivativeError, missing_derivatives_named
 from lightning_complexity.network.tracing.embedding_bags import dense_embedding_bag, embedding_bag
 from lightning_complexity.network.tracing.interpreter import TorchFunctionInterpreter
 
@@ -62,6 +63,22 @@ def check_derivatives(tensors: Iterable[Tensor], order: int) -> None:
                 f"torch gets derivatives of order {order} wrong for {name}. If outputs were given, leave them out; "
                 "if the network calls torch's function itself, use the module or torch.nn.functional."
             )
+
+
+def check_differentiable(tensors: Iterable[Tensor], order: int) -> None:
+    """Raise an error if torch cannot differentiate what the tensors are computed from, which it says when it is asked.
+
+    Args:
+        tensors: Made from derivatives of outputs.
+        order: That of the derivative of outputs that would be taken.
+
+    Raises:
+        MissingDerivativeError: With the operation.
+    """
+    for node in _operations(tensors):
+        if node.name().endswith(("autograd::NotImplemented", "autograd::Error")):
+            with missing_derivatives_named(order):
+                node(*[torch.zeros(())] * len(node._input_metadata))  # which says of what
 
 
 def takes_batch_statistics(tensors: Iterable[Tensor]) -> bool:
@@ -173,6 +190,7 @@ _REPLACEMENTS: dict[int, tuple[tuple[Callable[..., Any], Callable[..., Any]], ..
     1: (
         (F.embedding, _dense_embedding),
         (F.embedding_bag, dense_embedding_bag),
+        (F.instance_norm, _instance_norm),
     ),
     2: (
         (torch._weight_norm, _weight_norm),
@@ -186,7 +204,6 @@ _REPLACEMENTS: dict[int, tuple[tuple[Callable[..., Any], Callable[..., Any]], ..
         (F.layer_norm, _layer_norm),
         (torch.layer_norm, _layer_norm),
         (F.batch_norm, _batch_norm),
-        (F.instance_norm, _instance_norm),
     ),
 }
 """By the order from which its derivatives are wrong or missing, an operation and what it is made from."""

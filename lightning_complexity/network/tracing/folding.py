@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,51 +11,79 @@ from torch import Tensor, nn
 from lightning_complexity.network.running.batches import tensors_in
 from lightning_complexity.network.tracing.interpreter import TorchFunctionInterpreter, operation_name, tensor_arguments
 from lightning_complexity.network.tracing.operations import OPERATIONS, Effect, argument, plain_name
-from lightning_complexity.network.weights import TRANSPOSED_CONVOLUTIONS, Weight
+from lightning_complexity.network.weights.matrices import TRANSPOSED_CONVOLUTIONS, Weight
+
+
+class _Normalization(NamedTuple):
+    """A BatchNorm with running statistics."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+
+    @property
+    def factor(self) -> Tensor:
+        return (self.running_var + self.eps).rsqrt() * (1.0 if self.weight is None else self.weight)
+
+    @property
+    def shift(self) -> Tensor:
+        return (0.0 if self.bias is None else self.bias) - self.factor * self.running_mean
 
 
 class _NormalizationTrace(TorchFunctionInterpreter):
-    """Notes for each layer's weight the factors of the BatchNorms that directly follow it.
+    """Notes for each layer's weight the BatchNorms that directly follow it, and its bias.
 
-    ``None`` among the factors means that the layer's output is also used without BatchNorm.
+    ``None`` among them means that the layer's output is also used without BatchNorm.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._produced_by: dict[int, tuple[Tensor, Tensor]] = {}
         self.weights: dict[int, Tensor] = {}
-        self.factors: dict[int, list[Tensor | None]] = {}
+        self.biases: dict[int, Tensor | None] = {}
+        self.followers: dict[int, list[_Normalization | None]] = {}
+        self.calls: dict[int, int] = {}
+
+    def folded_into(self, weight: Weight) -> _Normalization | None:
+        """The BatchNorm that is all that follows a layer."""
+        followers = self.followers.get(id(weight.tensor), [])
+        return followers[0] if len(followers) == 1 and weight.tensor.numel() > 0 else None
 
     def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result, operation = function(*args, **kwargs), OPERATIONS.get(plain_name(operation_name(function)))
         if not tensors_in(result):
             return result
         is_batch_norm = operation is not None and operation.effect is Effect.BATCH_NORM
-        factor = _evaluation_factor(*args[1:], **kwargs) if is_batch_norm else None
+        normalization = _running(*args[1:], **kwargs) if is_batch_norm else None
+        if normalization is not None:
+            self.calls[id(normalization.running_var)] = self.calls.get(id(normalization.running_var), 0) + 1
         for tensor in tensor_arguments(args, kwargs):
             if id(tensor) in self._produced_by:
                 weight, _ = self._produced_by[id(tensor)]
-                self.factors[id(weight)].append(factor)
+                self.followers[id(weight)].append(normalization)
         if operation is not None and operation.output_dim is not None:
             weight = argument(args, kwargs, (1, "weight"))
             self._produced_by[id(result)] = (weight, result)
             self.weights[id(weight)] = weight
-            self.factors.setdefault(id(weight), [])
+            self.biases[id(weight)] = argument(args, kwargs, (2, "bias"))
+            self.followers.setdefault(id(weight), [])
         return result
 
 
-def _evaluation_factor(
-    running_mean: Tensor | None,  # noqa: ARG001 (the operation's signature)
+def _running(
+    running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
-    bias: Tensor | None = None,  # noqa: ARG001
+    bias: Tensor | None = None,
     training: bool = False,
-    momentum: float = 0.1,  # noqa: ARG001
+    momentum: float = 0.1,  # noqa: ARG001 (the operation's signature)
     eps: float = 1e-5,
-) -> Tensor | None:
-    if training or running_var is None:
+) -> _Normalization | None:
+    if training or running_mean is None or running_var is None:
         return None
-    return (running_var + eps).rsqrt() * (1.0 if weight is None else weight)
+    return _Normalization(running_mean, running_var, weight, bias, eps)
 
 
 def _scale_outputs(weight: Weight, factor: Tensor) -> Weight:
@@ -105,9 +133,58 @@ def fold_batch_norm(model: nn.Module, inputs: Any, weights: list[Weight]) -> lis
     trace = _NormalizationTrace()
     with trace:
         model(inputs)
-    folded = []
+    found = [(weight, trace.folded_into(weight)) for weight in weights]
+    return [weight if norm is None else _fold(weight, norm.factor) for weight, norm in found]
+
+
+class FoldedNetwork(NamedTuple):
+    """Parameters and buffers with which a network is the same function, and its BatchNorms do nothing.
+
+    Attributes:
+        tensors: Those that are others than the network's, by name.
+        normalizations: Names of the parameters of these BatchNorms.
+    """
+
+    tensors: dict[str, Tensor]
+    normalizations: frozenset[str]
+
+
+def folded_network(model: nn.Module, inputs: Any, weights: list[Weight]) -> FoldedNetwork:
+    """Multiply each BatchNorm that directly follows a layer into that layer, bias included.
+
+    Where the layer has no bias, BatchNorm keeps the shift. A layer with a parametrized weight, and a
+    BatchNorm that is called several times, stay as they are.
+
+    Args:
+        model: In evaluation mode.
+        inputs: One sample is enough.
+        weights: The model's weights, as :func:`read_weights` gives them in the same call.
+    """
+    trace = _NormalizationTrace()
+    with trace:
+        model(inputs)
+    names = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
+    tensors: dict[str, Tensor] = {}
+    normalizations: set[str] = set()
     for weight in weights:
-        factors = trace.factors.get(id(weight.tensor), [])
-        foldable = len(factors) == 1 and factors[0] is not None and weight.tensor.numel() > 0
-        folded.append(_fold(weight, factors[0]) if foldable else weight)  # type: ignore[arg-type]
-    return folded
+        norm = trace.folded_into(weight)
+        if norm is None or id(weight.tensor) not in names or trace.calls[id(norm.running_var)] > 1:
+            continue
+        bias = trace.biases[id(weight.tensor)]
+        tensors[names[id(weight.tensor)]] = _scale_outputs(weight, norm.factor).tensor
+        tensors[names[id(norm.running_mean)]] = torch.zeros_like(norm.running_mean)
+        tensors[names[id(norm.running_var)]] = torch.full_like(norm.running_var, 1 - norm.eps)
+        affine = {
+            names[id(p)]: torch.full_like(p, value)
+            for p, value in ((norm.weight, 1.0), (norm.bias, 0.0))
+            if p is not None
+        }
+        tensors.update(affine)
+        normalizations.update(affine)
+        if bias is not None:
+            tensors[names[id(bias)]] = norm.factor * bias + norm.shift
+        elif norm.bias is not None:
+            tensors[names[id(norm.bias)]] = norm.shift
+        else:
+            tensors[names[id(norm.running_mean)]] = -norm.shift
+    return FoldedNetwork(tensors, frozenset(normalizations))

@@ -133,9 +133,11 @@ class TorchFunctionInterpreter(TorchFunctionMode):
 
     Attributes:
         can_be_repeated: Whether a part of the network may run again inside without harm.
+        sees_repeats: Whether it takes part in that. The graph then holds it until it is gone.
     """
 
     can_be_repeated = False
+    sees_repeats = True
 
     def on_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do the operation and return its result."""

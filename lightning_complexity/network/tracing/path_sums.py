@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_complexity.functional.paths import Scaled, aligned, scaled, scaled_power, scaled_sum
+from lightning_complexity.functional.weights.paths import Scaled, aligned, scaled, scaled_power, scaled_sum
 from lightning_complexity.network.errors import UnsupportedOperationError
 from lightning_complexity.network.running.batches import map_tensors, tensors_in
 from lightning_complexity.network.running.task import main_tensor

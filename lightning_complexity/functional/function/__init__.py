@@ -1,0 +1,1 @@
+"""Formulas of how outputs depend on inputs."""

@@ -1,0 +1,1 @@
+"""Formulas of the loss around parameters, and away from them."""

@@ -1,0 +1,1 @@
+"""Formulas of features and of attention."""

@@ -1,0 +1,1 @@
+"""What a network does with its inputs: how sure, how sensitive, in how many pieces."""

@@ -1,0 +1,1 @@
+"""The loss around the parameters, and away from them."""

@@ -1,0 +1,1 @@
+"""Gradients, and what the optimizer makes of them."""

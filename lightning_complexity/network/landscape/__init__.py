@@ -1,0 +1,1 @@
+"""The loss around the parameters: walks, slices, and paths between networks."""
