@@ -28,6 +28,7 @@ __all__ = [
     "pytorch_lightning",
     "validating",
     "validation_loaders",
+    "will_validate",
 ]
 
 if TYPE_CHECKING:
@@ -83,6 +84,11 @@ def validation_loaders(trainer: Trainer) -> Any:
         return trainer.val_dataloaders
     source = trainer.fit_loop.epoch_loop.val_loop._data_source
     return source.dataloader() if source.is_defined() else None
+
+
+def will_validate(trainer: Trainer) -> bool:
+    """Whether a fit that begins has validation loaders."""
+    return bool(trainer.enable_validation and trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined())
 
 
 @contextmanager

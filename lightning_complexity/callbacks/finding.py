@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_complexity.callbacks.base import LightningModule
 from lightning_complexity.callbacks.step import (
     OutputsInStep,
+    OutputsOfPart,
     StepLoss,
     first_tensor,
     logged_loss,
@@ -36,9 +37,9 @@ def find_task(module: LightningModule, batch: Any, task: Task) -> Task:
 
     Outputs, unless the task says how: of ``module(inputs)`` for pairs; of the module called with the entries of the
     batch that its ``forward`` names; else what ``forward``, or a part with most of the parameters, gives when the
-    module's own ``training_step`` calls it. The loss, unless the task has one, is that of ``training_step``.
-    Derivatives are for the inputs if these are one tensor of floating-point numbers, else for what enters the first
-    submodule that has a row for each output.
+    module's own ``training_step`` calls it, by itself where that calls it with the inputs of a pair. The loss, unless
+    the task has one, is that of ``training_step``. Derivatives are for the inputs if these are one tensor of
+    floating-point numbers, else for what enters the first submodule that has a row for each output.
 
     Args:
         module: What is trained.
@@ -87,7 +88,7 @@ def _validation_loss(module: LightningModule, batch: Any) -> StepLoss | None:
 def _runs(module: LightningModule, batch: Any, task: Task) -> bool:
     """Whether a task gives outputs for a batch."""
     try:
-        Snapshot(module, Batches.of(batch), task=task).run_one(lambda model, x: main_tensor(model(x)))
+        _outputs(module, batch, task)
     except Exception:  # whatever a forward that is not meant for this batch raises
         return False
     return True
@@ -124,7 +125,7 @@ def _leaf_in_words(task: Task) -> str:
 
 
 def _outputs_in_words(task: Task) -> str:
-    if isinstance(task.forward, OutputsInStep):
+    if isinstance(task.forward, OutputsInStep | OutputsOfPart):
         return str(task.forward)
     if task.forward is not None:
         return "forward(module, batch)" if task.runs_on_batches else "forward(model, inputs)"
@@ -196,7 +197,24 @@ def _candidates(module: LightningModule, batch: Any, task: Task) -> Iterator[Tas
         yield dataclasses.replace(task, reading=reading)
     if _has_step(module, "training_step"):
         for name in _called_parts(module, batch):
-            yield dataclasses.replace(task, forward=OutputsInStep(name))
+            within_step = dataclasses.replace(task, forward=OutputsInStep(name))
+            by_itself = dataclasses.replace(task, forward=OutputsOfPart(name))
+            if name and _give_the_same(module, batch, within_step, by_itself):
+                yield by_itself
+            yield within_step
+
+
+def _give_the_same(module: LightningModule, batch: Any, *tasks: Task) -> bool:
+    """Whether tasks give the same outputs for a batch, to the last bit."""
+    try:
+        outputs = [_outputs(module, batch, task) for task in tasks]
+    except Exception:  # the part is called with something else than the inputs
+        return False
+    return all(isinstance(o, Tensor) and torch.equal(o, outputs[0]) for o in outputs)
+
+
+def _outputs(module: LightningModule, batch: Any, task: Task) -> Any:
+    return Snapshot(module, Batches.of(batch), task=task).run_one(lambda model, x: main_tensor(model(x)))
 
 
 def _called_parts(module: LightningModule, batch: Any) -> list[str]:

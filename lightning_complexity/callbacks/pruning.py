@@ -14,10 +14,11 @@ from lightning_complexity.callbacks.keys import KeyedCallback
 from lightning_complexity.callbacks.loggers import log_scalars
 from lightning_complexity.callbacks.order import put_in_order
 from lightning_complexity.callbacks.probe import Probe, ProbeSource, check_probe, copied, training_probe
-from lightning_complexity.metrics.lann import pieces_by_unit
+from lightning_complexity.metrics.base.written import written
+from lightning_complexity.metrics.function.lann import pieces_by_unit
 from lightning_complexity.network import Feed, Snapshot, Task, observe, trace_sources
 from lightning_complexity.network.running.batches import chunks
-from lightning_complexity.network.snapshot import called
+from lightning_complexity.network.running.called import called
 
 
 def _prunable(model: nn.Module, probe: Probe) -> dict[str, list[str]]:
@@ -100,6 +101,10 @@ class NeuronPruning(KeyedCallback):
         check_probe(probe)
         self.share, self.degree, self.probe = share, degree, probe
         self._forget()
+
+    def __repr__(self) -> str:
+        """How it is written, such as ``NeuronPruning(at_epochs=[5, 10])``."""
+        return written(self, KeyedCallback, f"at_epochs={self.at_epochs}")
 
     def _forget(self) -> None:
         self.masks: dict[str, Tensor] = {}

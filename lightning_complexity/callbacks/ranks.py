@@ -1,28 +1,17 @@
-"""What the processes of a ``Trainer`` do together when something is measured."""
+"""What the processes of a ``Trainer`` have in common when something is measured."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import replace
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lightning_complexity.callbacks.base import Trainer
-from lightning_complexity.callbacks.budgeting import Moment
 from lightning_complexity.callbacks.changes import hashes_of
-from lightning_complexity.callbacks.probes import Probes
-from lightning_complexity.metrics import ComplexityMetric
-from lightning_complexity.network import Batches, Snapshot, Task
+from lightning_complexity.network import LiveSteps, Snapshot
 from lightning_complexity.network.running.ranks import Ranks
-from lightning_complexity.recording.measuring import FailureReport, Measured, gaps, log_key, unsynchronized, with_probes
-from lightning_complexity.recording.together import Job, Together, Views, job_of_loss, job_of_metric, jobs_of_fit
-
-_TRAIN_LOSS_AS_VALIDATED = "train loss as validated"
 
 
 def ranks_of(trainer: Trainer) -> Ranks:
@@ -39,7 +28,15 @@ def epochs_end_together(trainer: Trainer) -> bool:
     return math.isfinite(lengths[0]) and len(set(lengths)) == 1
 
 
-def snapshot_of_all(module: nn.Module, initial: Mapping[str, Tensor] | None, ranks: Ranks) -> Snapshot:
+def snapshot_of_all(
+    module: nn.Module,
+    initial: Mapping[str, Tensor] | None,
+    ranks: Ranks,
+    *,
+    live: LiveSteps | None = None,
+    optimizers: Iterable[Optimizer] = (),
+    optimizer_state: bool = False,
+) -> Snapshot:
     """The network as rank zero has it, without data; what follows needs no other process.
 
     Parameters are the same on all or sharded over them. Buffers such as running statistics can be each process's own:
@@ -49,9 +46,13 @@ def snapshot_of_all(module: nn.Module, initial: Mapping[str, Tensor] | None, ran
         module: What is trained.
         initial: Its parameters at the start of training.
         ranks: The processes, which must all come here.
+        live: What follows the optimizers on this process.
+        optimizers: What trains it.
+        optimizer_state: Whether the state of these is read, which is gathered where it is sharded.
     """
-    network = Snapshot(module, initial=initial, buffers=_differing_buffers(module, ranks))
-    network.gather()
+    buffers = _differing_buffers(module, ranks)
+    network = Snapshot(module, initial=initial, live=live, buffers=buffers, optimizers=optimizers)
+    network.gather(optimizer_state=optimizer_state)
     return network
 
 
@@ -64,86 +65,3 @@ def _differing_buffers(module: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
         return {}
     first = ranks.from_first({name: buffers[name].detach().cpu() for name in names if name in buffers})
     return {name: value for name, value in first.items() if name in buffers and buffers[name].shape == value.shape}
-
-
-def measured_together(
-    metrics: list[ComplexityMetric],
-    network: Snapshot,
-    probes: Probes,
-    together: Together,
-    moment: Moment,
-    *,
-    figures: bool,
-) -> Measured:
-    """Measure metrics, losses and accuracies on the probes, of which each process takes a part.
-
-    Args:
-        metrics: The same on all processes, like the rest.
-        network: See :func:`snapshot_of_all`.
-        probes: Those of rank zero, on all processes.
-        together: The processes.
-        moment: Says what is measured now.
-        figures: Whether this process draws pictures.
-
-    Returns:
-        On rank zero the values; on the others nothing that counts.
-    """
-    measured, ranks = Measured(), together.ranks
-    train = _views(network, probes.train, ranks)
-    chosen: list[ComplexityMetric] = []
-    jobs: list[Job] = []
-    for metric in moment.ordered(metrics, train.whole()):
-        part = moment.promised(metric.name, train.whole())
-        if part:
-            chosen.append(metric)
-            job = job_of_metric(metric, train, ranks, measured)
-            jobs.append(_timed(job, partial(with_probes, metric, part, moment)))
-    if moment.promised("probe/train", train.whole()):
-        jobs += [_timed(job, partial(moment.timed, "probe/train")) for job in jobs_of_fit(train, "train")]
-    if probes.validation is not None:
-        jobs += _jobs_of_validation(network, probes, ranks, moment)
-    together.measure(jobs, measured)
-    as_trained = measured.values.get("probe/train_loss") if probes.train_as_validated is None else None
-    measured.values |= gaps(measured.values, measured.values.pop(_TRAIN_LOSS_AS_VALIDATED, as_trained))
-    if figures:
-        _draw(chosen, train, together.failures, measured)
-    return measured
-
-
-def _jobs_of_validation(network: Snapshot, probes: Probes, ranks: Ranks, moment: Moment) -> list[Job]:
-    views = _views(network, probes.validation, ranks)
-    if not moment.promised("probe/val", views.whole()):
-        return []
-    jobs = jobs_of_fit(views, "val")
-    if probes.train_as_validated is not None:
-        as_validated = _views(network, probes.train_as_validated, ranks)
-        jobs.append(job_of_loss("probe/generalization_gap", as_validated, _TRAIN_LOSS_AS_VALIDATED))
-    return [_timed(job, partial(moment.timed, "probe/val")) for job in jobs]
-
-
-def _timed(job: Job, timer: Callable[[], AbstractContextManager[None]]) -> Job:
-    """The job, while a timer runs."""
-
-    def run(snapshot: Snapshot, is_part: bool) -> Any:
-        with timer():
-            return job.run(snapshot, is_part)
-
-    return replace(job, run=run)
-
-
-def _views(network: Snapshot, probe: tuple[Batches, Task] | None, ranks: Ranks) -> Views:
-    batches, task = probe or (None, None)
-    return Views(network, batches, task, ranks)
-
-
-def _draw(metrics: list[ComplexityMetric], views: Views, failures: FailureReport, measured: Measured) -> None:
-    for metric in metrics:
-        if metric.name not in failures.left_out and metric.has_measured:
-            failures.attempt(f"the figures of {metric.name}", lambda metric=metric: _figures(metric, views, measured))  # type: ignore[misc]
-
-
-def _figures(metric: ComplexityMetric, views: Views, measured: Measured) -> dict[str, Tensor]:
-    snapshot = views.whole()
-    with snapshot.opened(), unsynchronized(metric), torch.no_grad():
-        measured.figures |= {log_key(key): figure for key, figure in metric.figures(snapshot).items()}
-    return {}

@@ -95,6 +95,13 @@ def _further_arguments(function: Callable[..., Any], name: str) -> list[int]:
 
 
 @contextmanager
+def unheard(module: LightningModule) -> Iterator[None]:
+    """Let what a step logs inside, and what it does to the ``Trainer``, be forgotten."""
+    with _trainer_kept(module, "training_step"), _noted(module, Step()):
+        yield
+
+
+@contextmanager
 def _trainer_kept(module: LightningModule, name: StepName) -> Iterator[None]:
     trainer: Any = module.__dict__.get("_trainer")
     if trainer is None:
@@ -144,6 +151,14 @@ class _Nothing:
 
     def __setitem__(self, key: Any, value: Any) -> None:
         pass
+
+
+def _closure_only(closure: Any = None, *_: Any, **__: Any) -> Any:
+    """A step of an optimizer that evaluates the loss, and changes nothing."""
+    if not callable(closure):
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 class _MutedLogger:
@@ -220,7 +235,7 @@ def _idle(optimizer: Any) -> Any:
         return None
     twin = object.__new__(type(optimizer))
     twin.__dict__.update(optimizer.__dict__)
-    twin.__dict__.update(step=_Nothing(), zero_grad=_Nothing(), toggle_model=lambda *_, **__: nullcontext())
+    twin.__dict__.update(step=_closure_only, zero_grad=_Nothing(), toggle_model=lambda *_, **__: nullcontext())
     groups = getattr(optimizer, "param_groups", None)
     if groups is not None:
         twin.__dict__["param_groups"] = [dict(group) for group in groups]
@@ -352,6 +367,25 @@ class OutputsInStep:
     def __str__(self) -> str:
         """In words."""
         return f"what {repr(self.name) if self.name else 'forward'} gives within training_step"
+
+
+@dataclass(frozen=True)
+class OutputsOfPart:
+    """What a part of the module gives for the inputs of a pair.
+
+    Args:
+        name: The part's name.
+    """
+
+    name: str
+
+    def __call__(self, module: LightningModule, inputs: Any) -> Any:
+        """The outputs, with their graph."""
+        return first_tensor(module.get_submodule(self.name)(inputs))
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"what {self.name!r} gives for the inputs, as within training_step"
 
 
 def first_tensor(outputs: Any) -> Any:

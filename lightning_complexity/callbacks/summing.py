@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_complexity.callbacks.base import LightningModule
+from lightning_complexity.callbacks.base import LightningModule, Trainer, accumulated_batches, accumulating
 from lightning_complexity.network import Batches, Snapshot, Task
 from lightning_complexity.regularizers import TrainedMeasure, snapshot_for
 
@@ -21,6 +22,23 @@ class Term(NamedTuple):
     times: int = 1
 
 
+class Place(NamedTuple):
+    """Where a batch is among those whose gradients one optimizer step takes.
+
+    Attributes:
+        is_last: Whether the optimizer step follows.
+        number: Of the batch, from 1.
+    """
+
+    is_last: bool
+    number: int
+
+    @classmethod
+    def now(cls, trainer: Trainer) -> Place:
+        """That of the batch that is being trained on."""
+        return cls(not accumulating(trainer), accumulated_batches(trainer))
+
+
 class Step:
     """One batch that is trained on, with the snapshots that all penalties of it share.
 
@@ -28,11 +46,14 @@ class Step:
         pl_module: What is trained.
         batch: The batch.
         measures: All that will be measured on it.
+        place: Where the batch is among those of an optimizer step; by default as the ``Trainer`` says.
     """
 
-    def __init__(self, pl_module: LightningModule, batch: Any, measures: list[TrainedMeasure]) -> None:
+    def __init__(
+        self, pl_module: LightningModule, batch: Any, measures: list[TrainedMeasure], place: Place | None = None
+    ) -> None:
         self.pl_module, self.batch = pl_module, batch
-        self._measures = measures
+        self._measures, self._place = measures, place
         self._snapshots: dict[Any, Snapshot] = {}
 
     def snapshot(self, measure: TrainedMeasure, task: Task) -> Snapshot:
@@ -43,6 +64,11 @@ class Step:
             batches = Batches.of(self.batch) if measure.needs_batch else None
             self._snapshots[key] = snapshot_for(self._measures, self.pl_module, batches, task=task, initial=initial)
         return self._snapshots[key]
+
+    @property
+    def place(self) -> Place:
+        """Where the batch is among those of an optimizer step."""
+        return self._place or Place.now(self.pl_module.trainer)
 
     @property
     def _initial(self) -> Mapping[str, Tensor] | None:
@@ -101,6 +127,7 @@ class SummedLoss:
         self.callbacks: list[AddsTerms] = []
         self._module, self._batch, self._num_backwards = pl_module, None, 0
         self._is_checked = False
+        self.repeated_at: Place | None = None
         self._step, self._backward = pl_module.training_step, pl_module.manual_backward
         names = "training_step", "manual_backward"
         self._own = {name: pl_module.__dict__[name] for name in names if name in pl_module.__dict__}
@@ -130,13 +157,14 @@ class SummedLoss:
         if callbacks and not self._is_checked:
             self._is_checked = True
             _check_replicas(self._module, task, type(callbacks[0]).__name__)
-        step = Step(self._module, self._batch, [m for callback in callbacks for m in callback.measures])
+        measures = [m for callback in callbacks for m in callback.measures]
+        step = Step(self._module, self._batch, measures, self.repeated_at)
         terms = [callback.terms(step) for callback in callbacks]
         total, logged = task, task.detach()
         for term in (term for named in terms for term in named.values()):
             total = total + (term.value if term.times == 1 else term.times * term.value)
             logged = logged + term.value.detach()
-        for callback, named in zip(callbacks, terms, strict=True):
+        for callback, named in zip(callbacks if self.repeated_at is None else (), terms, strict=False):
             parts = {key: term.value for key, term in named.items()}
             # What callbacks share is logged once.
             shares = callback is self.callbacks[0]
@@ -180,17 +208,56 @@ def _has_reentry(loss: Tensor) -> bool:
     return False
 
 
+class Repeatable:
+    """What the terms of a training step depend on beside the network and the batch, so that it can be repeated.
+
+    Args:
+        pl_module: What is trained, before the step.
+    """
+
+    def __init__(self, pl_module: LightningModule) -> None:
+        summed = _summed(pl_module)
+        measures = [m for callback in summed.callbacks for m in callback.measures] if summed else []
+        self._calls = [(measure, measure.calls) for measure in measures]
+        self._module, self._place = pl_module, Place.now(pl_module.trainer)
+
+    @contextmanager
+    def repeated(self) -> Iterator[None]:
+        """Let the training step inside have the terms of the one before, with the same random numbers, unnoted."""
+        summed = _summed(self._module)
+        if summed is None:
+            yield
+            return
+        after = [(measure, measure.calls) for measure, _ in self._calls]
+        _put_back(self._calls)
+        summed.repeated_at = self._place
+        try:
+            yield
+        finally:
+            summed.repeated_at = None
+            _put_back(after)
+
+
+def _put_back(calls: list[tuple[TrainedMeasure, int]]) -> None:
+    for measure, count in calls:
+        measure.calls = count
+
+
+def _summed(pl_module: LightningModule) -> SummedLoss | None:
+    step = pl_module.training_step
+    return step.summed if isinstance(step, _StandIn) else None
+
+
 def add_terms(pl_module: LightningModule, callback: AddsTerms) -> None:
     """Let a callback add its terms."""
-    step = pl_module.training_step
-    summed = step.summed if isinstance(step, _StandIn) else SummedLoss(pl_module)
+    summed = _summed(pl_module) or SummedLoss(pl_module)
     summed.callbacks.append(callback)
 
 
 def remove_terms(pl_module: LightningModule, callback: AddsTerms) -> None:
     """Let a callback, if it does, not add terms any longer."""
-    step = pl_module.training_step
-    if isinstance(step, _StandIn) and callback in step.summed.callbacks:
-        step.summed.callbacks.remove(callback)
-        if not step.summed.callbacks:
-            step.summed.remove()
+    summed = _summed(pl_module)
+    if summed is not None and callback in summed.callbacks:
+        summed.callbacks.remove(callback)
+        if not summed.callbacks:
+            summed.remove()

@@ -18,6 +18,7 @@ from lightning_complexity.metrics.base import ProbedMetric
 from lightning_complexity.network import MeasureError, Snapshot, UnsupportedOperationError, accuracy, mean_loss
 from lightning_complexity.network.outputs import class_dim
 from lightning_complexity.network.running.ranks import Ranks
+from lightning_complexity.recording.tags import legal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,6 +35,15 @@ class Measured:
     histograms: dict[str, Tensor] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    parts: set[str] = field(default_factory=set)
+    """Keys of values that belong to a layer, a class or an output."""
+
+    def reported(self, metric: ComplexityMetric) -> dict[str, Tensor]:
+        """What a metric reports, by log key; vectors among it are added to the distributions."""
+        report = {log_key(key): value for key, value in metric.report().items()}
+        self.histograms |= {key: value.flatten() for key, value in report.items() if value.numel() != 1}
+        self.parts |= {log_key(f"{metric.name}/{part}") for part in metric.parts()} if metric.splits else set()
+        return {key: value for key, value in report.items() if value.numel() == 1}
 
     def floats(self) -> dict[str, float]:
         """The values as numbers, with one transfer from the device."""
@@ -119,8 +129,8 @@ def _reason_of_several(error: Exception) -> str:
 
 
 def log_key(key: str) -> str:
-    """A metric's key with the prefix, and without the module that ``torch.compile`` puts around another."""
-    return f"complexity/{key.replace('_orig_mod.', '')}"
+    """A metric's key with the prefix, as every logger takes it, without the module of ``torch.compile``."""
+    return legal(f"complexity/{key.replace('_orig_mod.', '')}")
 
 
 @contextmanager
@@ -195,7 +205,7 @@ def measure_metrics(
         with unsynchronized(metric):
             metric.update(snapshot)
             measured.histograms |= {log_key(key): values for key, values in metric.histograms(snapshot).items()}
-            return {log_key(key): value for key, value in metric.report().items()}
+            return measured.reported(metric)
 
     def drawn(metric: ComplexityMetric) -> dict[str, Tensor]:
         with unsynchronized(metric):

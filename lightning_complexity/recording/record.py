@@ -15,6 +15,8 @@ RECORD_NAME = "complexity.jsonl"
 VERSION = 1
 """Of the format; a line without one is of version 1."""
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_NO_MEASUREMENT = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What comes of a line that is none: not JSON, nested without end, or with entries missing or of another kind."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def _repair(path: Path) -> None:
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -179,7 +181,7 @@ def _parsed(line: str) -> Measurement | None:
         return _decoded(json.loads(line))
     except NewerRecordError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except _NO_MEASUREMENT:
         return None
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lightning_complexity.metrics import ComplexityMetric, resolve
 from lightning_complexity.network import Batches, Snapshot, Task
-from lightning_complexity.network.snapshot import initial_state
+from lightning_complexity.network.running.tensors import initial_state
 from lightning_complexity.recording.frames import to_frame
 from lightning_complexity.recording.measuring import (
     FailureReport,
@@ -87,6 +88,7 @@ class Recorder:
         step: int,
         epoch: int = 0,
         validation_task: Task | None = None,
+        optimizer: Optimizer | Iterable[Optimizer] = (),
     ) -> Measurement:
         """Measure, and add a line to the record.
 
@@ -100,6 +102,7 @@ class Recorder:
             step: Completed optimizer steps.
             epoch: Index of the epoch.
             validation_task: How these are run and judged, where that is different.
+            optimizer: What trains the network, one or several, for measures of its next step; only read.
 
         Raises:
             ValueError: If ``step`` is not after the last one.
@@ -118,6 +121,7 @@ class Recorder:
             validation_task=validation_task,
             initial=self._initial,
             failures=self._failures,
+            optimizers=optimizer,
         )
         self._failures.announce()
         measurement = Measurement(step, epoch, time.time(), measured.floats(), measured.seconds)
@@ -139,6 +143,7 @@ def measure_network(
     validation_task: Task | None = None,
     initial: Mapping[str, Tensor] | None = None,
     failures: FailureReport,
+    optimizers: Optimizer | Iterable[Optimizer] = (),
 ) -> Measured:
     """Measure metrics, losses, accuracies and gaps, of one network at one moment.
 
@@ -151,8 +156,9 @@ def measure_network(
         validation_task: The same for ``validation``, where that is different.
         initial: Parameters at the start of training.
         failures: Takes what cannot be computed.
+        optimizers: What trains it.
     """
-    snapshot = _snapshot(model, train, task, initial)
+    snapshot = _snapshot(model, train, task, initial, optimizers)
     wanted = [metric for metric in metrics if metric.name not in failures.left_out]
     measured = measure_metrics(wanted, snapshot, failures)
     fit = measure_fit(snapshot, "train", failures)
@@ -163,8 +169,14 @@ def measure_network(
     return measured
 
 
-def _snapshot(model: nn.Module, batch: Any, task: Task, initial: Mapping[str, Tensor] | None = None) -> Snapshot:
+def _snapshot(
+    model: nn.Module,
+    batch: Any,
+    task: Task,
+    initial: Mapping[str, Tensor] | None = None,
+    optimizers: Optimizer | Iterable[Optimizer] = (),
+) -> Snapshot:
     if batch is None:
-        return Snapshot(model, initial=initial)
+        return Snapshot(model, initial=initial, optimizers=optimizers)
     batches = batch if isinstance(batch, Batches) else Batches.of(batch)
-    return Snapshot(model, batches, task=task, initial=initial)
+    return Snapshot(model, batches, task=task, initial=initial, optimizers=optimizers)

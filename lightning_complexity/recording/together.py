@@ -195,7 +195,7 @@ def job_of_metric(metric: ComplexityMetric, views: Views, ranks: Ranks, measured
         if ranks.rank != 0:
             return {}
         with unsynchronized(metric):
-            return {log_key(key): value for key, value in metric.report().items()}
+            return measured.reported(metric)
 
     return Job(metric.name, views, _kind(metric), run, finish)
 

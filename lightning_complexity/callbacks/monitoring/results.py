@@ -12,7 +12,8 @@ from weakref import WeakValueDictionary
 
 from lightning_complexity.callbacks.base import Trainer
 from lightning_complexity.callbacks.keys import named_key, plain_key
-from lightning_complexity.callbacks.places import RecordFile
+from lightning_complexity.callbacks.monitoring.places import RecordFile
+from lightning_complexity.metrics.base.notebook import in_html
 from lightning_complexity.recording.frames import to_frame
 from lightning_complexity.recording.measuring import OnError
 from lightning_complexity.recording.record import Measurement, curve
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LOG = logging.getLogger(__name__)
+_ROWS, _PANELS = 40, 12  # of what a notebook shows
+_ERROR = "/standard_error"
 
 
 class LatestRun:
@@ -155,6 +158,34 @@ class RunResults:
 
         return plot_histories({"": [self._without_name(m) for m in self.history]}, names)
 
+    def _repr_html_(self) -> str:
+        """In a notebook: how it is written, the last values, and the curves if matplotlib is there."""
+        history = [self._without_name(m) for m in self.history]
+        if not history:
+            return in_html(repr(self))
+        return in_html(repr(self), _table(history[-1]), _pictures(history))
+
     def _without_name(self, measurement: Measurement) -> Measurement:
         values = {plain_key(key, self.name) or key: value for key, value in measurement.values.items()}
         return replace(measurement, values=values)
+
+
+def _table(last: Measurement) -> list[tuple[str, str]]:
+    """The values after so many steps, with their standard errors."""
+    names = sorted(key for key in last.values if not key.endswith(_ERROR))  # they come in the order of their cost
+    rows = [("completed optimizer steps", f"{last.step}")]
+    for name in names[:_ROWS]:
+        error = last.values.get(f"{name}{_ERROR}")
+        rows.append((name, f"{last.values[name]:.4g}{'' if error is None else f' ± {error:.2g}'}"))
+    if len(names) > _ROWS:
+        rows.append((f"{len(names) - _ROWS} more", "in monitor.history[-1].values"))
+    return rows
+
+
+def _pictures(history: list[Measurement]) -> Figure | None:
+    from lightning_complexity.plots.curves import plot_histories
+
+    try:
+        return plot_histories({"": history}, at_most=_PANELS)
+    except ImportError:
+        return None

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from lightning_complexity.callbacks.budgeting import Moment
+from lightning_complexity.callbacks.monitoring.budgeting import Moment
+from lightning_complexity.callbacks.monitoring.probes import Probes
 from lightning_complexity.callbacks.probe import Probe
-from lightning_complexity.callbacks.probes import Probes
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.network import Snapshot, mean_loss
 from lightning_complexity.recording.measuring import FailureReport, Measured, gaps, measure_fit, measure_metrics

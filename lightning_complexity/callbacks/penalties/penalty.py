@@ -7,14 +7,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from lightning_complexity.callbacks.base import (
-    Trainer,
-    accumulated_batches,
-    accumulating,
-    completed_batches,
-)
-from lightning_complexity.callbacks.loss import LossCallback, ManualBackwardIndex
+from lightning_complexity.callbacks.base import Trainer, completed_batches
+from lightning_complexity.callbacks.penalties.loss import LossCallback, ManualBackwardIndex
 from lightning_complexity.callbacks.summing import Step, Term
+from lightning_complexity.metrics.base.written import written
 from lightning_complexity.network import ForwardFunction, LossFunction, TargetFunction, Task
 from lightning_complexity.regularizers import Regularizer
 
@@ -97,13 +93,17 @@ class ComplexityPenalty(LossCallback):
             )
         self.schedule, self.once_per_step = schedule, once_per_step
 
+    def __repr__(self) -> str:
+        """How it is written, such as ``ComplexityPenalty(PathNorm(0.1), once_per_step=True)``."""
+        return written(self, LossCallback, *map(repr, self.regularizers), without=("regularizers",))
+
     def terms(self, step: Step) -> dict[str, Term]:
         """Each penalty by log key."""
         trainer = step.pl_module.trainer
         factor = self._factor(trainer)
         if factor == 0:
             return {}
-        times = {r: self._times(r, trainer) for r in self.regularizers}
+        times = {r: self._times(r, step) for r in self.regularizers}
         return {
             self.log_key("penalty", r.name): Term(factor * self._penalty(r, step), n) for r, n in times.items() if n
         }
@@ -119,8 +119,8 @@ class ComplexityPenalty(LossCallback):
             raise ValueError(f"the schedule must give finite factors, got {factor!r}.")
         return factor
 
-    def _times(self, regularizer: Regularizer, trainer: Trainer) -> int:
+    def _times(self, regularizer: Regularizer, step: Step) -> int:
         """How many of the accumulated batches get their penalty with this one."""
         if not self.once_per_step or regularizer.measure.needs_batch:
             return 1
-        return 0 if accumulating(trainer) else accumulated_batches(trainer)
+        return step.place.number if step.place.is_last else 0

@@ -9,7 +9,7 @@ from functools import update_wrapper
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from lightning_complexity.callbacks.base import Trainer
-from lightning_complexity.callbacks.training_length import expected_length, samples_of_a_step
+from lightning_complexity.callbacks.monitoring.training_length import expected_length, samples_of_a_step
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.network import Snapshot
 from lightning_complexity.recording.budget import Budget, Length, Now, Stopwatch
@@ -175,24 +175,28 @@ class Spending:
         seconds = f"{self.forecasts.price(name).full:.2g} s"
         return seconds if memory == 0 else f"{seconds} and {memory / 1e6:.2g} MB"
 
-    def tell_thinned(self, left_out: Collection[str]) -> None:
-        """Say at the end what was measured more rarely than was due."""
+    def thinned(self, left_out: Collection[str]) -> tuple[str, str]:
+        """What was measured more rarely than was due, and what never, in words; empty where nothing was."""
         names = [name for name in self.due if name not in left_out]
         never = [name for name in names if not self.measured.get(name)]
         rarely = [name for name in names if 0 < self.measured.get(name, 0) < self.due[name]]
+        few = ", ".join(f"{name} {self.measured[name]} times of {self.due[name]}" for name in rarely)
+        none = ", ".join(f"{name} ({self._amount(name)})" for name in never)
+        return (
+            f"kept to {self._limit()}; measured more rarely: {few}." if few else "",
+            f"never measured {none}: more than {self._limit()} or most of the free memory. "
+            "Give it a larger budget, budget=None for no limit, or a smaller probe."
+            if none
+            else "",
+        )
+
+    def tell_thinned(self, left_out: Collection[str]) -> None:
+        """Say at the end what was measured more rarely than was due."""
+        rarely, never = self.thinned(left_out)
         if rarely:
-            _log.info(
-                "ComplexityMonitor kept to %s; measured more rarely: %s.",
-                self._limit(),
-                ", ".join(f"{name} {self.measured[name]} times of {self.due[name]}" for name in rarely),
-            )
+            _log.info("ComplexityMonitor %s", rarely)
         if never:
-            _log.warning(
-                "ComplexityMonitor never measured %s: more than %s or most of the free memory. "
-                "Give it a larger budget, budget=None for no limit, or a smaller probe.",
-                ", ".join(f"{name} ({self._amount(name)})" for name in never),
-                self._limit(),
-            )
+            _log.warning("ComplexityMonitor %s", never)
 
     # Checkpoints ---------------------------------------------------------------------------------
 
@@ -240,6 +244,7 @@ class Moment(Plan):
         self._prices: Prices | None = None
         self._length = Length()
         self._began = self._promised = self._forecast = self._on_pieces = 0.0
+        self._begun: list[str] = []
         self.chosen: set[str] = set()
 
     @contextmanager
@@ -350,7 +355,14 @@ class Moment(Plan):
 
     def timed(self, name: str, scale: float = 1.0) -> AbstractContextManager[None]:
         """See what one takes."""
+        self._begun.append(name)
         return self._watch.timed(name, scale=scale)
+
+    def doing(self) -> str:
+        """What is being measured, in words."""
+        if not self._begun:
+            return "deciding what to measure"
+        return f"{self._begun[-1]}, number {len(self._begun)} of at most {len(self._names)} quantities"
 
     def tell(self) -> None:
         """Say what is not measured, and what it takes."""

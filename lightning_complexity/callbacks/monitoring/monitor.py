@@ -2,59 +2,32 @@
 
 from __future__ import annotations
 
-import logging
-import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import partial
 from typing import Any, Literal, get_args
 
 from torch import Tensor
 from torch.nn.parameter import UninitializedParameter
 
-from lightning_complexity.callbacks.alone import measured_alone
-from lightning_complexity.callbacks.base import (
-    LightningModule,
-    Trainer,
-    completed_batches,
-    double_precision,
-)
-from lightning_complexity.callbacks.budgeting import Moment, Spending, timed, watched_names
-from lightning_complexity.callbacks.changes import Fingerprint, fingerprint
+from lightning_complexity.callbacks.base import LightningModule, Trainer, completed_batches
+from lightning_complexity.callbacks.changes import Fingerprint
 from lightning_complexity.callbacks.finding import explained, find_task
-from lightning_complexity.callbacks.keys import KeyedCallback, check_name, check_that_keys_differ, named_key, plain_key
-from lightning_complexity.callbacks.loggers import (
-    log_figures,
-    log_histograms,
-    log_scalars,
-    shows_figures,
-)
+from lightning_complexity.callbacks.keys import check_name, check_that_keys_differ
+from lightning_complexity.callbacks.monitoring.budgeting import Spending, timed
+from lightning_complexity.callbacks.monitoring.live import LiveTraining
+from lightning_complexity.callbacks.monitoring.measuring import Measuring
+from lightning_complexity.callbacks.monitoring.probes import Probes
+from lightning_complexity.callbacks.monitoring.results import RunResults
 from lightning_complexity.callbacks.order import put_in_order
-from lightning_complexity.callbacks.probe import (
-    Probe,
-    ProbeSource,
-    check_probe,
-)
-from lightning_complexity.callbacks.probes import Probes
-from lightning_complexity.callbacks.ranks import epochs_end_together, measured_together, ranks_of, snapshot_of_all
-from lightning_complexity.callbacks.results import RunResults
-from lightning_complexity.callbacks.watching import WatchedValues
+from lightning_complexity.callbacks.probe import ProbeSource, check_probe
+from lightning_complexity.callbacks.ranks import epochs_end_together, ranks_of
+from lightning_complexity.callbacks.views.run import Views, announce_columns
 from lightning_complexity.metrics import ComplexityMetric, resolve
 from lightning_complexity.metrics.base.written import written
-from lightning_complexity.network import (
-    ForwardFunction,
-    LossFunction,
-    Snapshot,
-    TargetFunction,
-    Task,
-    initial_state,
-)
-from lightning_complexity.recording.measuring import FailureReport, Measured, OnError
+from lightning_complexity.network import ForwardFunction, LossFunction, TargetFunction, Task, initial_state
+from lightning_complexity.recording.measuring import FailureReport, OnError
 from lightning_complexity.recording.record import Measurement
-from lightning_complexity.recording.together import Together
-
-_LOGGER = logging.getLogger(__name__)
 
 
 def _check_interval(name: str, value: int | None) -> None:
@@ -62,7 +35,12 @@ def _check_interval(name: str, value: int | None) -> None:
         raise ValueError(f"{name} must be a whole number of at least 1, or None, got {value!r}.")
 
 
-class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
+def _has_shapes(module: LightningModule) -> bool:
+    """Whether lazy layers, if there are any, have been called."""
+    return not any(isinstance(p, UninitializedParameter) for p in module.parameters())
+
+
+class ComplexityMonitor(Measuring):
     """Measure how complex the network is, at initialization, on a schedule and at the end; change nothing.
 
     Training with this callback is bit-identical to training without it. Every measurement looks at the
@@ -78,8 +56,9 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
       ``probe/accuracy_gap`` (training minus validation accuracy);
     - ``complexity/overhead``, the time that all monitors of the ``Trainer`` spent measuring, divided by the rest of
       the time since training started;
-    - for TensorBoard, histograms of singular values and margins, and the pictures of metrics that have some, such as
-      ``LinearRegions(along="plane")``.
+    - for TensorBoard, histograms of singular values and margins, the pictures of metrics that have some, such as
+      ``LinearRegions(along="plane")``, a layout of charts, the final values among hyper-parameters, and a summary in
+      words; layers have the tags ``parts/<name>/<layer>`` there.
 
     Beside the logger's files it appends to ``complexity.jsonl``, see
     :func:`lightning_complexity.recording.read_record`: in the ``log_dir`` of a logger, else in
@@ -102,7 +81,8 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
     A run that is continued from a checkpoint goes on as if it had not been interrupted, also with other metrics or
     options. A metric that cannot be computed on this network
     is named once in a warning, with the reason, and left out; training goes on. Values that are not finite
-    are logged as they are.
+    are logged as they are. A measurement that takes longer than ten seconds is said to do so, by the progress bar or at
+    info level.
 
     Args:
         metrics: ``"standard"``, ``"fast"`` or ``"full"``; or a list of metrics and names of metrics.
@@ -195,14 +175,15 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         self.forget_results()
         self._probes = Probes(self.probe, self.task)
         self._initial: dict[str, Tensor] | None = None
+        self._live = LiveTraining(self.metrics)
         self._failures = FailureReport(self.on_error, "ComplexityMonitor")
         self._fingerprint: Fingerprint | None = None
         self._whole_only: set[str] = set()
         self._is_under_way = self._probes_are_ready = False
         self._epochs_end_together = True
         self._steps, self._global_step, self._knows_steps = 0, 0, False
-        self._chosen: set[str] | None = None  # of the latest measurement, where it was made here
-        self.spending = Spending(self.budget, self.metrics)
+        self._chosen: set[str] | None = None
+        self.spending, self.views = Spending(self.budget, self.metrics), Views()
 
     def __repr__(self) -> str:
         """How it is written, with its metrics one by one."""
@@ -230,7 +211,10 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         if trainer.global_step == 0:
             self._forget()
         self._is_under_way = self._probes_are_ready = False
+        self.views = Views()
         self.share_results()
+        if trainer.is_global_zero and self is self._all(trainer)[-1]:
+            announce_columns(trainer, pl_module, self._all(trainer))
 
     def _before(self, trainer: Trainer) -> list[ComplexityMonitor]:
         """Monitors of the same name that are listed before this one."""
@@ -242,8 +226,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         names = set(self.identity()["metrics"])
         if self.name is not None or not any(names & set(c.identity()["metrics"]) for c in self._before(trainer)):
             return
-        monitors = [c for c in trainer.callbacks if isinstance(c, ComplexityMonitor)]
-        self.name = f"monitor_{monitors.index(self) + 1}"
+        self.name = f"monitor_{self._all(trainer).index(self) + 1}"
         if trainer.is_global_zero:
             warnings.warn(
                 f"Several monitors measure {min(names)}: this one logs it as complexity/{self.name}/{min(names)}. "
@@ -256,8 +239,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         """Remember the initial parameters, where a metric needs them."""
         needs_initial = any("initial" in metric.needs for metric in self.metrics)
         # A run that goes on does not start from the initial parameters: what no checkpoint has is lost.
-        has_shapes = not any(isinstance(p, UninitializedParameter) for p in pl_module.parameters())
-        if self._initial is None and needs_initial and has_shapes and not trainer.ckpt_path:
+        if self._initial is None and needs_initial and _has_shapes(pl_module) and not trainer.ckpt_path:
             self._initial = initial_state(pl_module)
         for metric in self.metrics:
             metric.to(pl_module.device)
@@ -273,6 +255,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         elif self._global_step != trainer.global_step:  # the checkpoint was saved before the step was counted here
             self._steps += 1
         self._global_step = trainer.global_step
+        self._live.start(trainer, pl_module)
         self._epochs_end_together = epochs_end_together(trainer)
         self._leave_out_what_has_no_start(trainer)
         self._watchers = self.watchers(trainer)
@@ -288,8 +271,8 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Measure at initialization."""
-        if not self._is_under_way:  # each step comes here
+        """Measure at initialization; a network of lazy layers, which has no weights yet, after its first step."""
+        if not self._is_under_way and _has_shapes(pl_module):  # each step comes here
             self._start(trainer, pl_module, batch)
 
     @timed
@@ -313,11 +296,16 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         batch_idx: int,
     ) -> None:
         """Measure every so many steps."""
+        self._live.add(trainer, outputs)
         global_step = trainer.global_step
         if global_step == self._global_step:  # gradients are still accumulating
             return
         self._global_step = global_step
         self._steps += 1
+        if not self._is_under_way:
+            self._knows_steps = True
+            self._start(trainer, pl_module, batch)
+            return
         is_due = self.is_scheduled(self._steps) or (self._is_watched and self._watchers.look_after(trainer, batch_idx))
         if not self._epochs_end_together:
             ends = trainer.is_last_batch and self._is_due_after_epoch(trainer)
@@ -353,6 +341,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             self._measure(trainer, pl_module, last=True)
             if trainer.is_global_zero:
                 self.spending.tell_thinned(self._failures.left_out)
+        self._live.stop()
         self.spending.stopwatch.stop()
 
     @timed
@@ -366,8 +355,15 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         self._measure(trainer, pl_module, last=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop the clock."""
+        """Stop the clock, and follow the optimizers no longer; say what was measured."""
+        self._live.stop()
         self.spending.stopwatch.stop()
+        self._end_views(trainer, pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say what was measured."""
+        if stage == "fit":
+            self._end_views(trainer, pl_module)
 
     @timed
     def state_dict(self) -> dict[str, Any]:
@@ -377,6 +373,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
             "history": [asdict(measurement) for measurement in self._history],
             **self._probes.state_dict(),
             "initial": self._initial,
+            "live": self._live.state_dict(),
             "steps": self._steps,
             "global_step": self._global_step,
             "spending": self.spending.state(),
@@ -389,6 +386,7 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
         self._history[:] = [Measurement(**row) for row in state_dict["history"]]
         self._probes.load_state_dict(state_dict)
         self._initial = state_dict["initial"]
+        self._live.load_state_dict(state_dict.get("live"))
         self._steps, self._global_step = state_dict["steps"], state_dict["global_step"]
         self._knows_steps = True
         self.spending.stopwatch.restore(state_dict["seconds_measuring"], state_dict["seconds"])
@@ -410,84 +408,6 @@ class ComplexityMonitor(RunResults, WatchedValues, KeyedCallback):
                 f"ComplexityMonitor leaves out {', '.join(names)} for the rest of this run: {reason}.",
                 stacklevel=2,
             )
-
-    # Measuring -----------------------------------------------------------------------------------
-
-    def _is_measured(self, trainer: Trainer, pl_module: LightningModule) -> bool:
-        """Whether the network, as it is now, is the one of the last measurement; all ranks agree."""
-        if not self._history or self._history[-1].step != self._steps:
-            return False
-        # What came out of a checkpoint was measured before it was saved.
-        same = self._fingerprint is None or self._fingerprint == fingerprint(pl_module)
-        return bool(trainer.strategy.broadcast(same))
-
-    @timed
-    def _measure(self, trainer: Trainer, pl_module: LightningModule, *, last: bool = False) -> None:
-        names, is_again = self._names(), self._is_measured(trainer, pl_module)
-        watched = watched_names(self._watched_keys(trainer), names)
-        if is_again:  # what was left out of it may be wanted now
-            missing = set() if self._chosen is None or self.spending.budget.share is None else set(names) - self._chosen
-            names, watched = [name for name in names if name in missing], watched & missing
-            if not (watched or (last and names)):
-                return
-        moment = self.spending.moment(trainer, names, watched, step=self._steps, last=last)
-        if moment is not None:
-            with moment.open():
-                self._measure_at(moment, trainer, pl_module, is_again=is_again, is_end=last or not self._history)
-            moment.tell()
-
-    def _measure_at(
-        self, moment: Moment, trainer: Trainer, pl_module: LightningModule, *, is_again: bool, is_end: bool
-    ) -> None:
-        with double_precision(trainer):
-            measured = self._measured(
-                moment, trainer, pl_module, figures=trainer.is_global_zero and shows_figures(trainer)
-            )
-        values = measured.floats()
-        self._failures.share(ranks_of(trainer))
-        self._failures.announce(silent=not trainer.is_global_zero)
-        if not moment.chosen and (is_again or not is_end):
-            return
-        if trainer.is_global_zero:
-            log_histograms(trainer, self._named(measured.histograms), self._steps)
-            log_figures(trainer, self._named(measured.figures), self._steps)
-        self._fingerprint = fingerprint(pl_module)
-        self._chosen = moment.chosen | (self._chosen or set() if is_again else set())
-        if self._history:
-            monitors = [c for c in trainer.callbacks if isinstance(c, ComplexityMonitor)]
-            values["complexity/overhead"] = sum(monitor.overhead for monitor in monitors)
-        of_all = trainer.current_epoch, self._named(values), self._failures.left_out
-        epoch, values, self._failures.left_out = trainer.strategy.broadcast(of_all)
-        log_scalars(trainer, values, self._steps)
-        seconds = measured.seconds
-        if is_again:
-            values, seconds = {**self._history[-1].values, **values}, {**self._history[-1].seconds, **seconds}
-        self.keep(trainer, Measurement(self._steps, epoch, time.time(), values, seconds))
-
-    def _names(self) -> list[str]:
-        """What there is to measure."""
-        names = ["probe/train"] if self._probes.train is not None else []
-        names += ["probe/val"] if self._probes.validation is not None else []
-        return [*names, *(metric.name for metric in self.metrics if metric.name not in self._failures.left_out)]
-
-    def _watched_keys(self, trainer: Trainer) -> set[str]:
-        return {plain_key(key, self.name) or key for key in self.watchers(trainer).keys}
-
-    def _named(self, values: dict[str, Any]) -> dict[str, Any]:
-        return {named_key(key, self.name): value for key, value in values.items()}
-
-    def _measured(self, moment: Moment, trainer: Trainer, pl_module: LightningModule, *, figures: bool) -> Measured:
-        ranks = ranks_of(trainer)
-        if ranks.count > 1:
-            network = snapshot_of_all(pl_module, self._initial, ranks)
-            together = Together(ranks, self._failures, self._whole_only)
-            return measured_together(self.metrics, network, self._probes, together, moment, figures=figures)
-        snapshot_on = partial(self._snapshot, pl_module)
-        return measured_alone(self.metrics, snapshot_on, self._probes, self._failures, moment, figures=figures)
-
-    def _snapshot(self, pl_module: LightningModule, probe: Probe | None) -> Snapshot:
-        batches, task = probe or (None, None)
-        return Snapshot(pl_module, batches, task=task, initial=self._initial)
 
     @property
     def overhead(self) -> float:

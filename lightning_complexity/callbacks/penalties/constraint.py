@@ -12,10 +12,10 @@ import torch
 
 from lightning_complexity.callbacks.base import LightningModule, Trainer, completed_batches, double_precision
 from lightning_complexity.callbacks.finding import find_task
-from lightning_complexity.callbacks.lagrangian import AugmentedLagrangian
 from lightning_complexity.callbacks.loggers import log_scalars
-from lightning_complexity.callbacks.loss import LossCallback, ManualBackwardIndex
 from lightning_complexity.callbacks.order import put_in_order
+from lightning_complexity.callbacks.penalties.lagrangian import AugmentedLagrangian
+from lightning_complexity.callbacks.penalties.loss import LossCallback, ManualBackwardIndex
 from lightning_complexity.callbacks.probe import (
     Probe,
     ProbeSource,
@@ -28,6 +28,7 @@ from lightning_complexity.callbacks.probe import (
 from lightning_complexity.callbacks.ranks import ranks_of, snapshot_of_all
 from lightning_complexity.callbacks.summing import Step, Term
 from lightning_complexity.metrics import ComplexityMetric
+from lightning_complexity.metrics.base.written import written
 from lightning_complexity.network import ForwardFunction, LossFunction, Snapshot, TargetFunction, Task
 from lightning_complexity.recording.measuring import unsynchronized
 from lightning_complexity.regularizers import Regularizer, TrainedMeasure
@@ -54,7 +55,7 @@ class ComplexityConstraint(LossCallback):
     Multipliers, limits and probe are in checkpoints. A second fit starts afresh, unless it continues the first.
 
     Args:
-        limited: What is limited, one or more: metrics, such as ``metrics.JacobianNorm().on("encoder.*")``, or
+        limited: What is limited, one or more: metrics, such as ``metrics.StableRank().on("encoder.*")``, or
             regularizers, of which the measure counts and the strength does not.
         measures: The same as a list, which configuration files of ``LightningCLI`` can have.
         at_most: The limit in the measure's units, or one for each measure.
@@ -123,6 +124,13 @@ class ComplexityConstraint(LossCallback):
         check_probe(probe)
         self.every_n_steps, self.probe, self.max_multiplier = every_n_steps, probe, max_multiplier
         self._forget()
+
+    def __repr__(self) -> str:
+        """How it is written, such as ``ComplexityConstraint(JacobianNorm(), at_most=0.2)``."""
+        kind = "at_most_relative_to_init" if self._relative else "at_most"
+        limits = self._limits[0] if len(self._limits) == 1 else self._limits
+        given = *(repr(measure.metric) for measure in self.measures), f"{kind}={limits!r}"
+        return written(self, LossCallback, *given, without=("measures", "at_most", "at_most_relative_to_init"))
 
     def _forget(self) -> None:
         self.lagrangians: dict[str, AugmentedLagrangian] = {}

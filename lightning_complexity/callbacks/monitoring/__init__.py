@@ -1,0 +1,1 @@
+"""Measure while a network trains: the monitor, and what it is made of."""
