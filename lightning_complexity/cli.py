@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from argparse import Action
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -96,6 +99,9 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: Of the command; those of the process if not given.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names of runs may have letters that a terminal has not
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     _check_command(given)
@@ -107,10 +113,22 @@ def main(arguments: list[str] | None = None) -> None:
     name = options.subcommand
     try:
         _RUNNERS[name](options[name].as_dict())
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, OSError, ImportError, KeyError) as error:
         if debug:
             raise
-        sys.exit(f"{name}: {error}")
+        sys.exit(f"{name}: {_in_one_line(error)}")
+    except Exception as error:  # most often of a module, loader or search space of the user's
+        if debug:
+            raise
+        sys.exit(f"{name}: {type(error).__name__}: {_in_one_line(error)} (--debug shows where)")
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines())
 
 
 def _check_command(arguments: list[str]) -> None:
@@ -130,19 +148,33 @@ def _end_misunderstood(message: str, arguments: list[str]) -> NoReturn:
 def _in_options(message: str, parser: ArgumentParser, arguments: list[str]) -> str:
     """A message of the parser with options as one writes them, and the close one of one that there is not."""
     message = re.sub(r"\s*\n\s*", " ", message)
-    message = re.sub(r"(?<=required: )[\w.]+", lambda found: f"--{found[0].rpartition('.')[2]}", message)
+    actions = list(_actions_of(parser, arguments))
+    if missing := re.search(r"(?<=required: )[\w., ]+", message):
+        names = (_as_written(name.rpartition(".")[2], actions) for name in missing[0].split(", "))
+        message = message.replace(missing[0], ", ".join(names))
     message = re.sub(r'Parser key "(?:\w+\.)*(\w+)":', r"--\1:", message)
     unknown = re.search(r"nrecognized arguments: (--[\w-]+)", message)
-    return message + (_close(unknown[1], set(_options_of(parser, arguments))) if unknown else "")
+    if unknown:
+        return message + _close(unknown[1], {option for action in actions for option in action.option_strings})
+    choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+    return message + (_close(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else "")
 
 
-def _options_of(parser: ArgumentParser, arguments: list[str]) -> Iterator[str]:
-    """Those of a parser, and of the commands below it that were given."""
+def _actions_of(parser: ArgumentParser, arguments: list[str]) -> Iterator[Action]:
+    """Arguments of a parser, and of the commands below it that were given."""
     for action in parser._actions:
-        yield from action.option_strings
+        yield action
         for name, below in (getattr(action, "_name_parser_map", None) or {}).items():
             if name in arguments:
-                yield from _options_of(below, arguments)
+                yield from _actions_of(below, arguments)
+
+
+def _as_written(name: str, actions: Iterable[Action]) -> str:
+    """An argument as one writes it: an option with its dashes, others as the help calls them."""
+    found = next((action for action in actions if action.dest == name), None)
+    if found is None or found.option_strings:
+        return f"--{name}"
+    return str(found.metavar or name)
 
 
 def _close(name: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,12 @@ import torch
 
 from lightning_complexity.callbacks.base import LightningModule
 from lightning_complexity.studies.training.runs import quiet
+
+_UNREADABLE = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, OSError),
+    *(ValueError, LookupError, AttributeError, ImportError),
+)
+"""What torch.load raises at files that it did not save, and at objects that are not there."""
 
 
 class Checkpoint(NamedTuple):
@@ -85,14 +92,18 @@ def load_checkpoint(path: Path, make: Callable[..., LightningModule], *, trust: 
 def _content(path: Path, trust: bool) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
+    except _UNREADABLE as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"objects such as {named[1]}" if named else "what cannot be read as tensors"
+        if named or (isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path)):
+            what = f"objects such as {named[1]}" if named else "what cannot be read as tensors"
+            raise ValueError(
+                f"{path} holds {what}. If you know where the file comes from, --trust loads it, which can run code of "
+                "it."
+            ) from error
+        why = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
         raise ValueError(
-            f"{path} holds {what}. If you know where the file comes from, --trust loads it, which can run code of it."
+            f"{path} is no file that torch has saved, or is cut off: it cannot be loaded ({why})."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, ImportError) as error:
-        raise ValueError(f"{path} cannot be loaded: {str(error).splitlines()[0] if str(error) else error!r}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; needed is a checkpoint of Lightning.")
     return content

@@ -8,23 +8,29 @@ from collections.abc import Iterator
 # Letters and functions, which need a space before them where another stands; the rest is put as it is.
 _WORDS = (
     *("alpha", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "rho", "sigma", "phi", "omega", "ell", "partial"),
+    *("Sigma", "Delta", "beta", "eta", "tau", "tr", "arg", "cos"),
     *("sum", "prod", "int", "exp", "ln", "log", "max", "min"),
 )
 _OTHER_WORDS = {"nabla": "grad", "infty": "inf"}
 _SYMBOLS = {
-    **dict.fromkeys(("lVert", "rVert"), "||"),
+    **dict.fromkeys(("lVert", "rVert", "|"), "||"),
     **dict.fromkeys(("lvert", "rvert"), "|"),
+    "langle": "<",
+    "rangle": ">",
+    "mid": " | ",
+    "in": " in ",
     **dict.fromkeys((",", ";", "quad"), " "),
     **dict.fromkeys(("big", "Big"), ""),
     **{symbol: symbol for symbol in "{}#"},
     "le": " <= ",
+    "ne": " != ",
     "neq": " != ",
     "propto": " ~ ",
     "pm": " +- ",
     "cdot": " * ",
     "dots": "...",
 }
-_ACCENTS = ("hat", "dot")
+_ACCENTS = {"hat": "hat", "dot": "dot", "bar": "mean", "overline": "mean"}
 _TOKEN = re.compile(r"\\([A-Za-z]+|.)|(.)", re.DOTALL)
 
 
@@ -88,7 +94,7 @@ def _command(name: str, tokens: Iterator[tuple[bool, str]], before: str) -> str:
     if name == "binom":
         return f"binomial({_argument(tokens)}, {_argument(tokens)})"
     if name in _ACCENTS:
-        return _separated(before, f"{_argument(tokens)}_{name}")
+        return _separated(before, f"{_grouped(_argument(tokens))}_{_ACCENTS[name]}")
     if name not in _SYMBOLS:
         raise ValueError(f"there is no plain text for \\{name}.")
     return _SYMBOLS[name]

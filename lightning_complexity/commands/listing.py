@@ -12,14 +12,12 @@ from jsonargparse import ArgumentParser
 from lightning_complexity.commands.formulas import plain_text
 from lightning_complexity.metrics import SUITES, CatalogueEntry, catalogue
 
-_DIRECTIONS = {True: "higher", False: "lower", None: "-"}
-
 
 def list_parser() -> ArgumentParser:
     """Of ``list``."""
     parser = ArgumentParser(
-        description="List every metric: its log key, which direction is more complex, what it costs and needs, from "
-        "which suite on it is measured, whether it can be penalised, and what it is."
+        description="List every metric: its log key, which direction is more complex, its units, what it costs and "
+        "needs, from which suite on it is measured, whether it can be penalised, and what it is."
     )
     parser.add_argument("--family", help="only those of a family, such as norms")
     parser.add_argument("--json", action="store_true", help="all that is known of each, as JSON")
@@ -36,7 +34,7 @@ def run_list(options: dict[str, Any]) -> None:
     if options["json"]:
         print(json.dumps([_described(entry) for entry in entries], indent=1))
         return
-    header = ("metric", "logged as complexity/", "complex is", "cost", "needs", "suite", "penalty")
+    header = ("metric", "logged as complexity/", "complex is", "units", "cost", "needs", "suite", "penalty")
     rows = [_row(entry) for entry in entries]
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     print(_line(header, widths))
@@ -62,7 +60,8 @@ def _row(entry: CatalogueEntry) -> tuple[str, ...]:
     return (
         entry.metric.__name__,
         entry.name,
-        _DIRECTIONS[entry.increases_with_complexity],
+        entry.more_complex or "-",
+        entry.units.replace("²", "^2"),
         entry.cost,
         ", ".join(sorted(entry.needs)) or "-",
         _suite(entry) or "-",
@@ -90,6 +89,8 @@ def _described(entry: CatalogueEntry) -> dict[str, Any]:
         "formula": plain_text(entry.formula),
         "latex": entry.formula,
         "increases_with_complexity": entry.increases_with_complexity,
+        "more_complex": entry.more_complex,
+        "units": entry.units,
         "cost": entry.cost,
         "needs": sorted(entry.needs),
         "suite": _suite(entry),

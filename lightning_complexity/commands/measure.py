@@ -74,7 +74,16 @@ def run_measure(options: dict[str, Any]) -> None:
         raise ValueError(f"--probe must be at least 1, got {options['probe']}.")
     metrics = resolve(options["metrics"])
     make = load_object(options["model"], "--model")
+    if not callable(make):
+        raise ValueError(f"--model must be a class or a function, got {options['model']}, a {type(make).__name__}.")
     data = None if options["data"] is None else load_object(options["data"], "--data")
+    if not (data is None or callable(data) or hasattr(data, "__iter__") or hasattr(data, "train_dataloader")):
+        raise ValueError(
+            "--data must be a LightningDataModule, a DataLoader, or a function that gives one, got "
+            f"{options['data']}, a {type(data).__name__}."
+        )
+    if options["output"] is not None and options["output"].is_dir():
+        raise ValueError(f"--output must be a file, got the folder {options['output']}.")
     rows, left_out = measure_checkpoints(
         options["checkpoints"],
         make,
@@ -127,11 +136,11 @@ def measure_checkpoints(
 
     from lightning_complexity.commands.checkpoints import checkpoint_files, load_checkpoint
     from lightning_complexity.commands.samples import Samples
-    from lightning_complexity.network.snapshot import initial_state
+    from lightning_complexity.network.running.tensors import initial_state
     from lightning_complexity.recording.measuring import FailureReport
 
     files = checkpoint_files(paths)
-    start = initial or (files[0] if len(files) > 1 else None)
+    start = checkpoint_files([initial])[0] if initial else (files[0] if len(files) > 1 else None)
     weights = None if start is None else initial_state(load_checkpoint(start, make, trust=trust).module)
     failures = FailureReport(speaker="measure")
     if weights is None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from lightning_complexity.dashboard.measured import Measure, gaps_of, scores_of
 from lightning_complexity.dashboard.numbers import rounded
-from lightning_complexity.dashboard.runs import Group, Run, is_seed, varied_settings
+from lightning_complexity.dashboard.runs import Group, Run, by_seed, is_seed, varied_settings
 from lightning_complexity.selection.pareto import Floats, pareto_front
 from lightning_complexity.selection.simplest import mean_and_standard_error, simplest_within_one_standard_error
 
@@ -23,16 +23,17 @@ CONFOUNDED = (
 
 
 def models_of(runs: Sequence[Run], groups: Sequence[Group], measures: Sequence[Measure]) -> list[dict[str, Any]]:
-    """Each group as a model: means over its runs of what was measured last, and their standard errors."""
+    """Each group as a model: means over its seeds of what was measured last, and their standard errors."""
     keys = [measure.key for measure in measures if measure.role != "part"]
     models = []
     for group in groups:
         means, errors = {}, {}
+        seeds = by_seed(runs, group)
         for key in keys:
-            last = [runs[place].last(key) for place in group.runs]
-            known = [value for value in last if value is not None]
-            if len(known) == len(last):
-                mean, error = mean_and_standard_error(known)
+            last = {place: value for place in group.runs if (value := runs[place].last(key)) is not None}
+            if len(last) == len(group.runs):
+                of_seeds = [mean_and_standard_error([last[place] for place in places])[0] for places in seeds]
+                mean, error = mean_and_standard_error(of_seeds)
                 means[key] = mean
                 errors[key] = error
         models.append({"name": group.name, "means": means, "errors": errors})

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lightning_complexity.dashboard.runs import Histogram, Picture
 from lightning_complexity.recording import Measurement
+from lightning_complexity.recording.tags import PARTS, key_of
 
 PATTERN = "*tfevents*"
 MEASURED, PENALISED = ("complexity/", "probe/"), ("penalty/", "constraint/", "loss/")
 _EPOCH = "epoch"
-_MARKS = tuple(text.encode() for text in (*MEASURED, *PENALISED, _EPOCH))
+_OURS = (*MEASURED, *PENALISED)
+_MARKS = re.compile("|".join((*_OURS, PARTS, _EPOCH)).encode())
+_PLAIN_SCALAR = re.compile(rb"(?:%s)[ -~]*\x15.{4}\Z" % "|".join((*MEASURED, PARTS)).encode(), re.DOTALL)
+"""An event with one measured number, which comes last, right behind its tag: known without parsing it."""
 _HEADER = struct.Struct("<Q4x")
 _CHECKSUM = 4
 
@@ -58,7 +63,7 @@ class Events:
         return history
 
 
-def read_events(folder: Path) -> Events:
+def read_events(folder: Path, opened: dict[Path, EventFile] | None = None, *, measured: bool = True) -> Events:
     """Read all event files of a folder, in the order in which they were begun.
 
     Where a later file has a tag from a step on, it replaces what earlier files have from there on: a run that was
@@ -66,10 +71,15 @@ def read_events(folder: Path) -> Events:
 
     Args:
         folder: That has the files.
+        opened: Files that were read before: they are read on from where they ended, and others are put there.
+        measured: Whether numbers ``complexity/...`` and ``probe/...`` are wanted, which a record beside them has.
     """
-    found = Events()
+    found, opened = Events(), {} if opened is None else opened
     for path in sorted(folder.glob(PATTERN)):
-        new = _of_file(path, found.notes)
+        if path not in opened or opened[path].measured != measured:
+            opened[path] = EventFile(path, measured)
+        new = opened[path].read()
+        found.notes += new.notes
         for mine, theirs in (
             (found.scalars, new.scalars),
             (found.histograms, new.histograms),
@@ -86,45 +96,68 @@ def _continue(mine: dict[str, dict[int, Any]], theirs: dict[str, dict[int, Any]]
         mine[tag] = kept | points
 
 
-def _of_file(path: Path, notes: list[str]) -> Events:
-    from google.protobuf.message import DecodeError
-    from tensorboard.compat.proto.event_pb2 import Event
+class EventFile:
+    """An event file that grows.
 
-    found = Events()
-    try:
-        for data in _records(path):
-            if any(mark in data for mark in _MARKS):
-                event = Event.FromString(data)
-                for value in event.summary.value:
-                    _take(found, value, event.step, event.wall_time)
-    except (DecodeError, EOFError, OSError):
-        notes.append(f"{path} is damaged or cut off: read up to there")
-    return found
+    Args:
+        path: The file.
+        measured: Whether numbers ``complexity/...`` and ``probe/...`` are wanted.
+    """
+
+    def __init__(self, path: Path, measured: bool = True) -> None:
+        self.path, self.measured = path, measured
+        self._file, self._end, self._found = -1, 0, Events()
+
+    def read(self) -> Events:
+        """All that is in it; only what was added since the last time is read."""
+        from google.protobuf.message import DecodeError
+
+        try:
+            about = self.path.stat()
+            if about.st_ino != self._file or about.st_size < self._end:  # another file of the same name
+                self._file, self._end, self._found = about.st_ino, 0, Events()
+            self._found.notes = []
+            self._read_on(about.st_size)
+        except (DecodeError, EOFError, OSError):
+            self._found.notes = [f"{self.path} is damaged or cut off: read up to there"]
+        return self._found
+
+    def _read_on(self, size: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        with self.path.open("rb") as file:
+            file.seek(self._end)
+            for data in _records(file, size - self._end):
+                if (found := _MARKS.search(data)) and (self.measured or not _PLAIN_SCALAR.match(data, found.start())):
+                    event = Event.FromString(data)
+                    for value in event.summary.value:
+                        _take(self._found, value, event.step, event.wall_time)
+                self._end += _HEADER.size + len(data) + _CHECKSUM
 
 
-def _records(path: Path) -> Iterator[bytes]:
+def _records(file: BinaryIO, size: int) -> Iterator[bytes]:
     """Raw records; checksums are not looked at."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        while header := file.read(_HEADER.size):
-            if len(header) < _HEADER.size:
-                raise EOFError
-            (length,) = _HEADER.unpack(header)
-            if length + _CHECKSUM > size - file.tell():
-                raise EOFError
-            yield file.read(length)
-            file.seek(_CHECKSUM, 1)
+    while size:
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size:
+            raise EOFError
+        (length,) = _HEADER.unpack(header)
+        size -= _HEADER.size + length + _CHECKSUM
+        if size < 0:
+            raise EOFError
+        yield file.read(length + _CHECKSUM)[:length]
 
 
 def _take(found: Events, value: Any, step: int, time: float) -> None:
-    tag = value.tag
-    if not (tag.startswith((*MEASURED, *PENALISED)) or tag == _EPOCH):
+    tag = key_of(value.tag)
+    if not (tag.startswith(_OURS) or tag == _EPOCH):
         return
     kind = value.WhichOneof("value")
-    plugin = value.metadata.plugin_data.plugin_name
     if kind == "simple_value":
         found.scalars.setdefault(tag, {})[step] = time, value.simple_value
-    elif kind == "histo":
+        return
+    plugin = value.metadata.plugin_data.plugin_name
+    if kind == "histo":
         _put(found.histograms, tag, step, _histogram(step, value.histo))
     elif kind == "image":
         found.pictures.setdefault(tag, {})[step] = Picture(step, value.image.encoded_image_string)

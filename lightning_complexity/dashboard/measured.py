@@ -22,6 +22,7 @@ class Measure:
         is_log: Whether the number is a logarithm already.
         more_complex: ``"higher"`` or ``"lower"``; ``None`` where neither is, or it is not known.
         summary: In one sentence.
+        units: What the number is measured in; empty where that is not known, as for parts.
     """
 
     key: str
@@ -30,6 +31,7 @@ class Measure:
     is_log: bool = False
     more_complex: str | None = None
     summary: str = ""
+    units: str = ""
 
 
 def measures_of(runs: Sequence[Run]) -> list[Measure]:
@@ -41,7 +43,7 @@ def measures_of(runs: Sequence[Run]) -> list[Measure]:
     return sorted(found, key=lambda measure: order.index(measure.role))
 
 
-def _measure(key: str, keys: set[str], known: dict[str, tuple[bool | None, str]]) -> Measure:
+def _measure(key: str, keys: set[str], known: dict[str, tuple[str | None, str, str]]) -> Measure:
     kind, _, label = key.partition("/")
     if kind == "probe":
         return Measure(key, label, "probe")
@@ -49,16 +51,17 @@ def _measure(key: str, keys: set[str], known: dict[str, tuple[bool | None, str]]
     above = ["/".join((kind, *words[:n])) for n in range(1, len(words))]
     is_part = any(name in keys for name in above) or (len(words) > 1 and words[0] in known)
     name = next((word for word in words if word in known), words[0])
-    direction, summary = known.get(name, (None if name in known else True, ""))
-    word = {True: "higher", False: "lower", None: None}[direction]
+    word, units, summary = known.get(name, ("higher", "", ""))
     is_log = name.startswith("log_") or "_log_" in name or name in ("lann_complexity",)
-    return Measure(key, label, "part" if is_part else "complexity", is_log, word, summary)
+    if is_part:  # a layer's value, or something else beside the value, in units of its own
+        return Measure(key, label, "part", is_log, word, summary)
+    return Measure(key, label, "complexity", is_log, word, summary, units)
 
 
-def _catalogue() -> dict[str, tuple[bool | None, str]]:
+def _catalogue() -> dict[str, tuple[str | None, str, str]]:
     from lightning_complexity.metrics import catalogue  # loads torch
 
-    return {entry.name: (entry.increases_with_complexity, entry.summary) for entry in catalogue()}
+    return {entry.name: (entry.more_complex, entry.units, entry.summary) for entry in catalogue()}
 
 
 def gaps_of(keys: Iterable[str]) -> list[str]:

@@ -24,6 +24,12 @@ def static(name: str) -> str:
     return (files("lightning_complexity.dashboard") / "static" / name).read_text(encoding="utf-8")
 
 
+def scripts() -> list[str]:
+    """The library, with its licence, and what draws by it."""
+    licence = static("plotly-basic.LICENSE.txt").replace("*/", "* /")
+    return [f"/* plotly.js (basic)\n{licence}*/\n{static(LIBRARY)}", *(static(f"{name}.js") for name in SCRIPTS)]
+
+
 def html_page(data: Mapping[str, Any], title: str = "Complexity") -> str:
     """Write the page.
 
@@ -34,13 +40,11 @@ def html_page(data: Mapping[str, Any], title: str = "Complexity") -> str:
         data: Of :func:`~lightning_complexity.dashboard.payload.page_data`.
         title: Of the window and the page.
     """
-    licence = static("plotly-basic.LICENSE.txt").replace("*/", "* /")
-    library = f"/* plotly.js (basic)\n{licence}*/\n{static(LIBRARY)}"
-    scripts = [_closed(script) for script in (library, *(static(f"{name}.js") for name in SCRIPTS), _START)]
+    inlined = [_closed(script) for script in (*scripts(), _START)]
     policy = "; ".join(
         (
             "default-src 'none'",
-            f"script-src {' '.join(map(_hash, scripts))}",
+            f"script-src {' '.join(map(_hash, inlined))}",
             "style-src 'unsafe-inline'",  # the library places what it draws by styles
             "img-src data: blob:",
             "base-uri 'none'",
@@ -63,7 +67,7 @@ def html_page(data: Mapping[str, Any], title: str = "Complexity") -> str:
             "<body>",
             '<main id="report"><noscript>This page is drawn by scripts.</noscript></main>',
             f'<script type="application/json" id="data">{text}</script>',
-            *(f"<script>{script}</script>" for script in scripts),
+            *(f"<script>{script}</script>" for script in inlined),
             "</body>",
             "</html>\n",
         )

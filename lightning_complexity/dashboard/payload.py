@@ -13,7 +13,15 @@ from lightning_complexity.dashboard.comparing import fronts_of, models_of, ranki
 from lightning_complexity.dashboard.findings import Finding
 from lightning_complexity.dashboard.measured import MOST_KEYS, Measure, measures_of
 from lightning_complexity.dashboard.numbers import marks, rounded, thinned
-from lightning_complexity.dashboard.runs import STANDARD_ERROR, Group, Histogram, Run, grouped, varied_settings
+from lightning_complexity.dashboard.runs import (
+    STANDARD_ERROR,
+    Group,
+    Histogram,
+    Run,
+    by_seed,
+    grouped,
+    varied_settings,
+)
 
 VERSION = 1
 _NUMBERS, _NUMBERS_MORE = 45_000, 1_000  # for ten runs, and for each beyond these
@@ -47,7 +55,10 @@ def page_data(runs: Sequence[Run], found: Sequence[Finding], notes: Sequence[str
         "notes": notes,
         "measures": {measure.key: asdict(measure) for measure in measures},
         "varied": varied_settings(runs),
-        "groups": [{"name": group.name, "runs": group.runs, "settings": group.settings} for group in groups],
+        "groups": [
+            {"name": group.name, "runs": group.runs, "seeds": by_seed(runs, group), "settings": group.settings}
+            for group in groups
+        ],
         "runs": _runs(runs, groups, measures, tables, most),
         "models": [_model(model) for model in models],
         "fronts": fronts_of(models, measures),
@@ -113,7 +124,7 @@ def _fitting(measures: list[Measure], tables: Mapping[int, _Tables], notes: list
         found = [table for own in tables.values() for table in _of_keys(own, keys)]
         return sum((len(names) + 3) * min(len(rows), points + 2 * len(names)) for rows, names in found)
 
-    while kept[-1].role == "part" and numbers(_POINTS[-1]) > room:
+    while kept and kept[-1].role == "part" and numbers(_POINTS[-1]) > room:
         parts = sum(measure.role == "part" for measure in kept)
         kept = kept[: -max(1, parts // 4)]
     if len(kept) < len(measures):

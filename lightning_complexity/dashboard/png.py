@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_complexity.dashboard.measured import Measure, gaps_of
-from lightning_complexity.dashboard.runs import Group, Run, grouped
+from lightning_complexity.dashboard.runs import Group, Run, by_seed, grouped
 from lightning_complexity.plots.curves import default_panels, figure_class, plot_histories
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _IN_LEGEND, _IN_CURVES = 10, 8
 
 
 def write_pictures(runs: Sequence[Run], page: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write trajectories of every measure, the front of every score and cost, and curves.
+    """Write trajectories of every measure, the front of every score and cost, and curves of up to eight runs.
 
     Args:
         runs: What was read.
@@ -74,7 +75,17 @@ def picture_of_trajectories(runs: Sequence[Run], measure: Measure, gap: str) -> 
     joined = [_joined(run, measure.key, gap) for run in runs]
     groups = grouped(list(runs))
     for number, group in enumerate(groups):
-        _draw_group(axes, group, [joined[place] for place in group.runs], [runs[place] for place in group.runs], number)
+        own = [runs[place] for place in group.runs]
+        seeds = [[group.runs.index(place) for place in places] for places in by_seed(runs, group)]
+        lines = [joined[place] for place in group.runs]
+        has_median = (
+            len(own) > 1
+            and all(_ends_in_a_number(run, key) for run in own for key in (measure.key, gap))
+            and all(len(line[0]) for line in lines)
+        )
+        _draw_runs(axes, lines, own, number, name=None if has_median else _plain(group.name))
+        if has_median:
+            _draw_median(axes, group, lines, seeds, number)
     values = [value for points in joined for value in points[1]]
     if values and min(values) > 0 and not measure.is_log:
         axes.set_xscale("log")
@@ -86,24 +97,32 @@ def picture_of_trajectories(runs: Sequence[Run], measure: Measure, gap: str) -> 
     return figure
 
 
-def _draw_group(axes: Axes, group: Group, lines: list[Any], runs: list[Run], number: int) -> None:
+def _ends_in_a_number(run: Run, key: str) -> bool:
+    last = run.last(key)
+    return last is not None and math.isfinite(last)
+
+
+def _draw_runs(axes: Axes, lines: list[Any], runs: list[Run], number: int, *, name: str | None) -> None:
     color, several = f"C{number % 10}", len(runs) > 1
     for line, run in zip(lines, runs, strict=True):
         steps, x, y = line
         if len(steps):
             axes.plot(x, y, color=color, linewidth=0.8, alpha=0.4 if several else 0.9)
             axes.plot(x[0], y[0], "o", color=color, markerfacecolor="none", markersize=5, alpha=0.6)
-            label = None if several else _plain(group.name)
-            axes.plot(x[-1], y[-1], "o", color=color, markersize=5, alpha=0.5 if several else 1.0, label=label)
+            axes.plot(x[-1], y[-1], "o", color=color, markersize=5, alpha=0.5 if several else 1.0, label=name)
+            name = None  # once a group
             if run.fitted_step is not None and (later := np.flatnonzero(steps >= run.fitted_step)).size:
                 axes.plot(x[later[0]], y[later[0]], "x", color=color, markersize=6)
-    if several and all(len(line[0]) for line in lines):
-        x, y = (np.median([_at_shares(line[0], line[axis]) for line in lines], axis=0) for axis in (1, 2))
-        ends = np.array([(line[1][-1], line[2][-1]) for line in lines])
-        errors = ends.std(axis=0, ddof=1) / np.sqrt(len(lines))
-        axes.plot(x, y, color=color, linewidth=2.2)
-        bars: Any = {"xerr": errors[0], "yerr": errors[1], "capsize": 2, "label": _plain(group.name)}
-        axes.errorbar(x[-1], y[-1], fmt="o", color=color, markersize=7, **bars)
+
+
+def _draw_median(axes: Axes, group: Group, lines: list[Any], seeds: list[list[int]], number: int) -> None:
+    x, y = (np.median([_at_shares(line[0], line[axis]) for line in lines], axis=0) for axis in (1, 2))
+    axes.plot(x, y, color=f"C{number % 10}", linewidth=2.2)
+    bars: Any = {"capsize": 2, "label": _plain(group.name)}
+    if len(seeds) > 1:
+        ends = np.array([np.mean([(lines[row][1][-1], lines[row][2][-1]) for row in rows], axis=0) for rows in seeds])
+        bars["xerr"], bars["yerr"] = ends.std(axis=0, ddof=1) / np.sqrt(len(seeds))
+    axes.errorbar(x[-1], y[-1], fmt="o", color=f"C{number % 10}", markersize=7, **bars)
 
 
 def _joined(run: Run, first: str, second: str) -> tuple[Any, Any, Any]:

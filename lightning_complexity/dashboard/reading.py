@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-from lightning_complexity.dashboard.events import PATTERN, PENALISED, Events, read_events
+from lightning_complexity.dashboard.events import PATTERN, PENALISED, EventFile, Events, read_events
 from lightning_complexity.dashboard.hyperparameters import read_settings
 from lightning_complexity.dashboard.runs import Run
 from lightning_complexity.recording import Measurement
-from lightning_complexity.recording.record import merged, read_lines
+from lightning_complexity.recording.record import NewerRecordError, merged, read_lines
 
 RECORDS = "complexity*.jsonl"
 T = TypeVar("T")
@@ -33,7 +33,43 @@ class Found:
     notes: list[str]
 
 
-def read_runs(folders: Sequence[str | Path]) -> Found:
+Reader: TypeAlias = "Callable[[Path, Path], tuple[Run | None, list[str]]]"
+
+
+def read_run(folder: Path, root: Path, opened: dict[Path, EventFile] | None = None) -> tuple[Run | None, list[str]]:
+    """Read what was measured in one folder.
+
+    Args:
+        folder: That has a record or event files.
+        root: The folder that was asked for.
+        opened: Event files that were read before, of which only what was added is read.
+
+    Returns:
+        The run, if anything was measured; and what could not be read, a line each.
+    """
+    history, notes = _history(folder)
+    events = read_events(folder, opened, measured=not history) if any(folder.glob(PATTERN)) else Events()
+    source = "record"
+    if not history:
+        history, source = events.history(), "events"
+    if not history:
+        return None, notes
+    history = merged([*events.history(PENALISED), *history])  # which no record has
+    settings, unread = read_settings(folder, root)
+    name = str(folder.relative_to(root))
+    run = Run(
+        root.resolve().name if name == "." else name,
+        folder,
+        history,
+        settings,
+        source,
+        {tag: _in_order(steps) for tag, steps in events.histograms.items()},
+        {tag: _in_order(steps) for tag, steps in events.pictures.items()},
+    )
+    return run, [*notes, *unread, *events.notes]
+
+
+def read_runs(folders: Sequence[str | Path], read: Reader = read_run) -> Found:
     """Read every run in folders and below them.
 
     A run is a folder with a record ``complexity.jsonl``; several monitors of a run have a file each, whose
@@ -42,6 +78,7 @@ def read_runs(folders: Sequence[str | Path]) -> Found:
 
     Args:
         folders: Of runs, or that have such below them.
+        read: How one of them is read, given the folder that was asked for as well.
 
     Raises:
         FileNotFoundError: If there is no such folder, or nothing was measured in any of them.
@@ -52,9 +89,12 @@ def read_runs(folders: Sequence[str | Path]) -> Found:
         if not root.is_dir():
             what = "it is a file" if root.exists() else "there is none"
             raise FileNotFoundError(f"a folder with runs is needed, got {root}: {what}.")
-        for folder in _folders(root):
-            if folder.resolve() not in runs and (run := _run(folder, root, notes)) is not None:
-                runs[folder.resolve()] = run
+        for folder in run_folders(root):
+            if folder.resolve() not in runs:
+                run, more = read(folder, root)
+                notes += more
+                if run is not None:
+                    runs[folder.resolve()] = run
     if not runs:
         listed = ", ".join(str(folder) for folder in folders)
         why = f" {notes[0]}." if notes else ""
@@ -65,9 +105,9 @@ def read_runs(folders: Sequence[str | Path]) -> Found:
     return Found(sorted(_named(list(runs.values())), key=lambda run: _natural(run.name)), notes)
 
 
-def _folders(root: Path) -> list[Path]:
-    """Those with files of ours; links to folders are followed, each folder is looked at once."""
-    found, seen = [], set()
+def run_folders(root: Path) -> Iterator[Path]:
+    """Folders with records or event files; links to folders are followed, each folder is looked at once."""
+    seen = set()
     for name, below, files in os.walk(root, followlinks=True):
         folder = Path(name)
         real = folder.resolve()
@@ -77,46 +117,30 @@ def _folders(root: Path) -> list[Path]:
         seen.add(real)
         below.sort()
         if any(Path(file).match(RECORDS) or "tfevents" in file for file in files):
-            found.append(folder)
-    return found
+            yield folder
 
 
-def _run(folder: Path, root: Path, notes: list[str]) -> Run | None:
-    history = _history(folder, notes)
-    events = read_events(folder) if any(folder.glob(PATTERN)) else Events()
-    source = "record"
-    if not history:
-        history, source = events.history(), "events"
-    if not history:
-        return None
-    history = merged([*events.history(PENALISED), *history])  # which no record has
-    settings, unread = read_settings(folder, root)
-    notes += [*unread, *events.notes]
-    name = str(folder.relative_to(root))
-    return Run(
-        root.resolve().name if name == "." else name,
-        folder,
-        history,
-        settings,
-        source,
-        {tag: _in_order(steps) for tag, steps in events.histograms.items()},
-        {tag: _in_order(steps) for tag, steps in events.pictures.items()},
-    )
-
-
-def _history(folder: Path, notes: list[str]) -> list[Measurement]:
-    """What all monitors of a run measured."""
+def _history(folder: Path) -> tuple[list[Measurement], list[str]]:
+    """What all monitors of a run measured, and what could not be read."""
     found: list[Measurement] = []
+    notes: list[str] = []
     for path in sorted(folder.glob(RECORDS)):
         if _SET_ASIDE.search(path.name):
             notes.append(f"{path} is of an earlier run in the same folder: not read")
             continue
-        measurements, broken = read_lines(path)
+        try:
+            measurements, broken = read_lines(path)
+        except NewerRecordError as error:
+            notes.append(str(error).rstrip("."))
+            continue
+        except OSError as error:
+            notes.append(f"{path} is not read: {error.strerror}")
+            continue
         found += measurements
         if broken:
             lines = "1 line that is" if broken == 1 else f"{broken} lines that are"
             notes.append(f"{path} has {lines} no measurement: passed over")
-    return merged(found)
+    return merged(found), notes
 
 
 def _in_order(steps: dict[int, T]) -> list[T]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
 from lightning_complexity.recording import Measurement
+from lightning_complexity.recording.tags import STANDARD_ERROR as STANDARD_ERROR
 
 Setting: TypeAlias = "str | float | int | bool | None"
 
 TRAIN_LOSS, TRAIN_ACCURACY = "probe/train_loss", "probe/train_accuracy"
 GAPS = ("probe/generalization_gap", "probe/accuracy_gap")
 OVERHEAD = "complexity/overhead"
-STANDARD_ERROR = "/standard_error"
 _SEED = re.compile(r"(^|[._])seed([._]|$)")
 _FITTED = 1 - 1e-9
 
@@ -153,6 +153,21 @@ def grouped(runs: list[Run]) -> list[Group]:
         )
         for name, members in zip(names, places.values(), strict=True)
     ]
+
+
+def by_seed(runs: Sequence[Run], group: Group) -> list[tuple[int, ...]]:
+    """Runs of a group by their seeds: runs of one seed are no repeats of each other, and count as one.
+
+    Example:
+        >>> runs = [Run(n, Path(n), [], {"seed": seed}) for n, seed in (("a", 0), ("b", 1), ("c", 0))]
+        >>> by_seed(runs, grouped(runs)[0])
+        [(0, 2), (1,)]
+    """
+    places: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    for place in group.runs:
+        seeds = ((name, repr(value)) for name, value in runs[place].settings.items() if is_seed(name))
+        places.setdefault(tuple(sorted(seeds)), []).append(place)
+    return [tuple(members) for members in places.values()]
 
 
 def _name(runs: list[Run], members: list[int], varied: list[str]) -> str:

@@ -37,10 +37,12 @@ class Panel:
     Attributes:
         title: Above it.
         keys: Log keys, each with its line style.
+        units: Beside the axis.
     """
 
     title: str
     keys: Mapping[str, str]
+    units: str = ""
 
 
 _GAPS = ("generalization_gap", "accuracy_gap")
@@ -68,17 +70,22 @@ def metric_panel(key: str) -> Panel:
     from lightning_complexity.metrics import catalogue  # reading a record needs no torch, so this waits
 
     name = key.removeprefix("complexity/")
-    directions = {entry.name: entry.increases_with_complexity for entry in catalogue()}
-    word = {True: "higher", False: "lower", None: ""}[directions.get(name)]
-    return Panel(f"{name}\n({word}: more complex)" if word else name, {key: "-"})
+    known = {entry.name: entry for entry in catalogue()}.get(name)
+    if known is None:
+        return Panel(name, {key: "-"})
+    word = f"{known.more_complex}: more complex" if known.more_complex else ""
+    return Panel(f"{name}\n({word})" if word else name, {key: "-"}, known.units)
 
 
-def plot_histories(histories: Mapping[str, list[Measurement]], names: list[str] | None = None) -> Figure:
+def plot_histories(
+    histories: Mapping[str, list[Measurement]], names: list[str] | None = None, *, at_most: int | None = None
+) -> Figure:
     """Draw one panel for each quantity and one line for each run, with a band of one standard error of estimates.
 
     Args:
         histories: Measurements by name of the run.
         names: Metrics' names or full log keys; default losses, accuracies and gaps on the probes, and every metric.
+        at_most: How many panels, the first of them.
 
     Returns:
         A figure that belongs to no window; ``figure.savefig(path)`` writes it.
@@ -99,25 +106,29 @@ def plot_histories(histories: Mapping[str, list[Measurement]], names: list[str] 
         panels = [metric_panel(key) for key in keys]
     if not panels:
         raise ValueError("nothing was measured yet.")
+    panels = panels[:at_most]
     rows, columns = -(-len(panels) // _COLUMNS), min(_COLUMNS, len(panels))
     figure = make_figure(figsize=(4.2 * columns, 2.9 * rows + 0.3 * any(histories)), layout="constrained")
     for index, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, index + 1)
         for number, history in enumerate(histories.values()):
-            _draw(axes, panel, history, f"C{number}")
+            _draw(axes, panel, history, f"C{number}", f"C{number if len(histories) > 1 else 1}")
         axes.set_title(panel.title, fontsize=9)
         axes.set_xlabel("completed optimizer steps", fontsize=8)
+        axes.set_ylabel(panel.units, fontsize=8)
         axes.tick_params(labelsize=8)
     if any(histories):
         _add_legend(figure, list(histories))
     return figure
 
 
-def _draw(axes: Axes, panel: Panel, history: list[Measurement], color: str) -> None:
+def _draw(axes: Axes, panel: Panel, history: list[Measurement], first: str, second: str) -> None:
+    """In the first colour, and dashed lines in the second."""
     for key, style in panel.keys.items():
+        color = second if style == "--" else first
         points = [m for m in history if key in m.values]
         steps, values = [m.step for m in points], np.array([m.values[key] for m in points])
-        axes.plot(steps, values, style, color=color, marker="." if len(points) < 20 else None)
+        axes.plot(steps, values, style, color=color, marker="." if style == "-" and len(points) < 20 else None)
         errors = np.array([m.values.get(f"{key}/standard_error", np.nan) for m in points])
         if np.isfinite(errors).any():
             axes.fill_between(steps, values - errors, values + errors, color=color, alpha=0.2, linewidth=0)

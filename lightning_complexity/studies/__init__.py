@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_complexity.studies.capacity import (
+        DegreesOfFreedom,
         RademacherEstimate,
         SampleCapacity,
         effective_model_complexity,
         empirical_rademacher_complexity,
+        generalized_degrees_of_freedom,
     )
     from lightning_complexity.studies.early import EarlyVerdict, early_table, early_verdict
     from lightning_complexity.studies.ranking import Ranking, rank, rank_over_time, rank_pairs
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 # pandas and what else studies need is loaded when a name is used.
 _MODULES = {
+    "DegreesOfFreedom": "capacity",
     "EarlyVerdict": "early",
     "RademacherEstimate": "capacity",
     "SampleCapacity": "capacity",
@@ -24,6 +27,7 @@ _MODULES = {
     "early_verdict": "early",
     "effective_model_complexity": "capacity",
     "empirical_rademacher_complexity": "capacity",
+    "generalized_degrees_of_freedom": "capacity",
     "Ranking": "ranking",
     "Table": "tables",
     "rank": "ranking",
@@ -35,6 +39,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "DegreesOfFreedom",
     "EarlyVerdict",
     "RademacherEstimate",
     "Ranking",
@@ -44,6 +49,7 @@ __all__ = [
     "early_verdict",
     "effective_model_complexity",
     "empirical_rademacher_complexity",
+    "generalized_degrees_of_freedom",
     "rank",
     "rank_over_time",
     "rank_pairs",

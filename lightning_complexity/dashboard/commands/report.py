@@ -83,4 +83,4 @@ def _files(page: Path, report: Path | None) -> tuple[Path, Path]:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="replace")  # of names that are no text

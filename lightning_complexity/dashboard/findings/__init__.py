@@ -81,7 +81,7 @@ def findings(runs: Sequence[Run]) -> list[Finding]:
                 [replace(_sound(f), run=evidence.name) for rule in RULES for f in rule(evidence)]
             )
             found += own
-            if evidence.history and all(f.severity == "note" for f in own):
+            if evidence.is_measured and all(f.severity == "note" for f in own):
                 quiet.append(evidence.name)
         found += explained.gap_explained(evidences)
     if quiet or not found:

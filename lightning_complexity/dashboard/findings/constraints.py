@@ -36,7 +36,7 @@ def out_of_reach(evidence: Evidence) -> Iterator[Finding]:
             f"Over the last third of training it was never exceeded by less than {number(float(later.values.min()))}."
             f"{words}{rising}",
             value=later.last,
-            standard_error=later.noise,
+            standard_error=later.error,
             confidence=0.95 if later.last >= 0.9 * later.first else 0.8,
             next_step="Raise the limit (at_most=..., or at_most_relative_to_init=... to say it in terms of the start), "
             "train longer, or start from a network that meets it.",

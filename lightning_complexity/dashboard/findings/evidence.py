@@ -10,7 +10,8 @@ from typing import TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from lightning_complexity.dashboard.runs import STANDARD_ERROR, TRAIN_ACCURACY, TRAIN_LOSS, Run
+from lightning_complexity.dashboard.events import MEASURED
+from lightning_complexity.dashboard.runs import OVERHEAD, STANDARD_ERROR, TRAIN_ACCURACY, TRAIN_LOSS, Run
 from lightning_complexity.recording import Measurement
 
 Floats = npt.NDArray[np.float64]
@@ -63,6 +64,11 @@ class Curve:
         with np.errstate(all="ignore"):
             spread = float(np.median(np.abs(np.diff(self.values, 2)))) / (0.6745 * math.sqrt(6))
         return spread if math.isfinite(spread) else 0.0
+
+    @property
+    def error(self) -> float | None:
+        """The noise, where there are enough values to know it."""
+        return self.noise if len(self) >= 4 else None
 
     def since(self, step: float) -> Curve:
         """The part from a step on."""
@@ -124,6 +130,11 @@ class Evidence:
         return frozenset().union(*(m.values for m in self.history))
 
     @cached_property
+    def is_measured(self) -> bool:
+        """Whether there is anything of the network, and not only how long that took."""
+        return any(key.startswith(MEASURED) and key != OVERHEAD for key in self.keys)
+
+    @cached_property
     def last_step(self) -> int:
         """The last step at which anything was measured; 0 without a history."""
         return self.history[-1].step if self.history else 0
@@ -179,12 +190,19 @@ class Evidence:
     @cached_property
     def train_accuracy(self) -> Curve:
         """Of the probe of training samples; empty for regression."""
-        return _shares(self.curve(TRAIN_ACCURACY))
+        return self._accuracy(TRAIN_ACCURACY, TRAIN_LOSS)
 
     @cached_property
     def val_accuracy(self) -> Curve:
         """Of the probe of validation samples; empty for regression."""
-        return _shares(self.curve(VAL_ACCURACY))
+        return self._accuracy(VAL_ACCURACY, VAL_LOSS)
+
+    def _accuracy(self, key: str, loss: str) -> Curve:
+        """Without what is no share, and without moments of a loss that is nan: outputs are, and all of one class."""
+        curve, losses = self.curve(key), ((m.step, m.values.get(loss)) for m in self.history)
+        steps = [step for step, value in losses if isinstance(value, float) and math.isnan(value)]
+        kept = (curve.values >= 0) & (curve.values <= 1) & ~np.isin(curve.steps, steps)
+        return curve if kept.all() else Curve(curve.steps[kept], curve.values[kept])
 
     def accuracy_error(self, accuracy: float, key: str = TRAIN_ACCURACY) -> float:
         """Binomial standard error of an accuracy on the samples of its probe."""
@@ -220,12 +238,6 @@ class Evidence:
         return None
 
 
-def _shares(curve: Curve) -> Curve:
-    """Without what is no share."""
-    kept = (curve.values >= 0) & (curve.values <= 1)
-    return curve if kept.all() else Curve(curve.steps[kept], curve.values[kept])
-
-
 def is_finite(value: object) -> TypeGuard[float]:
     """Whether something is a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -246,11 +258,23 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def with_error(value: float, error: float | None) -> str:
+    """A number and, where that is known, how far chance moves it.
+
+    Example:
+        >>> with_error(1.0, 0.25), with_error(1.0, None)
+        ('1 +- 0.25', '1')
+    """
+    return number(value) if error is None else f"{number(value)} +- {number(error)}"
+
+
 def percent(share: float) -> str:
     """A share in percent.
 
     Example:
-        >>> percent(0.1234), percent(1.0)
-        ('12.3 %', '100 %')
+        >>> percent(0.1234), percent(1.0), percent(12.345)
+        ('12.3 %', '100 %', '1234 %')
     """
+    if 10 <= share < 1e6:
+        return f"{100 * share:.0f} %"
     return f"{100 * share:.3g} %"

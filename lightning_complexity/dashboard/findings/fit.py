@@ -17,6 +17,7 @@ from lightning_complexity.dashboard.findings.evidence import (
     common,
     number,
     percent,
+    with_error,
 )
 from lightning_complexity.dashboard.findings.finding import Finding
 
@@ -30,6 +31,8 @@ LARGE_GAP = 0.2
 """Of accuracies, or of the initial loss: more than small data sets have with a fitting network."""
 CHANGED = 1e-2
 """Range of a loss over its first value: losses that stay at that of guessing are equal without a leak."""
+FITTED_ACCURACY, FITTED_LOSS = 0.95, 0.9
+"""Accuracy, or share of the initial loss that is gone, of training samples that may have been memorised."""
 CLOSE = 1.25
 """Validation loss over training loss of a network that has fitted its samples: unseen ones have more."""
 
@@ -135,19 +138,44 @@ def validation_differs(evidence: Evidence) -> Iterator[Finding]:
     if gone < 0.1 * train.first or kept > gone / 4 or not sure:
         return
     step = int(train.steps[early])
+    course = f"the training loss has fallen by {number(gone)}, the validation loss by {number(kept)}"
+    accuracies = "" if behind is None else f" Accuracies differ by {number(behind)} +- {number(error)} there."
+    if _may_be_memorised(evidence, step, gone / train.first):
+        yield Finding(
+            "validation_differs",
+            "warning",
+            "Validation gains nothing where training samples are fitted after few passes over the data: at step "
+            f"{step} {course}.",
+            "Training samples are few for so large a network, so that they are memorised at once, or validation "
+            f"samples are of another kind.{accuracies}",
+            value=float(gone - kept),
+            confidence=0.8,
+            next_step="Use more samples, augmentation or a smaller network; and compare what both loaders give: "
+            "preprocessing, order of classes, split.",
+            step=step,
+        )
+        return
     yield Finding(
         "validation_differs",
         "fault",
         f"Validation samples are of another kind than training samples: at step {step}, after few passes over the "
-        f"data, the training loss has fallen by {number(gone)}, the validation loss by {number(kept)}.",
-        "Samples are hardly memorised so early."
-        + ("" if behind is None else f" Accuracies differ by {number(behind)} +- {number(error)} there."),
+        f"data, {course}.",
+        f"Samples are hardly memorised so early.{accuracies}",
         value=float(gone - kept),
         confidence=0.9 if behind is None else min(certainty(behind / error), 0.95),
         next_step="Compare what both loaders give: preprocessing, order of classes, split. "
         "Measure on both with a second ComplexityMonitor(probe=..., name=...).",
         step=step,
     )
+
+
+def _may_be_memorised(evidence: Evidence, step: int, gone: float) -> bool:
+    """Whether training samples are fitted, so that there is no telling, and validation is not worse than guessing."""
+    accuracy, val = _accuracies_at(evidence, step), evidence.val_accuracy
+    if accuracy is None:
+        return gone >= FITTED_LOSS
+    worse = val.first - accuracy[1] > ERRORS * evidence.accuracy_error(val.first, VAL_ACCURACY)
+    return accuracy[0] >= FITTED_ACCURACY and not worse
 
 
 def leaking_validation(evidence: Evidence) -> Iterator[Finding]:
@@ -196,6 +224,7 @@ def generalization_gap(evidence: Evidence) -> Iterator[Finding]:
     Needs accuracies on both probes; for regression their losses, of which the gap is taken over the initial one.
     """
     train, val = common(evidence.train_accuracy, evidence.val_accuracy)
+    error: float | None
     if len(val):
         gap, error = train.last - val.last, _gap_error(evidence, train.last, val.last)
         what = f"{percent(train.last)} of training samples are right, {percent(val.last)} of validation samples"
@@ -203,20 +232,21 @@ def generalization_gap(evidence: Evidence) -> Iterator[Finding]:
         train, val = common(evidence.train_loss, evidence.val_loss)
         if len(val) < 2 or train.first <= 0:
             return
-        gap, error = (val.last - train.last) / train.first, math.hypot(val.noise, train.noise) / train.first
+        gap = (val.last - train.last) / train.first
+        error = None if val.error is None else math.hypot(val.noise, train.noise) / train.first
         what = f"the training loss is {number(train.last)}, the validation loss {number(val.last)}"
-    if gap < max(GAP, ERRORS * error):
+    if gap < max(GAP, ERRORS * (error or 0.0)):
         return
     large = gap >= LARGE_GAP
     yield Finding(
         "generalization_gap",
         "warning" if large else "note",
         f"There is a {'large ' if large else ''}generalization gap: {what}.",
-        f"The gap is {number(gap)} +- {number(error)}{'' if len(evidence.val_accuracy) else ' of the initial loss'}.",
+        f"The gap is {with_error(gap, error)}{'' if len(evidence.val_accuracy) else ' of the initial loss'}.",
         value=gap,
         standard_error=error,
-        interval=(gap - 1.96 * error, gap + 1.96 * error),
-        confidence=certainty(gap / max(error, GAP / 2)),
+        interval=None if error is None else (gap - 1.96 * error, gap + 1.96 * error),
+        confidence=certainty(gap / max(error or 0.0, GAP / 2)),
         next_step="Use more samples or augmentation, weight decay, or a penalty such as "
         "ComplexityPenalty(regularizers.GeometricComplexity(1e-3)).",
     )

@@ -7,7 +7,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lightning_complexity.dashboard.findings.evidence import SURE, TINY, Curve, Evidence, certainty, number, percent
+from lightning_complexity.dashboard.findings.evidence import (
+    SURE,
+    TINY,
+    Curve,
+    Evidence,
+    certainty,
+    number,
+    percent,
+    with_error,
+)
 from lightning_complexity.dashboard.findings.finding import Finding
 from lightning_complexity.dashboard.runs import TRAIN_LOSS
 
@@ -54,9 +63,9 @@ def divergence(evidence: Evidence) -> Iterator[Finding]:
         "divergence",
         "fault",
         f"The training loss rose from {number(loss.first)} to {number(loss.last)}.",
-        f"A rise of {number(rise)}, where values next to each other differ by {number(loss.noise)}.",
+        f"A rise of {with_error(rise, loss.error)}.",
         value=rise,
-        standard_error=loss.noise,
+        standard_error=loss.error,
         confidence=certainty(rise / max(loss.noise, 0.2 * loss.first, TINY)),
         next_step=lower_rate + " If the loss rises smoothly, look at its sign.",
         step=int(loss.steps[int(np.argmax(loss.values > RISE * loss.first))]),
@@ -84,7 +93,7 @@ def wrong_sign(evidence: Evidence) -> Iterator[Finding]:
         f"The training loss falls without a floor, from {number(loss.first)} to {number(loss.last)}{also}.",
         "Losses that measure an error are not negative; this one is minimized in the wrong direction, it seems.",
         value=loss.last,
-        standard_error=loss.noise,
+        standard_error=loss.error,
         confidence=0.95 if below and opposed else 0.85,
         next_step="Look at the sign of what training_step returns.",
     )
@@ -103,7 +112,7 @@ def no_progress(evidence: Evidence) -> Iterator[Finding]:
     moved = _movement(evidence)
     ratio = _gradient_ratio(evidence)
     what = f"The training loss went from {number(loss.first)} to {number(loss.last)} in {evidence.last_step} steps"
-    error = loss.noise / loss.first
+    error = None if loss.error is None else loss.error / loss.first
     if ratio is not None and ratio[0] < SMALL_GRADIENT:
         yield Finding(
             "vanishing_gradient",
@@ -127,7 +136,7 @@ def no_progress(evidence: Evidence) -> Iterator[Finding]:
             value=progress,
             standard_error=error,
         )
-    elif progress < NO_PROGRESS + 2 * error:
+    elif progress < NO_PROGRESS + 2 * (error or 0.0):
         missing = (
             "" if ratio is not None else ' Measure "GradientNorm" with per_layer=True to see whether gradients vanish.'
         )
@@ -135,7 +144,8 @@ def no_progress(evidence: Evidence) -> Iterator[Finding]:
             "not_learning",
             "fault",
             f"{what}: nothing was learned.",
-            f"That is {percent(progress)} of it; values next to each other differ by {percent(error)}.",
+            f"That is {percent(progress)} of it"
+            + ("." if error is None else f"; values next to each other differ by {percent(error)}."),
             confidence=0.8,
             next_step="Check that targets belong to their inputs, and that the network in evaluation mode is the one "
             f"that is trained (BatchNorm, dropout); try another learning rate.{missing}",
@@ -143,23 +153,32 @@ def no_progress(evidence: Evidence) -> Iterator[Finding]:
             standard_error=error,
         )
     else:
-        yield from _underfitting(evidence, progress)
+        yield from _underfitting(evidence, progress, error)
 
 
-def _underfitting(evidence: Evidence, progress: float) -> Iterator[Finding]:
+def _underfitting(evidence: Evidence, progress: float, error: float | None) -> Iterator[Finding]:
     loss = evidence.train_loss
     later = loss.since(evidence.last_step * 2 / 3)
     falls = len(later) >= 2 and later.first - later.last > max(3 * loss.noise, 0.02 * loss.first)
+    if len(later) < 2:
+        course, first = (
+            "What it does in the last third of the training was not measured.",
+            "Train longer, and measure more often",
+        )
+    elif falls:
+        course, first = "It still falls over the last third of the training.", "Train longer"
+    else:
+        course, first = "It no longer falls over the last third of the training.", "Use a larger network"
     yield Finding(
         "underfitting",
         "warning",
         f"Training samples are not fitted: their loss is {number(loss.last)}, {percent(1 - progress)} of the first.",
-        f"It {'still falls' if falls else 'no longer falls'} over the last third of the training.",
+        course,
         value=progress,
-        standard_error=loss.noise / loss.first,
+        standard_error=error,
         confidence=0.7,
-        next_step=("Train longer" if falls else "Use a larger network") + ", less dropout, weaker penalties and weight "
-        "decay, or another learning rate; if targets are noisy, this may be all there is to learn.",
+        next_step=f"{first}; use less dropout, weaker penalties and weight decay, or another learning rate; if targets "
+        "are noisy, this may be all there is to learn.",
     )
 
 
@@ -262,9 +281,9 @@ def evaluation_differs(evidence: Evidence) -> Iterator[Finding]:
         "warning",
         f"The loss in evaluation mode, {number(loss.last)}, no longer falls, where its gradient is large.",
         f"The weights' last movements, along a gradient of {number(float(np.median(gradient.values)))}, would lower it "
-        f"by {number(expected)}; it fell by {number(fall)} +- {number(loss.noise)}.",
+        f"by {number(expected)}; it fell by {with_error(fall, loss.error)}.",
         value=fall,
-        standard_error=loss.noise,
+        standard_error=loss.error,
         confidence=0.7,
         next_step="Compare the loss in training mode with this one: are running statistics of BatchNorm up to date "
         "(momentum, batch size), is dropout too strong? If they agree, lower the learning rate.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from lightning_complexity.dashboard.findings.evidence import VAL_ACCURACY, Evidence, number, percent
+from lightning_complexity.dashboard.findings.evidence import VAL_ACCURACY, Curve, Evidence, number, percent
 from lightning_complexity.dashboard.findings.finding import Finding
 from lightning_complexity.dashboard.runs import TRAIN_ACCURACY, TRAIN_LOSS
 
@@ -23,7 +23,9 @@ SHRUNK = 0.3
 """Norm of the parameters over the initial one; trainings that learn make it grow."""
 EDGE = (0.8, 1.3)
 """Largest eigenvalue of the Hessian times the learning rate over 2, where training is at the edge of stability."""
-SHARPNESS = ("hessian_top_eigenvalue", "top_hessian_eigenvalue", "largest_hessian_eigenvalue", "sharpness")
+SHARES = ("preconditioned_sharpness", "critical_sharpness")
+SHARPNESS = ("largest_hessian_eigenvalue", "sharpness")
+FEWEST_MOMENTS = 4
 
 
 def large_start(evidence: Evidence) -> Iterator[Finding]:
@@ -123,29 +125,43 @@ def shrunk_weights(evidence: Evidence) -> Iterator[Finding]:
 
 
 def edge_of_stability(evidence: Evidence) -> Iterator[Finding]:
-    """The largest eigenvalue of the Hessian stays at 2 over the learning rate, as under gradient descent.
+    """Sharpness stays at what the optimizer's steps can stand, as under gradient descent.
 
-    Needs that eigenvalue as a measure of one's own, such as ``complexity/sharpness``, and ``lr`` or ``learning_rate``
-    among the hyper-parameters.
+    Needs the share of that limit, which ``PreconditionedSharpness`` and ``CriticalSharpness`` log; or the largest
+    eigenvalue of the Hessian, and ``lr`` or ``learning_rate`` among the hyper-parameters, for its share of 2 over that.
 
     References:
-        Cohen et al., Gradient descent on neural networks typically occurs at the edge of stability, ICLR 2021.
+        Cohen et al., Gradient descent on neural networks typically occurs at the edge of stability, ICLR 2021; Adaptive
+        gradient methods at the edge of stability, 2022.
     """
-    rate = evidence.setting("lr", "learning_rate")
-    curve = next((c for name in SHARPNESS if len(c := evidence.curve(f"complexity/{name}")) >= 4), None)
-    if rate is None or rate <= 0 or curve is None:
+    curve = _share_of_limit(evidence)
+    if curve is None:
         return
-    ratios = curve.values[len(curve) // 2 :] * rate / 2
-    if not all(EDGE[0] <= ratio <= EDGE[1] for ratio in ratios):
+    shares = curve.values[len(curve) // 2 :]
+    if not all(EDGE[0] <= share <= EDGE[1] for share in shares):
         return
     yield Finding(
         "edge_of_stability",
         "note",
-        f"Sharpness is at the edge of stability: {number(curve.last)}; 2 over the rate is {number(2 / rate)}.",
-        f"The ratio is between {number(float(ratios.min()))} and {number(float(ratios.max()))} in the second half.",
+        f"Sharpness is at the edge of stability: {number(curve.last)} of what the optimizer's steps can stand.",
+        f"That share is between {number(float(shares.min()))} and {number(float(shares.max()))} in the second half.",
         value=curve.last,
         standard_error=curve.noise,
-        interval=(float(ratios.min() * 2 / rate), float(ratios.max() * 2 / rate)),
+        interval=(float(shares.min()), float(shares.max())),
         confidence=0.8,
         next_step="A larger learning rate gives flatter minima as long as the loss comes down.",
     )
+
+
+def _share_of_limit(evidence: Evidence) -> Curve | None:
+    """The share of the limit of stability, where it is known at four moments."""
+    for name in SHARES:
+        curve = evidence.curve(f"complexity/{name}/share_of_limit")
+        if len(curve) >= FEWEST_MOMENTS:
+            return curve
+    rate = evidence.setting("lr", "learning_rate")
+    if rate is None or rate <= 0:
+        return None
+    curves = (evidence.curve(f"complexity/{name}") for name in SHARPNESS)
+    found = next((curve for curve in curves if len(curve) >= FEWEST_MOMENTS), None)
+    return None if found is None else Curve(found.steps, found.values * rate / 2)

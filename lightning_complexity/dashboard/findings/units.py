@@ -15,6 +15,8 @@ DYING = 0.3
 """Rise of the share during training."""
 STANDING_STILL = 1e-7
 """Distance from initialization over the largest of all layers: rounding of single precision."""
+TOO_SMALL = 1e-5
+"""Gradient over the largest of all layers: steps in proportion to it are lost in rounding to single precision."""
 ONE_DIRECTION = 1.1
 """Effective rank of features that are all on one line."""
 
@@ -98,13 +100,24 @@ def frozen_layer(evidence: Evidence) -> Iterator[Finding]:
         return
     shown = ", ".join(weights[:3]) + (f" and {len(weights) - 3} more" if len(weights) > 3 else "")
     gradients = evidence.parts("gradient_norm")
-    reached = [gradients[name].last for name in weights if name in gradients]
-    if reached and max(reached) == 0:
-        why = "Their gradient is zero."
-    elif reached:
-        why = f"Their gradient is not zero ({number(max(reached))}): the optimizer leaves them out."
-    else:
+    reached = max((gradients[name].last for name in weights if name in gradients), default=None)
+    share = 0.0 if not reached else reached / max(curve.last for curve in gradients.values())
+    next_step = (
+        "Look at requires_grad, and at which parameters configure_optimizers gives the optimizer; if they are frozen "
+        "on purpose, all is well."
+    )
+    if reached is None:
         why = "No gradient is measured for them: they are frozen, or nothing depends on them."
+    elif share >= TOO_SMALL:
+        why = f"Their gradient is not zero ({number(reached)}): the optimizer leaves them out."
+    else:
+        why = "Their gradient is zero."
+        if reached:
+            why = (
+                f"Their gradient, {number(reached)} at most, is {number(share)} of the largest: too small to move them."
+            )
+        next_step = "Look for what keeps the gradient from them: dead units, saturated activations, a detach(); use "
+        next_step += "normalization layers or skip connections, or fewer layers."
     yield Finding(
         "frozen_layer",
         "warning",
@@ -112,8 +125,7 @@ def frozen_layer(evidence: Evidence) -> Iterator[Finding]:
         f"{why} {len(still)} of {len(distances)} parameters are exactly where they began.",
         value=float(len(still)),
         confidence=0.95,
-        next_step="Look at requires_grad, and at which parameters configure_optimizers gives the optimizer; "
-        "if they are frozen on purpose, all is well.",
+        next_step=next_step,
     )
 
 

@@ -4,15 +4,14 @@
 Complexity.states = new WeakMap();
 
 Complexity.render = (root, raw) => {
-  const { element } = Complexity;
   const data = new Complexity.Data(raw);
-  const state = Complexity.stateOf(root, data);
+  const state = Complexity.stateOf(root);
+  const legend = Complexity.element("div", { className: "classes" });
   root.classList.add("complexity");
-  for (const old of root.querySelectorAll(".js-plotly-plot")) Plotly.purge(old);
-  const legend = element("div", { className: "classes" });
-  root.replaceChildren(Complexity.findings(data), Complexity.bar(data, state, legend));
+  Complexity.renew(state.bar, ...Complexity.bar(data, state, legend));
 
-  const sections = Complexity.sections.filter((one) => one.exists(data)).map((one) => ({ ...one, parts: Complexity.section(root, one.id, one.title, one.help) }));
+  const sections = Complexity.sections.filter((one) => one.exists(data)).map((one) => ({ ...one, parts: (state.parts[one.id] ??= Complexity.section(one.id, one.title, one.help)) }));
+  Complexity.place(root, [Complexity.findings(data), state.bar, ...sections.map((one) => one.parts.node)]);
   const visible = () => Complexity.classes(data, state).filter((one) => !one.isHidden);
   const drawOne = (section, classes) => {
     const own = (state[section.id] ??= {});
@@ -21,11 +20,12 @@ Complexity.render = (root, raw) => {
       Object.assign(own, change);
       Complexity.busy(root, () => (again ? drawOne(section, visible()) : draw(visible())));
     };
-    section.parts.controls.replaceChildren(...section.controls(data, own, redraw));
+    Complexity.renew(section.parts.controls, ...section.controls(data, own, redraw));
     return draw(classes);
   };
   state.redraw = () =>
     Complexity.busy(root, async () => {
+      Complexity.setTheme();
       const classes = visible();
       Complexity.fillLegend(legend, data, state);
       for (const section of sections) await drawOne(section, classes);
@@ -33,10 +33,16 @@ Complexity.render = (root, raw) => {
   return state.redraw();
 };
 
+// Charts that were there stay, with what was zoomed into.
+Complexity.place = (root, nodes) => {
+  for (const old of [...root.children]) if (!nodes.includes(old)) old.remove();
+  nodes.forEach((node, i) => node === root.children[i] || root.insertBefore(node, root.children[i] ?? null));
+};
+
 // What was chosen, for as long as there is the root; `redraw` is that of the data that are shown now.
-Complexity.stateOf = (root, data) => {
+Complexity.stateOf = (root) => {
   if (!Complexity.states.has(root)) {
-    const state = { filter: "", color: Complexity.defaultColor(data), hidden: new Set() };
+    const state = { filter: "", hidden: new Set(), parts: {}, bar: Complexity.element("div", { className: "bar" }) };
     Complexity.states.set(root, state);
     globalThis.matchMedia?.("(prefers-color-scheme: dark)").addEventListener("change", () => root.isConnected && state.redraw());
     let waiting;
@@ -89,10 +95,10 @@ Complexity.findings = (data) => {
 Complexity.bar = (data, state, legend) => {
   const { element } = Complexity;
   const colors = [["configuration", "configuration"], ["run", "run"], ...data.varied.map((name) => [`.${name}`, name]), ["none", "nothing"]];
-  if (!colors.some(([name]) => name === state.color)) state.color = "configuration";
+  state.color = colors.some(([name]) => name === state.chosen) ? state.chosen : Complexity.defaultColor(data);
   const filter = element("input", { type: "search", value: state.filter, placeholder: "name", on: { input: () => Object.assign(state, { filter: filter.value }).later() } });
   const jump = Complexity.sections.filter((one) => one.exists(data)).map((one) => element("a", { href: `#${one.id}`, textContent: one.title }));
-  return element("div", { className: "bar" }, element("nav", {}, ...jump), element("label", {}, element("span", { textContent: "runs with" }), filter), Complexity.choice("colour by", colors, state.color, (color) => Object.assign(state, { color, hidden: new Set() }).redraw()), legend);
+  return [element("nav", {}, ...jump), element("label", {}, element("span", { textContent: "runs with" }), filter), Complexity.choice("colour by", colors, state.color, (color) => Object.assign(state, { chosen: color, color, hidden: new Set() }).redraw()), legend];
 };
 
 // A click on an entry hides its runs, or shows them again.

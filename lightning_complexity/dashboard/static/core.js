@@ -39,9 +39,18 @@ Complexity.choice = (label, options, value, change) => {
   return element("label", {}, element("span", { textContent: label }), select);
 };
 
+// New choices for old ones; what has the focus, its like has afterwards.
+Complexity.renew = (node, ...children) => {
+  const fields = () => [...node.querySelectorAll("a, button, input, select")];
+  const place = fields().indexOf(document.activeElement);
+  node.replaceChildren(...children);
+  if (place >= 0) fields()[place]?.focus({ preventScroll: true });
+};
+
 Complexity.colors = ["#3b6fd4", "#d9622b", "#2c9c69", "#b0479c", "#a8851c", "#6a5acd", "#1f9aad", "#c23b4e", "#7a8a2a", "#8c6d5a"];
 Complexity.darkColors = ["#7aa5ff", "#ff9a66", "#5fd39b", "#e38ad0", "#e0bd50", "#a99cff", "#5fd0e3", "#ff8090", "#b5c95a", "#c7a48f"];
 Complexity.isDark = () => Boolean(globalThis.matchMedia?.("(prefers-color-scheme: dark)").matches);
+Complexity.setTheme = () => (document.documentElement.dataset.theme = Complexity.isDark() ? "dark" : "light");
 Complexity.palette = () => (Complexity.isDark() ? Complexity.darkColors : Complexity.colors);
 
 // From blue to orange, for settings that are numbers with many values.
@@ -75,7 +84,7 @@ Complexity.draw = (node, traces, layout) =>
   Plotly.react(node, traces, layout, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
 
 // A chart's frame: title, choices, the drawing, and what it says in words.
-Complexity.section = (root, id, title, help) => {
+Complexity.section = (id, title, help) => {
   const { element } = Complexity;
   const parts = {
     node: element("section", { id }),
@@ -85,6 +94,5 @@ Complexity.section = (root, id, title, help) => {
   };
   const about = element("details", {}, element("summary", { textContent: "How to read this" }), element("p", { textContent: help }));
   parts.node.append(element("h2", { textContent: title }), parts.controls, parts.chart, parts.words, about);
-  root.append(parts.node);
   return parts;
 };

@@ -8,12 +8,12 @@ Complexity.sections.push({
   id: "curves",
   title: "Curves",
   help:
-    "One panel for each measure. Thin lines are runs, with one standard error of estimates as a band where a panel has few runs. Thick lines are medians over runs that differ in their seed only, at equal shares of their training, with a band from the least to the greatest of up to three seeds and between the quartiles of more. Against the training loss, training goes from left to right. Triangles at the edge and crosses are values that are infinite or not a number. Dashed lines are of validation samples.",
+    "One panel for each measure. Thin lines are runs, with one standard error of estimates as a band where a panel has few runs. Thick lines are medians over runs that differ in their seed only, at equal shares of their training, with a band from the least to the greatest of up to three seeds and between the quartiles of more. Against the training loss, training goes from left to right. Of runs of which one ends in a value that is not finite there is no median. Triangles and crosses at the edge are values that are infinite or not a number. Dashed lines are of validation samples.",
 
   exists: (data) => data.keys.length > 0,
 
   controls(data, state, redraw) {
-    state.keys = state.keys?.filter((panel) => Complexity.panels(data).some((one) => one.id === panel)) ?? Complexity.firstPanels(data);
+    state.keys = state.chosen?.filter((panel) => Complexity.panels(data).some((one) => one.id === panel)) ?? Complexity.firstPanels(data);
     const hasLoss = data.keys.includes(Complexity.trainLoss);
     const options = Object.entries(Complexity.axes).filter(([name]) => name !== "loss" || hasLoss);
     return [
@@ -45,8 +45,8 @@ Complexity.panels = (data) => {
   const rest = [...probes.filter((key) => !together.some((one) => one.keys.includes(key))), ...data.byRole("complexity"), ...data.byRole("part")];
   const alone = rest.map((key) => {
     const measure = data.measures[key];
-    const words = [measure.is_log ? "natural logarithm" : "", measure.more_complex ? `${measure.more_complex}: more complex` : ""].filter(Boolean);
-    return { id: key, label: `${measure.label}${words.length ? ` (${words.join("; ")})` : ""}`, keys: [key], isLog: measure.is_log, part: measure.role === "part" };
+    const words = [measure.is_log && !measure.units ? "natural logarithm" : "", measure.more_complex ? `${measure.more_complex}: more complex` : ""].filter(Boolean);
+    return { id: key, label: `${measure.label}${words.length ? ` (${words.join("; ")})` : ""}`, keys: [key], units: measure.units, isLog: measure.is_log, part: measure.role === "part" };
   });
   return [...together.filter((one) => one.keys.length), ...alone];
 };
@@ -64,7 +64,10 @@ Complexity.panelChoice = (data, state, redraw) => {
     return element("label", { className: "box" }, box, element("span", { textContent: panel.label }));
   });
   const inputs = () => boxes.map((label) => label.firstChild);
-  const apply = () => redraw({ keys: inputs().filter((box) => box.checked).map((box) => box.value) }, false);
+  const apply = () => {
+    const keys = inputs().filter((box) => box.checked).map((box) => box.value);
+    redraw({ chosen: keys, keys }, false);
+  };
   const all = (checked) => {
     for (const box of inputs()) box.checked = checked;
     apply();
@@ -101,11 +104,11 @@ Complexity.drawPanel = (data, state, classes, panel, node, root) => {
   const layout = Complexity.layout(root, {
     height: 270,
     uirevision: `${state.axis} ${isLog}`, // a zoom is kept while the axes are the same
-    margin: { l: 45, r: 10, t: 30, b: 40 },
+    margin: { l: panel.units ? 58 : 45, r: 10, t: 30, b: 40 },
     title: { text: Complexity.plain(Complexity.shortened(panel.label, 62)), font: { size: 12.5 }, x: 0.02, xanchor: "left", y: 0.97 },
     showlegend: false,
     xaxis: { title: { text: Complexity.axes[state.axis], font: { size: 11 } }, type: loss ? "log" : "linear", ...(loss ? { autorange: "reversed" } : {}) },
-    yaxis: { type: isLog ? "log" : "linear" },
+    yaxis: { title: { text: Complexity.plain(panel.units || ""), font: { size: 11 } }, type: isLog ? "log" : "linear" },
     ...(strange.length ? { yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true } } : {}),
   });
   return Complexity.draw(node, [...traces, ...strange], layout);
@@ -126,7 +129,7 @@ Complexity.curveTraces = (data, state, one, key, number, values) => {
     path.text.push(...curve.y.map((value, i) => `${name}<br>${Complexity.plain(data.label(key))} ${Complexity.number(value)}<br>step ${curve.steps[i]}`), "");
     if (number <= 6 && !smoothing) bands.push(...Complexity.errorBand(data, place, key, curve, one.color));
   }
-  const groups = Complexity.repeated(data, one.runs).filter((places) => places.every((place) => curves.get(place).y.length));
+  const groups = Complexity.repeated(data, one.runs).filter((places) => places.every((place) => curves.get(place).y.length && !Complexity.bursts(data, place, [key])));
   const common = { name: Complexity.plain(one.name), hovertemplate: "%{text}<extra></extra>", showlegend: false };
   const mode = number <= 4 && path.x.length < 60 ? "lines+markers" : "lines";
   const fade = Complexity.fade(number) * (groups.length ? 0.6 : 1);
@@ -148,7 +151,7 @@ Complexity.errorBand = (data, place, key, curve, color) => {
 Complexity.medianCurve = (data, places, curves, color, dash, common) => {
   const median = Complexity.medians(places.map((place) => curves.get(place)));
   const group = Complexity.plain(data.groups[data.runs[places[0]].group].name);
-  const text = median.y.map((value) => `median of ${places.length} seeds: ${Complexity.number(value)}<br>${group}`);
+  const text = median.y.map((value) => `median of ${Complexity.repeats(data, places)}: ${Complexity.number(value)}<br>${group}`);
   return [
     Complexity.band(median.x, median.low, median.high, color, 0.15),
     { ...common, x: median.x, y: median.y, text, mode: "lines", line: { color, width: 2.4, dash }, meta: "medians" },
@@ -157,7 +160,7 @@ Complexity.medianCurve = (data, places, curves, color, dash, common) => {
 
 // Values that are not finite have no place on the axis: they are marked at its edge.
 Complexity.strangeTraces = (data, state, one, key) => {
-  const looks = { Infinity: ["triangle-up", 0.97], "-Infinity": ["triangle-down", 0.03], NaN: ["x", 0.5] };
+  const looks = { Infinity: ["triangle-up", 0.97], "-Infinity": ["triangle-down", 0.03], NaN: ["x", 0.03] };
   const points = { x: [], y: [], text: [], symbol: [] };
   for (const place of one.runs) {
     for (const odd of data.series(place, key).strange) {

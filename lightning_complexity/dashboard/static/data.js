@@ -133,6 +133,15 @@ Complexity.className = (data, state, value) => {
   return state.color === "none" ? "runs" : `${state.color.slice(1)}=${value}`;
 };
 
+// Whether a run goes on, but no longer in numbers.
+Complexity.bursts = (data, place, keys) => keys.some((key) => typeof data.last(place, key) === "string");
+
+// How many runs, and of how many seeds, for words.
+Complexity.repeats = (data, places) => {
+  const seeds = data.groups[data.runs[places[0]].group].seeds.length;
+  return seeds === places.length ? `${seeds} seeds` : `${places.length} runs of ${seeds} seed${seeds > 1 ? "s" : ""}`;
+};
+
 // Runs of a class by group, those with several seeds.
 Complexity.repeated = (data, runs) => {
   const groups = new Map();

@@ -14,11 +14,11 @@ Complexity.sections.push({
     const [scores, costs] = [unique("score"), unique("cost")];
     state.score = scores.includes(state.score) ? state.score : scores[0];
     const varies = (key) => new Set(data.models.map((model) => model.means[key])).size > 1;
-    state.cost = costs.includes(state.cost) ? state.cost : costs.find(varies) ?? costs[0];
+    state.cost = costs.includes(state.chosen) ? state.chosen : costs.find(varies) ?? costs[0];
     const options = (keys) => keys.map((key) => [key, data.label(key)]);
     return [
       Complexity.choice("score", options(scores), state.score, (score) => redraw({ score })),
-      Complexity.choice("cost", options(costs), state.cost, (cost) => redraw({ cost })),
+      Complexity.choice("cost", options(costs), state.cost, (cost) => redraw({ chosen: cost })),
     ];
   },
 

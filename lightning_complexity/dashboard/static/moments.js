@@ -27,12 +27,13 @@ Complexity.sections.push({
     const kept = [...histograms, ...pictures].filter((one) => [state.distribution, state.picture].includes(one.key));
     const steps = [...new Set((kept.length ? kept : moments).flatMap((one) => one.moments.map((moment) => moment.step)))].sort((a, b) => a - b);
     state.steps = steps;
-    const nearest = steps.findLastIndex((step) => step <= (state.step ?? Infinity));
+    const nearest = steps.findLastIndex((step) => step <= (state.chosen ?? Infinity)); // the last one, as training goes
     state.step = steps[Math.max(nearest, 0)];
     const shown = Complexity.element("output", { textContent: `step ${state.step}` });
     const slide = () => {
       shown.textContent = `step ${steps[slider.value]}`;
-      redraw({ step: steps[slider.value] }, false);
+      const step = steps[slider.value];
+      redraw({ step, chosen: step === steps.at(-1) ? Infinity : step }, false);
     };
     const slider = Complexity.element("input", { type: "range", min: 0, max: steps.length - 1, step: 1, ariaLabel: "step", on: { input: slide } });
     slider.value = steps.indexOf(state.step);

@@ -5,7 +5,7 @@ Complexity.sections.push({
   id: "trajectories",
   title: "Complexity against the generalization gap",
   help:
-    "Each line is a run: a hollow circle where it starts, a filled one where it ends. A cross marks where all samples of the training probe were classified correctly first. Bars at the ends are one standard error, of the estimate or, at the thick median of runs that differ in their seed only, of the mean over these seeds. Medians are taken at equal shares of the training.",
+    "Each line is a run: a hollow circle where it starts, a filled one where it ends. A cross marks where all samples of the training probe were classified correctly first. Bars at the ends are one standard error, of the estimate or, at the thick median of runs that differ in their seed only, of the mean over these seeds. Medians are taken at equal shares of the training, where all of these runs end in numbers.",
 
   exists: (data) => data.byRole("complexity").length && data.byRole("probe").length,
 
@@ -14,12 +14,12 @@ Complexity.sections.push({
     const gaps = [...data.byRole("probe")].sort((a, b) => b.endsWith("_gap") - a.endsWith("_gap"));
     const steady = (key) => data.runs.every((_, place) => new Set(data.series(place, key).values).size < 2);
     const first = measures.find((key) => data.measures[key].is_log && !steady(key)) ?? measures.find((key) => !steady(key));
-    state.measure = measures.includes(state.measure) ? state.measure : first ?? measures[0];
-    state.gap = gaps.includes(state.gap) ? state.gap : gaps[0];
+    state.measure = measures.includes(state.chosen) ? state.chosen : first ?? measures[0];
+    state.gap = gaps.includes(state.against) ? state.against : gaps[0];
     const options = (keys) => keys.map((key) => [key, data.label(key)]);
     return [
-      Complexity.choice("measure", options(measures), state.measure, (key) => redraw({ measure: key })),
-      Complexity.choice("against", options(gaps), state.gap, (key) => redraw({ gap: key })),
+      Complexity.choice("measure", options(measures), state.measure, (key) => redraw({ chosen: key })),
+      Complexity.choice("against", options(gaps), state.gap, (key) => redraw({ against: key })),
       Complexity.choice("lines", [["both", "runs and medians"], ["runs", "runs"], ["medians", "medians over seeds"]], (state.lines ??= "both"), (lines) => redraw({ lines })),
     ];
   },
@@ -46,7 +46,7 @@ Complexity.sections.push({
     const title = `${measure.is_log && !Complexity.isNarrow(root) ? "natural logarithm: " : ""}${measure.label}${more}`;
     const said = [];
     if (strange) said.push(`${strange} values that are not finite are not drawn.`);
-    const bursting = [...lines.keys()].filter((place) => Complexity.bursts(data, place, state)).length;
+    const bursting = [...lines.keys()].filter((place) => Complexity.bursts(data, place, [state.measure, state.gap])).length;
     if (bursting) said.push(`${bursting} run${bursting > 1 ? "s" : ""} last seen at a hollow diamond went on to values that are not finite.`);
     if (atZero) said.push(`${atZero} points at or below 0 have no logarithm and are not drawn.`);
     if (!measure.is_log && !isLog && all.length) said.push("The axis is linear, since the measure reaches 0 or below.");
@@ -62,10 +62,6 @@ Complexity.sections.push({
   },
 });
 
-// Whether a run goes on, but no longer in this plane.
-Complexity.bursts = (data, place, state) =>
-  [state.measure, state.gap].some((key) => typeof data.last(place, key) === "string");
-
 Complexity.positive = (line) => {
   const kept = line.x.map((_, i) => i).filter((i) => line.x[i] > 0);
   const take = (values) => kept.map((i) => values[i]);
@@ -74,7 +70,9 @@ Complexity.positive = (line) => {
 
 Complexity.trajectoryTraces = (one, { data, state, lines, fade }) => {
   const [runs, medians] = [state.lines !== "medians", state.lines !== "runs"];
-  const groups = Complexity.repeated(data, one.runs).filter((places) => places.every((place) => lines.get(place).x.length));
+  const bursts = (place) => Complexity.bursts(data, place, [state.measure, state.gap]);
+  const whole = (place) => lines.get(place).x.length && !bursts(place);
+  const groups = Complexity.repeated(data, one.runs).filter((places) => places.every(whole));
   const inGroup = new Set(groups.flat());
   const single = one.runs.filter((place) => lines.get(place).x.length && (runs || !inGroup.has(place)));
   const name = Complexity.plain(Complexity.shortened(one.name));
@@ -97,7 +95,7 @@ Complexity.trajectoryTraces = (one, { data, state, lines, fade }) => {
     put(path, [null, null, ""]);
     put(starts, at(place, 0));
     put(ends, at(place, line.x.length - 1));
-    symbols.push(Complexity.bursts(data, place, state) ? "diamond-open" : "circle");
+    symbols.push(bursts(place) ? "diamond-open" : "circle");
     errors.push(Complexity.asOf(data.series(place, `${state.measure}/standard_error`), Infinity) ?? 0);
     const fitted = data.runs[place].fitted_step;
     const first = fitted === null ? -1 : line.steps.findIndex((step) => step >= fitted);
@@ -119,7 +117,7 @@ Complexity.medianTraces = (groups, { data, lines, color, common }) => {
   for (const places of groups) {
     const own = places.map((place) => lines.get(place));
     const median = Complexity.medians(own);
-    const name = `median of ${places.length} seeds<br>${Complexity.plain(data.groups[data.runs[places[0]].group].name)}`;
+    const name = `median of ${Complexity.repeats(data, places)}<br>${Complexity.plain(data.groups[data.runs[places[0]].group].name)}`;
     path.x.push(...median.x, null);
     path.y.push(...median.y, null);
     path.text.push(...median.x.map((_, i) => `${name}<br>${Math.round((100 * i) / (median.x.length - 1))} % of training`), "");
@@ -129,8 +127,10 @@ Complexity.medianTraces = (groups, { data, lines, color, common }) => {
     ends.x.push(median.x.at(-1));
     ends.y.push(median.y.at(-1));
     ends.text.push(name);
-    ends.ex.push(Complexity.standardError(own.map((line) => line.x.at(-1))));
-    ends.ey.push(Complexity.standardError(own.map((line) => line.y.at(-1))));
+    const seeds = data.groups[data.runs[places[0]].group].seeds;
+    const error = (axis) => Complexity.standardError(seeds.map((same) => Complexity.mean(same.map((place) => lines.get(place)[axis].at(-1)))));
+    ends.ex.push(error("x"));
+    ends.ey.push(error("y"));
   }
   const bar = (array) => ({ type: "data", array, visible: true, thickness: 1.5 });
   return [
@@ -140,8 +140,12 @@ Complexity.medianTraces = (groups, { data, lines, color, common }) => {
   ];
 };
 
+Complexity.mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+// Of the mean; 0, so that no bar is drawn, for one value.
 Complexity.standardError = (values) => {
-  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  if (values.length < 2) return 0;
+  const mean = Complexity.mean(values);
   const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
   return Math.sqrt(squares / (values.length - 1) / values.length);
 };

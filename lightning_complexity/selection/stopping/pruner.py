@@ -47,8 +47,9 @@ class EarlyVerdictPruner(BasePruner):
     that share a storage share what they know, and a study goes on where it was.
 
     Not pruned are the first trials; some of the others, at random, so that predictions are not of survivors alone;
-    and all trials as long as nothing can be predicted, which is said once. Pruned at once is a trial that reports a
-    loss that is not finite. The reason is in the trial's user attribute ``early:reason``.
+    and all trials as long as nothing can be predicted, which is said once, after as many settings as ``startup_trials``
+    or twice as many trials. Pruned at once is a trial that reports a loss that is not finite. The reason is in the
+    trial's user attribute ``early:reason``.
 
     Args:
         share: Of the training, at which a verdict is given, or several shares.
@@ -77,7 +78,8 @@ class EarlyVerdictPruner(BasePruner):
         ...         if pruner.should_prune(trial):
         ...             raise optuna.TrialPruned(trial.user_attrs["early:reason"])
         ...     return error, width
-        >>> study = optuna.create_study(directions=["minimize"] * 2, pruner=pruner)
+        >>> sampler = optuna.samplers.RandomSampler(seed=0)
+        >>> study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler, pruner=pruner)
         >>> study.optimize(objective, n_trials=8)
     """
 
@@ -221,7 +223,7 @@ class EarlyVerdictPruner(BasePruner):
         for place, (name, sign) in enumerate(zip(names, signs, strict=True)):
             found = Prediction(*[exact[place]] * 3) if place in exact else predicted([t.values[place] for t in known])
             if found is None:
-                if len(known) >= self._startup:
+                if self._is_time_to_tell(known):
                     self._say(f"{name} has no different finite values in five settings, or no feature tells of it")
                 return None
             ends.append(sign * (found.low if sign > 0 else found.high))
@@ -231,6 +233,11 @@ class EarlyVerdictPruner(BasePruner):
             return None
         values = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, winner.values, strict=True))
         return f"predicted {', '.join(told)}; dominated by trial {winner.number}: {values}"
+
+    def _is_time_to_tell(self, known: Sequence[FrozenTrial]) -> bool:
+        """Settings that came twice are no reason to warn while others may still come."""
+        settings = {tuple(sorted((name, repr(value)) for name, value in trial.params.items())) for trial in known}
+        return len(settings) >= self._startup or len(known) >= 2 * self._startup
 
     def _is_kept(self, trial: FrozenTrial) -> bool:
         return float(np.random.default_rng([self._seed, trial.number]).random()) < self._keep

@@ -32,8 +32,8 @@ class SampleCapacity:
 
     @property
     def is_monotone(self) -> bool:
-        """Whether mean errors rose with the number of samples, as bisection takes for granted."""
-        means = [sum(errors) / len(errors) for _, errors in sorted(self.errors.items())]
+        """Whether mean errors above the limit rose with the number of samples, as bisection takes for granted."""
+        means = [max(sum(errors) / len(errors), self.error) for _, errors in sorted(self.errors.items())]
         return means == sorted(means)
 
     def __str__(self) -> str:

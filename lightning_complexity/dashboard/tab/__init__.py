@@ -1,0 +1,1 @@
+"""The page as a tab of TensorBoard, over a log directory that grows."""
