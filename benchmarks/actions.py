@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -16,7 +17,14 @@ from benchmarks.models import Workload
 from lightning_complexity import metrics, regularizers
 from lightning_complexity.metrics import ComplexityMetric, catalogue, resolve
 from lightning_complexity.metrics.base import SpectrumMetric
-from lightning_complexity.network import Snapshot, initial_state, layer_norms
+from lightning_complexity.network import (
+    HessianOperator,
+    LiveSteps,
+    Snapshot,
+    initial_state,
+    layer_norms,
+    squared_sample_gradients,
+)
 from lightning_complexity.regularizers import Regularizer, snapshot_for
 
 Action = Callable[[], object]
@@ -35,10 +43,44 @@ GROUPS: dict[str, tuple[ComplexityMetric, ...]] = {
         metrics.SchattenNorm(),
         *(entry.metric() for entry in catalogue() if issubclass(entry.metric, SpectrumMetric)),
     ),
+    "noise of the samples' gradients": (
+        metrics.GradientVariance(),
+        metrics.GradientSignalToNoise(),
+        metrics.GradientNoiseScale(),
+        metrics.GradientCoherence(),
+        metrics.GradientCosine(),
+    ),
     "margins": (metrics.MarginPercentile(), metrics.MeanMargin(), metrics.InverseSquaredMargin()),
     "circular norms of convolutions": (metrics.LogSpectralProduct(convolution="circular"),),
 }
 """Metrics that share what is expensive, measured on one snapshot."""
+
+CURVATURE: tuple[ComplexityMetric, ...] = (
+    metrics.GradientNorm(),
+    metrics.HessianTrace(),
+    metrics.GaussNewtonTrace(),
+    metrics.EmpiricalFisherTrace(),
+    metrics.FisherRaoNorm(),
+    metrics.RelativeFlatness(),
+    metrics.CriticalSharpness(),
+    metrics.LargestHessianEigenvalue(),
+    metrics.SmallestHessianEigenvalue(),
+    metrics.TakeuchiCriterion(),
+)
+"""Ten measures of curvature, together and each alone."""
+CURVATURE_AND_GRADIENTS: tuple[ComplexityMetric, ...] = (
+    metrics.GradientNorm(),
+    metrics.SampleGradientNorm(),
+    metrics.GradientVariance(),
+    metrics.GradientNoiseScale(),
+    metrics.GradientCosine(),
+    metrics.HessianTrace(),
+    metrics.GaussNewtonTrace(),
+    metrics.EmpiricalFisherTrace(),
+    metrics.FisherRaoNorm(),
+    metrics.CriticalSharpness(),
+)
+"""Ten without eigenvalues, which take most of the time of the others."""
 
 ON_SMALL_NETWORKS = frozenset(
     {"RegionBoundaryDistance", "LANNComplexity", "LinearRegions", "LocalComplexity", "SmoothLocalComplexity"}
@@ -47,9 +89,13 @@ ON_SMALL_NETWORKS = frozenset(
 """Metrics that look at each unit or at many points, and are therefore timed on the MLP alone."""
 
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "HessianTrace": ({"num_probes": 2}, {"estimator": "hutchinson"}),
+    "GaussNewtonTrace": ({"num_probes": 1},),
+    "LargestHessianEigenvalue": ({"k": 5},),
     "JacobianNorm": ({"num_projections": 1},),
     "GeometricComplexity": ({"num_projections": 1},),
     "LogSpectralProduct": ({"fold_batch_norm": True},),
+    "LearningCoefficient": ({"num_chains": 1, "num_draws": 100, "burn_in": 0},),
 }
 """Options by class name that are measured beside the defaults, since they change the cost.
 
@@ -58,7 +104,11 @@ The true operator norm of convolutions, ``convolution="operator"``, is not among
 
 
 def training_step(
-    workload: Workload, *penalties: Regularizer, reuse_outputs: bool = False, share: bool = False
+    workload: Workload,
+    *penalties: Regularizer,
+    reuse_outputs: bool = False,
+    share: bool = False,
+    followed_every: int | None = None,
 ) -> Action:
     """Forward, backward and SGD step on the workload's batch.
 
@@ -68,6 +118,7 @@ def training_step(
         reuse_outputs: Whether penalties get the outputs that the loss is computed from, attention then by a kernel
             that can be differentiated twice.
         share: Whether one snapshot, and so one forward pass, serves all penalties.
+        followed_every: How many steps one that is read stands for; ``None`` to read none.
     """
     model, targets = workload.model, workload.targets
     inputs = workload.inputs.clone().requires_grad_(reuse_outputs)
@@ -75,6 +126,8 @@ def training_step(
         partial(sdpa_kernel, SDPBackend.MATH) if reuse_outputs else nullcontext
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    if followed_every is not None:
+        LiveSteps(model, followed_every).follow([optimizer])
 
     def step() -> None:
         with attention():
@@ -107,9 +160,17 @@ def hessian_vector_product(workload: Workload) -> Action:
     return multiply
 
 
+def one_more_product(workload: Workload) -> Action:
+    """One product with the Hessian on a graph that is kept, as an observation of curvature takes many."""
+    hessian = HessianOperator(Snapshot(workload.model, workload.inputs, workload.targets))
+    vector = torch.randn(hessian.shape[1])
+    hessian.matvec(vector)
+    return lambda: hessian.matvec(vector)
+
+
 def metric_actions(workload: Workload) -> dict[str, Action]:
     """By name, what measures each metric of the catalogue on a snapshot of its own."""
-    classes = [entry.metric for entry in catalogue()]
+    classes = [entry.metric for entry in catalogue() if "live" not in entry.needs]
     if not workload.small:
         classes = [cls for cls in classes if cls.__name__ not in ON_SMALL_NETWORKS]
     named = [pair for cls in classes for pair in _with_variants(cls)]
@@ -130,13 +191,33 @@ def group_actions(workload: Workload) -> dict[str, Action]:
         with torch.no_grad():
             layer_norms(Snapshot(model, inputs, differentiable=True), warm_start=vectors)
 
+    def of_samples() -> None:
+        squared_sample_gradients(Snapshot(model, inputs, workload.targets))
+
     groups = {name: measurement(workload, list(group)) for name, group in GROUPS.items()}
     return {
         "forward pass": forward,
         "one Hessian-vector product": hessian_vector_product(workload),
+        "norms of the samples' gradients": of_samples,
+        "training step, every eighth one read": training_step(workload, followed_every=8),
+        "one more on the same graph": one_more_product(workload),
+        "ten measures of curvature": measurement(workload, list(CURVATURE)),
+        "these ten, each alone": _each_alone(workload, CURVATURE),
+        "ten of curvature and gradients": measurement(workload, list(CURVATURE_AND_GRADIENTS)),
+        "these other ten, each alone": _each_alone(workload, CURVATURE_AND_GRADIENTS),
         **groups,
         "spectral norms, followed from the step before": followed,
     }
+
+
+def _each_alone(workload: Workload, group: Sequence[ComplexityMetric]) -> Action:
+    measures = [measurement(workload, [metric]) for metric in group]
+
+    def alone() -> None:
+        for measure in measures:
+            measure()
+
+    return alone
 
 
 def region_actions(workload: Workload) -> dict[str, Action]:
@@ -173,7 +254,8 @@ def penalized_steps(workload: Workload) -> dict[str, Action]:
 
 def _with_variants(cls: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
     yield cls.__name__, cls()
-    for options in VARIANTS.get(cls.__name__, ()):
+    taken = inspect.signature(cls).parameters.keys()  # a penalty has fewer options than its metric
+    for options in (options for options in VARIANTS.get(cls.__name__, ()) if options.keys() <= taken):
         yield f"{cls.__name__}({', '.join(f'{k}={v!r}' for k, v in options.items())})", cls(**options)
 
 
