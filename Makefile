@@ -31,10 +31,10 @@ demo: $(INSTALLED)  ## Train two networks and compare their complexity (DEMO="--
 	@$(BIN)/lightning-complexity demo $(DEMO)
 
 test: lint  ## Lint, types and tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-slow: $(INSTALLED)  ## The long tests, a browser among them
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses 2 --dist worksteal
 
 test-clients: $(CLIENTS)/.installed  ## Trainings of a dozen published packages, in an environment of their own
 	OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m pytest -o addopts="-q --strict-markers" --numprocesses 2 --dist loadgroup tests/clients
@@ -54,7 +54,7 @@ format: $(INSTALLED)  ## Put the code into shape
 bench: $(INSTALLED)  ## Cost of every metric and regularizer, as ratios to a training step
 	$(BIN)/python -m benchmarks $(BENCH)
 
-docs: $(INSTALLED)  ## Bring README and catalogue up to date, and build the API pages in build/docs
+docs: $(INSTALLED)  ## Bring the catalogue up to date, and build the API pages in build/docs
 	$(BIN)/python docs/catalogue.py
 	$(BIN)/pdoc --math --docformat google --output-directory build/docs lightning_complexity
 

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_complexity import ComplexityConstraint, ComplexityMonitor, ComplexityPenalty, metrics
+from lightning_complexity.callbacks import UpdateRatioLimit
 from lightning_complexity.network import Context, Snapshot
 from lightning_complexity.regularizers import (
     DistanceFromInitialization,
@@ -142,6 +143,9 @@ class FailingOnTheSecondRank(metrics.GradientNorm):
         super().accumulate(snapshot, context)
 
 
+LIVE = ["StepGradientNorm", "UpdateRatio", "UpdateCosine", "PathLength", "TrajectoryTreeLength"]
+
+
 def of_samples() -> list[metrics.ComplexityMetric]:
     """Metrics whose values know how many samples there were, or are summed over them."""
     classes = metrics.MarginPercentile, metrics.GradientNorm, metrics.JacobianNorm, metrics.HessianTrace
@@ -233,6 +237,10 @@ def main() -> None:
     constraint = ComplexityConstraint(PathNorm(), at_most=-2.0, every_n_steps=2)
     results["sharded constraint"] = fitted(Sharded(False), "fsdp2", constraint, monitor)
     results["sharded monitor"] = values(monitor)
+    for name, module, strategy in (("replicated", Module(False), "own buffers"), ("sharded", Sharded(False), "fsdp2")):
+        limit, monitor = UpdateRatioLimit(0.05), ComplexityMonitor(LIVE, budget=None, per_layer=True)
+        results[f"{name} limited"] = fitted(module, strategy, limit, monitor)
+        results[f"{name} live"] = values(monitor) | {"shortened": torch.tensor(limit.shortened)}
     halved = Halved(True)
     fitted(halved, "fsdp2")
     results["halved"] = dict(zip(("before", "after"), halved.norms, strict=True))

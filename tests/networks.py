@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_complexity.network import Snapshot, gradients
+from lightning_complexity.network import LiveSteps, Snapshot, WeightTrajectory, gradients
 
 
 def mlp(*widths: int, bias: bool = True) -> nn.Sequential:
@@ -52,6 +53,40 @@ def conv_net() -> ConvNet:
     return model
 
 
+class Attending(nn.Module):
+    """Attention by a module and by a function, over sequences of four features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.second = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.first(x, x, x, need_weights=False)[0]
+        return self.head(self.second(x).mean(1))
+
+
 def gradient_vector(snapshot: Snapshot) -> Tensor:
     """The gradient of the loss for the trained parameters as one vector."""
     return torch.cat([g.flatten() for g in gradients(snapshot).values()])
+
+
+def live_steps(model: nn.Module) -> LiveSteps:
+    """What was read off twelve steps of a copy of a network, with losses that fall below 0.1.
+
+    Of a network of half precision in single precision, as a half-precision step is another one.
+    """
+    copied = copy.deepcopy(model)
+    if next(copied.parameters()).element_size() < 4:
+        copied.float()
+    optimizer = torch.optim.SGD(copied.parameters(), lr=0.1)
+    live = LiveSteps(copied, every=1, trajectory=WeightTrajectory()).follow([optimizer])
+    generator = torch.Generator().manual_seed(0)
+    for loss in (1.0, 0.2, 0.05, *(0.04,) * 9):
+        for p in copied.parameters():
+            p.grad = p.detach() * torch.rand(p.shape, generator=generator, dtype=torch.float64).to(p)
+        optimizer.step()
+        live.losses.add(loss + 0 * sum(p.detach().sum() for p in copied.parameters()))
+    live.release()
+    return live

@@ -155,7 +155,7 @@ def fitted(module: pl.LightningModule, strategy: str, devices: int, *callbacks: 
     return trainer
 
 
-def alone(monitor: ComplexityMonitor, module: nn.Module) -> dict[str, float]:
+def alone(monitor: ComplexityMonitor, module: nn.Module, trainer: pl.Trainer) -> dict[str, float]:
     """What one process measures on a monitor's whole probes."""
     failures = FailureReport("warn")
     buffers = {name: b.clone() for name, b in module.named_buffers()}
@@ -164,7 +164,8 @@ def alone(monitor: ComplexityMonitor, module: nn.Module) -> dict[str, float]:
 
     def snapshot(probe: Probe | None) -> Snapshot:
         assert probe is not None
-        return Snapshot(module, probe.batches, task=probe.task, initial=monitor._initial, buffers=buffers)
+        options = {"initial": monitor._initial, "buffers": buffers, "optimizers": trainer.optimizers}
+        return Snapshot(module, probe.batches, task=probe.task, **options)
 
     whole = snapshot(monitor._probes.train)
     measured = measure_metrics([metric.clone() for metric in monitor.metrics], whole, failures)
@@ -183,16 +184,21 @@ def everything(strategy: str, devices: int, network: str) -> dict[str, Any]:
     """All metrics, with the loss of the step and with one that parts of the samples have."""
     own = ComplexityMonitor("full", probe=32, budget=None)
     given = ComplexityMonitor(
-        "full", probe=tuple(data(network, 36, 5).tensors), loss=F.cross_entropy, per_layer=True, name="given"
+        "full",
+        probe=tuple(data(network, 36, 5).tensors),
+        loss=F.cross_entropy,
+        per_layer=True,
+        name="given",
+        budget=None,
     )
     counts = ComplexityMonitor([SamplesAtOnce(), PiecesAtOnce()], probe=32, name="counts", budget=None)
     module = Trained(network, sharded=strategy == "fsdp2")
-    fitted(module, strategy, devices, own, given, counts, network=network)
+    trainer = fitted(module, strategy, devices, own, given, counts, network=network)
     return {
         "own": own.history[-1].values,
-        "own alone": alone(own, module),
+        "own alone": alone(own, module, trainer),
         "given": {key.replace("/given", ""): value for key, value in given.history[-1].values.items()},
-        "given alone": alone(given, module),
+        "given alone": alone(given, module, trainer),
         "counts": counts.history[-1].values,
         "left out": {**own._failures.left_out, **given._failures.left_out},
         "whole only": sorted(own._whole_only | given._whole_only),

@@ -25,11 +25,13 @@ Y = torch.arange(24) % 3
 FULL = [entry for entry in metrics.catalogue() if entry.metric.__name__ in metrics.SUITES["full"]]
 VC_BOUND = metrics.VCGeneralizationBound.name
 NORM_BOUNDS = {entry.name for entry in FULL if entry.family == "bounds"} - {VC_BOUND}
-OF_MARGINS = NORM_BOUNDS | {VC_BOUND, "davies_bouldin_index"}
-OF_MARGINS |= {entry.name for entry in FULL if entry.family in ("margins", "generalization", "mixup")}
+OF_MARGINS = NORM_BOUNDS | {VC_BOUND, "davies_bouldin_index", "compression_bound"}
+OF_MARGINS |= {
+    e.name for e in FULL if e.family in ("margins", "generalization", "mixup", "collapse", "information", "pac_bayes")
+}
 REGION_BOUND = metrics.RegionBound.name
 OF_FLOATS = ("sensitivity", "regions", "trajectories", "mixup")
-OF_INPUTS = {"log_path_norm", "lann_complexity"} | NORM_BOUNDS
+OF_INPUTS = {"log_path_norm", "lann_complexity", "performance_correlation"} | NORM_BOUNDS
 OF_JACOBIANS = {"jacobian_norm", "geometric_complexity", "local_lipschitz_constant", "input_gradient_norm"}
 OF_INPUTS |= {entry.name for entry in FULL if entry.family in OF_FLOATS}
 OF_KINKS = {entry.name for entry in FULL if entry.family in ("regions", "units")} | {"transitions"}
@@ -249,7 +251,7 @@ def test_forward_that_is_not_written() -> None:
             return F.cross_entropy(self.net(batch[0]), batch[1])
 
     values, left_out, _ = watched(NoForward(mlp(4, 3)))
-    assert not {"jacobian_norm", "margin_percentile", "hessian_trace"} & left_out.keys()
+    assert not {"jacobian_norm", "margin_percentile", "hessian_trace", "log_path_norm"} & left_out.keys()
     assert {"probe/train_accuracy", "complexity/stable_rank"} <= values.keys()
 
 

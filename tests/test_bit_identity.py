@@ -52,7 +52,11 @@ def test_two_plain_trainings_are_equal_and_other_seeds_are_not() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"val_check_interval": 2}, {"gradient_clip_val": 0.1}],  # others are in test_observer_matrix.py
+    [  # others are in test_observer_matrix.py
+        {},
+        pytest.param({"val_check_interval": 2}, marks=pytest.mark.slow),
+        pytest.param({"gradient_clip_val": 0.1}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_monitor_changes_nothing(options: dict[str, Any]) -> None:

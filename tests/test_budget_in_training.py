@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_complexity import ComplexityMonitor
-from lightning_complexity.callbacks.training_length import expected_length
+from lightning_complexity.callbacks.monitoring.training_length import expected_length
 from lightning_complexity.metrics import ComplexityMetric, HessianTrace
 from lightning_complexity.network import Context, Snapshot
 from lightning_complexity.recording.budget import Length

@@ -15,7 +15,7 @@ from lightning_complexity import metrics, regularizers
 from lightning_complexity.metrics import ComplexityMetric, catalogue
 from lightning_complexity.network import MeasureError, MissingInputError, NothingMeasuredError, Snapshot, initial_state
 from lightning_complexity.regularizers import Regularizer, snapshot_for
-from tests.networks import mlp
+from tests.networks import Attending, live_steps, mlp
 
 METRICS = [entry.metric for entry in catalogue()]
 EXPORTED = [getattr(regularizers, name) for name in regularizers.__all__]
@@ -35,6 +35,8 @@ class Counting(nn.Sequential):
 
 
 def network(cls: type[Any], *, counting: bool = False) -> nn.Sequential:
+    if cls.__module__ == metrics.AttentionEntropy.__module__:
+        return (Counting if counting else nn.Sequential)(Attending())
     if cls.__name__ == "ShiftSensitivity":
         layers: list[nn.Module] = [nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(2, 3)]
     else:
@@ -43,6 +45,8 @@ def network(cls: type[Any], *, counting: bool = False) -> nn.Sequential:
 
 
 def inputs(cls: type[Any]) -> Tensor:
+    if cls.__module__ == metrics.AttentionEntropy.__module__:
+        return torch.randn(6, 3, 4)
     return torch.randn(6, 1, 2, 2) if cls.__name__ == "ShiftSensitivity" else torch.randn(6, 4)
 
 
@@ -62,7 +66,7 @@ def value(metric: ComplexityMetric, snapshot: Snapshot) -> Tensor:
 def snapshot_of(model: nn.Module, x: Tensor, initial: dict[str, Tensor], **options: Any) -> Snapshot:
     with torch.no_grad():
         y = model(x).argmax(1)
-    return Snapshot(model, x, y, initial=initial, **options)
+    return Snapshot(model, x, y, initial=initial, live=live_steps(model), **options)
 
 
 # Choosing layers -----------------------------------------------------------------------------------
@@ -73,14 +77,17 @@ def test_what_is_chosen_is_what_is_measured(cls: type[ComplexityMetric]) -> None
     """One layer: its part of the whole. All layers: the whole. Several: the parts that they have."""
     model, x = network(cls), inputs(cls)
     snapshot = snapshot_of(model, x, moved(model))
-    every = cls(per_layer=True)
+    by_layer = {"per_layer": True} if cls.has_layers else {}
+    every = cls(**by_layer)
     whole = value(every, snapshot)
     parts = every.parts()
     torch.testing.assert_close(value(cls().on("*"), snapshot), whole)
     for module in ("0", "2"):
-        chosen = cls(per_layer=True).on(module)
+        chosen = cls(**by_layer).on(module)
         alone = value(chosen, snapshot)
         assert not torch.isclose(alone, whole)
+        if not cls.has_layers:
+            continue
         found = chosen.parts()
         assert 0 < len(found) < len(parts)
         if cls.reads_samples:
@@ -126,7 +133,7 @@ def test_a_penalty_reaches_the_chosen_layers_alone(cls: type[Regularizer]) -> No
 @pytest.mark.parametrize("cls", METRICS)
 def test_what_is_needed_is_enough_and_nothing_less_is(cls: type[ComplexityMetric]) -> None:
     model, x = network(cls), inputs(cls)
-    everything = {"inputs": x, "targets": torch.arange(6) % 3, "initial": moved(model)}
+    everything = {"inputs": x, "targets": torch.arange(6) % 3, "initial": moved(model), "live": live_steps(model)}
     needs = cls().needs - {"loss"}
     exactly = {need: everything[need] for need in needs}
     metric = cls()
@@ -214,7 +221,7 @@ def test_a_shared_snapshot_runs_the_network_once_for_what_is_shared() -> None:
         metrics.ActivationEntropy: 0,
         metrics.PatternEntropy: 0,
         metrics.GradientNorm: 1,
-        metrics.HessianTrace: 1,
+        metrics.HessianTrace: 2,  # one sample, to see whether it has the trace of the Gauss-Newton matrix; all samples
         metrics.InputGradientNorm: 1,
     }
     found = {}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_complexity import ComplexityConstraint, ComplexityMonitor, metrics, regularizers
-from lightning_complexity.callbacks.lagrangian import AugmentedLagrangian
+from lightning_complexity.callbacks.penalties.lagrangian import AugmentedLagrangian
 from lightning_complexity.callbacks.summing import Step
 from tests.networks import mlp
 from tests.test_contract import assert_same
@@ -56,7 +56,10 @@ def unconstrained(name: str) -> float:
     return monitor.curve(monitor.metrics[0].name)[1][-1]
 
 
-@pytest.mark.parametrize("name", ["PathNorm", "LogSpectralProduct", "GeometricComplexity"])
+@pytest.mark.parametrize(
+    "name",
+    ["PathNorm", *(pytest.param(n, marks=pytest.mark.slow) for n in ("LogSpectralProduct", "GeometricComplexity"))],
+)
 def test_the_measure_ends_at_a_limit_of_half_of_what_it_was(name: str) -> None:
     free = unconstrained(name)
     regularizer = getattr(regularizers, name)()

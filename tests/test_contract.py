@@ -18,7 +18,7 @@ from lightning_complexity import metrics, regularizers
 from lightning_complexity.metrics import SUITES, ComplexityMetric, catalogue
 from lightning_complexity.network import MissingInputError, Snapshot, initial_state, predictions
 from lightning_complexity.regularizers import Regularizer
-from tests.networks import conv_net, mlp
+from tests.networks import Attending, conv_net, live_steps, mlp
 
 METRICS = [entry.metric for entry in catalogue()]
 EXPORTED = [getattr(regularizers, name) for name in regularizers.__all__]
@@ -29,8 +29,24 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "mlp": lambda: (mlp(4, 5, 5, 3), torch.randn(7, 4), torch.randint(0, 3, (7,))),
     "conv": lambda: (conv_net(), torch.randn(7, 2, 8, 8), torch.randint(0, 3, (7,))),
     "two layers": lambda: (mlp(4, 5, 3), torch.randn(7, 4), torch.randint(0, 3, (7,))),
+    "attention": lambda: (Attending(), torch.randn(7, 3, 4), torch.randint(0, 3, (7,))),
 }
-ONLY_FOR = {"TwoLayerBound": "two layers", "ShiftSensitivity": "conv"}  # defined for this kind of network alone
+# Defined for this kind of network alone.
+ONLY_FOR = {
+    "TwoLayerBound": "two layers",
+    "ShiftSensitivity": "conv",
+    "AttentionEntropy": "attention",
+    "LargestAttentionLogit": "attention",
+}
+# What catalogue, plots, the report page and `list` show of every metric; there is no default that could be wrong.
+DECLARED = {
+    "increases_with_complexity": "`increases_with_complexity = True` if a higher value is more complex, False if a "
+    "lower one is, None if neither.",
+    "units": '`units = "..."`, what the value counts or is measured in, such as "output / input", "parameters" or '
+    '"pure number"; for a logarithm, what it is taken of.',
+    "misleads_when": '`misleads_when = "..."`, when its value says something else than how the network generalizes; '
+    'one true sentence, without its beginning "Misleads when" and its full stop.',
+}
 
 
 @pytest.fixture(params=["mlp", "conv"])
@@ -56,8 +72,10 @@ def moved(network: Network) -> dict[str, Tensor]:
 def given(
     metric: ComplexityMetric, network: Network, initial: dict[str, Tensor], rows: Any = slice(None)
 ) -> dict[str, Any]:
-    _, x, y = network
+    model, x, y = network
     everything = {"inputs": x[rows], "targets": y[rows], "initial": initial}
+    if "live" in metric.needs:
+        everything["live"] = live_steps(model)
     return {need: everything[need] for need in metric.needs if need != "loss"}
 
 
@@ -101,9 +119,23 @@ class TestMetric:
         assert "Example:" in cls.__doc__
         assert cls.formula
         assert cls.reference
-        assert cls.misleads_when
         assert cls.name == cls.name.lower()
         assert not cls.is_logarithm or cls.name.startswith("log_")
+
+    @pytest.mark.parametrize("attribute", DECLARED)
+    def test_says_which_way_is_more_complex_its_units_and_when_it_misleads(
+        self, cls: type[ComplexityMetric], attribute: str
+    ) -> None:
+        own = cls.__mro__[: cls.__mro__.index(ComplexityMetric)]
+        assert any(attribute in vars(c) for c in own), f"Write into {cls.__name__}: {DECLARED[attribute]}"
+
+    def test_says_it_in_words_that_fit_a_sentence_and_an_axis(self, cls: type[ComplexityMetric]) -> None:
+        assert cls.increases_with_complexity in (True, False, None)
+        assert 0 < len(cls.units) <= 24, DECLARED["units"]
+        assert not (cls.is_logarithm and cls.units.startswith("ln")), DECLARED["units"]
+        assert "misleads_when" in vars(cls), f"Write into {cls.__name__}: {DECLARED['misleads_when']}"
+        assert cls.misleads_when[-1] not in ".;"
+        assert not cls.misleads_when.startswith("when")
 
     def test_is_a_finite_scalar(self, cls: type[ComplexityMetric], network: Network) -> None:
         value = measured(cls(), network, moved(network))
@@ -157,7 +189,8 @@ class TestMetric:
     def test_works_in_a_collection(self, cls: type[ComplexityMetric], network: Network) -> None:
         initial, metric = moved(network), cls()
         collection = MetricCollection({"one": cls(), "other": metrics.ParameterNorm(p=1)}, compute_groups=False)
-        collection.update(network[0], inputs=network[1], targets=network[2], initial=initial)
+        live = live_steps(network[0])
+        collection.update(network[0], inputs=network[1], targets=network[2], initial=initial, live=live)
         torch.testing.assert_close(collection.compute()["one"], measured(metric, network, initial))
 
     def test_reset_forgets(self, cls: type[ComplexityMetric], network: Network) -> None:
@@ -169,7 +202,7 @@ class TestMetric:
     def test_snapshot_and_model_agree(self, cls: type[ComplexityMetric], network: Network) -> None:
         model, x, y = network
         initial, metric = moved(network), cls()
-        metric.update(Snapshot(model, x, y, initial=initial, chunk_size=3))
+        metric.update(Snapshot(model, x, y, initial=initial, live=live_steps(model), chunk_size=3))
         torch.testing.assert_close(metric.compute(), measured(cls(), network, initial))
 
     def test_works_where_validation_runs(self, cls: type[ComplexityMetric], network: Network) -> None:
@@ -234,7 +267,10 @@ class TestMetric:
         torch.testing.assert_close(half.double(), value.double(), rtol=1e-5, atol=1e-5)
 
 
-OTHER_DEFAULTS: dict[str, dict[str, Any]] = {"HessianTrace": {"num_probes": 1}}  # a step draws fewer than a measurement
+OTHER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "HessianTrace": {"num_probes": 1, "estimator": "hutchinson"},
+    "GaussNewtonTrace": {"num_probes": 1},
+}  # a step draws fewer than a measurement
 
 
 def pair(cls: type[Regularizer]) -> tuple[Regularizer, ComplexityMetric]:
@@ -337,7 +373,10 @@ class TestRegularizer:
 
 
 def test_every_metric_is_in_a_suite() -> None:
-    assert {cls.__name__ for cls in METRICS} - ONLY_FOR.keys() == set(SUITES["full"])
+    of_trainings = {cls.__name__ for cls in METRICS if "live" in cls.needs}  # a network alone has none
+    # Hundreds of training steps.
+    dear = {"LearningCoefficient", "FunctionalVariance", "WorstCaseTolerance", "SharpnessMeasure"}
+    assert {cls.__name__ for cls in METRICS} - ONLY_FOR.keys() - of_trainings - dear == set(SUITES["full"])
 
 
 def test_every_metric_has_a_regularizer_or_a_reason() -> None:

@@ -53,7 +53,7 @@ def test_products_and_gradient_are_exact(chunk_size: int) -> None:
 def test_estimate_is_within_its_standard_error() -> None:
     model, x, y = mlp(3, 4, 2), torch.randn(7, 3), torch.randint(0, 2, (7,))
     hessian = exact_hessian(model, x, y)
-    metric = HessianTrace(num_probes=2000)
+    metric = HessianTrace(num_probes=2000, estimator="hutchinson")
     metric.update(model, x, y)
     error = metric.standard_error()
     assert abs(metric.compute() - hessian.trace()) < 3 * error
@@ -66,7 +66,7 @@ def test_layers_are_the_diagonal_blocks() -> None:
     model, x, y = mlp(3, 4, 2), torch.randn(7, 3), torch.randint(0, 2, (7,))
     diagonal = exact_hessian(model, x, y).diagonal()
     sizes = [p.numel() for p in model.parameters()]
-    metric = HessianTrace(num_probes=4000, per_layer=True)
+    metric = HessianTrace(num_probes=4000, estimator="hutchinson", per_layer=True)
     metric.update(model, x, y)
     blocks = torch.stack(list(metric.compute().values()))
     torch.testing.assert_close(blocks, torch.stack([part.sum() for part in diagonal.split(sizes)]), rtol=0.1, atol=0.02)
@@ -75,7 +75,7 @@ def test_layers_are_the_diagonal_blocks() -> None:
 
 def test_linear_regression_has_a_closed_form() -> None:
     model, x, y = nn.Linear(1, 1), torch.randn(9, 1), torch.randn(9, 1)
-    metric = HessianTrace(num_probes=3000)
+    metric = HessianTrace(num_probes=3000, estimator="hutchinson")
     metric.update(model, x, y, loss=F.mse_loss)
     expected = 2 * (x.square().mean() + 1)
     assert abs(metric.compute() - expected) < 4 * metric.standard_error()
@@ -97,7 +97,7 @@ def test_trace_of_a_piecewise_linear_network_is_that_of_its_gauss_newton_matrix(
         p = logits.detach().softmax(0)
         gauss_newton += (jacobian.T @ (p.diag() - p.outer(p)) @ jacobian).trace() / len(x)
     torch.testing.assert_close(exact_hessian(model, x, y).trace(), gauss_newton)
-    metric = HessianTrace(num_probes=2000)
+    metric = HessianTrace(num_probes=2000, estimator="hutchinson")
     metric.update(model, x, y)
     assert abs(metric.compute() - gauss_newton) < 3 * metric.standard_error()
 
@@ -126,7 +126,7 @@ def test_batch_norm_counts_with_running_statistics() -> None:
 
 def test_attention_has_second_derivatives() -> None:
     model = nn.Sequential(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), nn.Flatten(), nn.Linear(12, 2))
-    metric = HessianTrace(num_probes=2)
+    metric = HessianTrace(num_probes=2, estimator="hutchinson")
     metric.update(model, torch.randn(5, 3, 4), torch.randint(0, 2, (5,)))
     assert metric.compute().isfinite()
 
@@ -201,7 +201,7 @@ def test_over_all_probes_the_mean_is_the_exact_trace_and_its_gradient() -> None:
 @pytest.mark.parametrize("chunk_size", [2, 5])
 def test_the_penalty_of_a_batch_in_several_chunks_is_that_of_the_whole(chunk_size: int) -> None:
     model, x, y = mlp(3, 4, 2), torch.randn(7, 3), torch.arange(7) % 2
-    metric = HessianTrace(num_probes=2)
+    metric = HessianTrace(num_probes=2, estimator="hutchinson")
     snapshots = [Snapshot(model, x, y, differentiable=True, chunk_size=size) for size in (chunk_size, 100)]
     values = [metric.measure(snapshot, Context()) for snapshot in snapshots]
     torch.testing.assert_close(flat_gradient(values[0], model), flat_gradient(values[1], model))

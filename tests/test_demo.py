@@ -12,12 +12,15 @@ from lightning_complexity import cli
 from lightning_complexity.demo import (
     HIGHER_FOR_RANDOM_LABELS,
     HIGHER_FOR_TRUE_LABELS_AT_EQUAL_STEPS,
+    _drawn,
+    at_equal_loss,
     at_loss,
     comparison,
     ratio,
     shared_moments,
 )
 from lightning_complexity.metrics import catalogue, resolve
+from lightning_complexity.plots.curves import default_panels
 from lightning_complexity.recording import Measurement, read_record
 
 
@@ -92,9 +95,32 @@ def test_everything_is_written_and_said(demo: tuple[Path, str]) -> None:
         "Measuring took",
         "should be much higher for random labels",
         "optimizer steps",
+        "probe/accuracy_gap",
     ):
         assert text in printed
     assert f"-m tensorboard.main --logdir {output}" in printed
+
+
+def test_the_table_says_when_the_losses_are_equal(
+    demo: tuple[Path, str], runs: tuple[list[Measurement], list[Measurement]]
+) -> None:
+    equal = at_equal_loss(*runs)
+    [line] = [line for line in demo[1].splitlines() if line.startswith("optimizer steps")]
+    assert " / ".join(f"{m.step:,}" for m in equal) in line
+    [line] = [line for line in demo[1].splitlines() if line.startswith("probe/accuracy_gap")]
+    assert " / ".join(f"{100 * m.values['probe/accuracy_gap']:.1f} %" for m in equal) in line
+    assert not any(line != line.rstrip() for line in demo[1].splitlines())
+
+
+def test_the_picture_has_the_gap_and_nothing_that_never_changes(
+    runs: tuple[list[Measurement], list[Measurement]],
+) -> None:
+    measured = _drawn(runs[0])[-1].values
+    titles = [panel.title.partition("\n")[0] for panel in default_panels(measured)]
+    assert titles[:3] == ["loss", "accuracy", "accuracy gap"]
+    assert "parameter_count" not in titles
+    assert "generalization gap" not in titles
+    assert {"hessian_trace", "jacobian_norm"} <= set(titles)
 
 
 def test_ratio_of_a_logarithm_is_that_of_the_number() -> None:

@@ -77,6 +77,17 @@ def test_a_sharded_network_measures_as_a_replicated_one(ranks: list[Results]) ->
             torch.testing.assert_close(first["sharded monitor"][key], value)
 
 
+def test_steps_of_a_sharded_network_are_read_and_limited_as_of_a_replicated_one(ranks: list[Results]) -> None:
+    for results in ranks:
+        for name, tensor in results["replicated limited"].items():
+            torch.testing.assert_close(results["sharded limited"][name], tensor)
+        found, expected = results["sharded live"], results["replicated live"]
+        assert 0 < expected["shortened"] < 1
+        assert found.keys() == expected.keys() > {"complexity/path_length", "complexity/trajectory_tree_length"}
+        for key in found.keys() - {"complexity/overhead"}:
+            torch.testing.assert_close(found[key], expected[key], equal_nan=True)
+
+
 def test_samples_count_once_on_two_processes(ranks: list[Results]) -> None:
     first = ranks[0]
     module = Module(False)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -15,6 +17,7 @@ def printed(name: str, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_lann_overfitting() -> None:
     text = printed("lann_overfitting.py", "--quick")
     rows = re.findall(r"^ *(\S.*?) +([\d.]+) +([\d.]+) +([\d.]+) +(-?[\d.]+)$", text, re.MULTILINE)
@@ -28,6 +31,7 @@ def test_lann_overfitting() -> None:
     assert "confounded" in text
 
 
+@pytest.mark.slow
 def test_function_on_digits(tmp_path: Path) -> None:
     text = printed("function_on_digits.py", "--quick", "--output", str(tmp_path))
     start, end = ({} for _ in range(2))
@@ -53,3 +57,13 @@ def test_plain_loop(tmp_path: Path) -> None:
     assert [int(step) for step, _, _ in rows] == [44 * epoch for epoch in range(6)]
     assert float(rows[-1][2]) > float(rows[0][2]) + 1
     assert {path.name for path in tmp_path.iterdir()} == {"complexity.jsonl", "curves.png"}
+
+
+@pytest.mark.slow
+def test_neural_persistence_stopping() -> None:
+    found = re.findall(
+        r"^(\S+) +epoch +(\d+) +validation accuracy ([\d.]+)", printed("neural_persistence_stopping.py"), re.M
+    )
+    (_, by_persistence, accuracy), (_, by_loss, other) = found
+    assert max(int(by_persistence), int(by_loss)) < 60  # both ended it
+    assert abs(float(accuracy) - float(other)) < 0.03

@@ -14,6 +14,7 @@ from lightning_complexity.functional import (
     graph_variation,
     hidden_margins,
     same_class_pairs,
+    spectrum_decay,
     trimmed_mean,
     two_nn_dimension,
 )
@@ -25,10 +26,10 @@ from lightning_complexity.metrics import (
     MixupDaviesBouldin,
     MixupMargin,
 )
-from lightning_complexity.metrics.mixup import mixed
+from lightning_complexity.metrics.function.mixup import mixed
 from lightning_complexity.network import Snapshot, features, running_order
-from lightning_complexity.network.convolutions import input_shapes
 from lightning_complexity.network.tracing.calls import with_output_of
+from lightning_complexity.network.weights.convolutions import input_shapes
 from tests.networks import conv_net, mlp
 
 
@@ -344,3 +345,20 @@ class TestMetrics:
                 build(at_most=1)
         with pytest.raises(ValueError, match="calls none"):
             FeatureEffectiveRank().update(nn.Tanh(), x)
+
+
+class TestSpectrumDecay:
+    def test_of_a_power_law(self) -> None:
+        x = torch.diag(torch.arange(1.0, 9.0) ** -0.65)
+        assert spectrum_decay(torch.cat([x, -x]) + 4).item() == pytest.approx(1.3)
+
+    def test_equals_a_fit_of_covariance_eigenvalues(self) -> None:
+        x = torch.randn(40, 6) @ torch.randn(6, 6)
+        eigenvalues = np.linalg.eigvalsh(np.cov(x.numpy().T))[::-1]
+        slope = np.polyfit(np.log(np.arange(1, 7)), np.log(eigenvalues), 1)[0]
+        assert spectrum_decay(x).item() == pytest.approx(-slope)
+
+    def test_directions_without_variance_do_not_count(self) -> None:
+        x = torch.randn(40, 3)
+        torch.testing.assert_close(spectrum_decay(x @ torch.eye(3, 9)), spectrum_decay(x))
+        assert spectrum_decay(torch.randn(2, 5)).isnan()

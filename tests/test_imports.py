@@ -69,6 +69,13 @@ def test_the_check_can_fail() -> None:
     )
 
 
+def test_type_checkers_see_the_families_that_are_found() -> None:
+    from lightning_complexity.metrics.catalogue import families
+
+    text = (PACKAGE / "metrics" / "__init__.py").read_text()
+    assert [f for f in families() if f"    from {f.__name__} import *\n" not in text] == []
+
+
 def test_unknown_names_are_attribute_errors() -> None:
     import lightning_complexity
 

@@ -15,7 +15,23 @@ from lightning_complexity.network import MeasureError, Snapshot, initial_state
 from tests.networks import mlp, randomize_batch_norm
 
 METRICS = [entry.metric for entry in catalogue()]
-RANDOM = {metrics.HessianTrace: "its probes are numbers for parameters by their place"}
+RANDOM = dict.fromkeys(
+    [
+        metrics.HessianTrace,
+        metrics.LargestHessianEigenvalue,
+        metrics.SmallestHessianEigenvalue,
+        metrics.NegativeCurvature,
+        metrics.EffectiveDimension,
+        metrics.PreconditionedSharpness,
+        metrics.NoiseTolerance,
+        metrics.PACBayesBound,
+        metrics.WorstCaseSharpness,
+        metrics.FunctionalVariance,
+        metrics.LearningCoefficient,
+        metrics.LossSlice,
+    ],
+    "its random numbers belong to parameters by their place",
+)
 BY_ORDER = {
     metrics.LinearRegions: "segments join samples that follow each other",
     metrics.Transitions: "trajectories go through three samples that follow each other",

@@ -47,7 +47,11 @@ def trained_a_little(found: Specimen) -> None:
                 p.sub_(0.1 * p.grad)
 
 
-@pytest.fixture(params=ZOO)
+SOME = [pytest.param(name, marks=pytest.mark.slow) if place % 2 else name for place, name in enumerate(ZOO)]
+"""All networks; every other one in the slow tests."""
+
+
+@pytest.fixture(params=SOME)
 def found(request: pytest.FixtureRequest) -> Specimen:
     return ZOO[request.param]()
 
@@ -149,7 +153,7 @@ def same(first: Any, second: Any, what: str) -> None:
         torch.testing.assert_close(first, second, rtol=1e-7, atol=1e-9, equal_nan=True, msg=lambda m: f"{what}: {m}")
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", SOME)
 def test_training_goes_on_as_if_nothing_had_been_measured(name: str) -> None:
     results = []
     for is_measured in (False, True):
@@ -188,7 +192,7 @@ def test_a_penalty_is_its_metric(name: str) -> None:
             )
 
 
-@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("reentrant", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CHECKPOINTED)
 class TestCheckpointing:
     def pair(self, name: str, reentrant: bool) -> tuple[Specimen, Specimen, dict[str, Tensor]]:

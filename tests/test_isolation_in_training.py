@@ -29,11 +29,11 @@ KINDS = [
     "SharedUnderThreeNames",
     "embedding_with_max_norm",
     "WritesToInputs",
-    "HiddenStateReplaced",
     "Nested_not_reentrant",
-    "Nested_reentrant",
 ]
 MORE = [
+    "HiddenStateReplaced",
+    "Nested_reentrant",
     "TiedAcrossModules",
     "HiddenModule",
     "RenormalisedUnderNoGrad",

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_complexity import ComplexityConstraint, ComplexityMonitor, ComplexityPenalty, callbacks, metrics
 from lightning_complexity import regularizers as penalties
-from lightning_complexity.callbacks import Anneal, NeuronPruning, Warmup
+from lightning_complexity.callbacks import Anneal, NeuronPruning, SharpnessAwareMinimization, UpdateRatioLimit, Warmup
 
 PACKAGES = ["pytorch_lightning", "lightning.pytorch"]
 
@@ -106,6 +106,8 @@ class TestFiles:
             ),
             described(ComplexityConstraint, measures=[described(metrics.StableRank)], at_most=3, name="c"),
             described(NeuronPruning, at_epochs=[1]),
+            described(SharpnessAwareMinimization, rho=0.02),
+            described(UpdateRatioLimit),
         )
         assert {type(c).__name__ for c in found} == {n for n in callbacks.__all__ if n not in ("Anneal", "Warmup")}
         monitors = [c for c in found if isinstance(c, ComplexityMonitor)]

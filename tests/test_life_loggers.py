@@ -230,7 +230,7 @@ def test_it_says_where_the_record_is(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_a_full_disk_is_told_once_and_the_record_is_whole_once_there_is_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning_complexity.callbacks import places
+    from lightning_complexity.callbacks.monitoring import places
 
     calls = []
 

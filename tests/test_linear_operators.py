@@ -14,7 +14,7 @@ from lightning_complexity.functional import (
     hutchinson_samples,
     top_eigenvectors,
 )
-from lightning_complexity.network.convolutions import ConvolutionOperator
+from lightning_complexity.network.weights.convolutions import ConvolutionOperator
 
 CONVOLUTIONS = {
     "stride": (nn.Conv2d(2, 3, 3, stride=2, padding=1), (2, 5, 6)),

@@ -160,7 +160,7 @@ def test_normalized_margins_are_a_histogram() -> None:
     snapshot = Snapshot(net, x, y)
     metric.update(snapshot)
     ((name, values),) = metric.histograms(snapshot).items()
-    assert name == metric.name == "margin_over_parameter_norm"
+    assert name == f"{metric.name}/margins" == "margin_over_parameter_norm/margins"
     norm = math.sqrt(sum(p.square().sum().item() for p in net.parameters()))
     torch.testing.assert_close(values, signed_margins(net(x), y).detach() / norm)
     assert metric.compute().item() == pytest.approx(np.percentile(values.numpy(), 10))

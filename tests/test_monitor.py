@@ -90,12 +90,14 @@ def test_two_optimizers_step_once_a_batch() -> None:
 def test_values_are_those_of_the_metrics_on_the_probe(model: Classifier) -> None:
     start = initial_state(model)
     monitor = ComplexityMonitor("full", probe=(X, Y), every_n_epochs=None)
-    trainer(callbacks=[monitor]).fit(model, data())
+    fit = trainer(callbacks=[monitor])
+    fit.fit(model, data())
     final = monitor.history[-1].values
     for name in metrics.SUITES["full"]:
         metric = getattr(metrics, name)()
         given = {"inputs": X, "targets": Y, "initial": start}
-        metric.update(model, **{need: given[need] for need in metric.needs if need != "loss"})
+        needed = {need: given[need] for need in metric.needs if need != "loss"}
+        metric.update(model, **needed, optimizer=fit.optimizers)
         expected = pytest.approx(metric.compute().item(), rel=1e-12, nan_ok=True)
         assert final[f"complexity/{metric.name}"] == expected
     assert final["probe/train_loss"] == pytest.approx(nn.functional.cross_entropy(model(X), Y).item())
@@ -357,6 +359,7 @@ def test_curves_and_plot(model: Classifier) -> None:
         ComplexityMonitor().plot()
 
 
+@pytest.mark.slow
 def test_delicate_network_is_measured_whole() -> None:
     from tests.training import loader
 

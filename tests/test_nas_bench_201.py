@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +37,7 @@ def test_parameters_of_all_networks_of_nas_bench_201() -> None:
     np.testing.assert_array_equal(empty + used @ brought, [row.parameters for row in table])
 
 
+@pytest.mark.slow
 def test_operations_and_parameters_of_a_sample_of_nas_bench_201() -> None:
     table = read_table()
     for i in np.random.default_rng(0).choice(len(table), 50, replace=False):

@@ -10,6 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from lightning_complexity.metrics import StableRank
 from lightning_complexity.network import (
@@ -113,6 +115,51 @@ def test_attention_can_be_differentiated_twice_inside() -> None:
     with observe(nn.Identity()):
         (g,) = torch.autograd.grad(F.scaled_dot_product_attention(q, q, q).square().sum(), q, create_graph=True)
         torch.autograd.grad(g.sum(), q)
+
+
+class Attending(nn.Module):
+    """Attention, checkpointed or not, that notes which of its kernels may be used."""
+
+    def __init__(self, checkpointed: bool) -> None:
+        super().__init__()
+        self.query, self.head, self.checkpointed = nn.Linear(4, 8), nn.Linear(8, 2), checkpointed
+
+    def attend(self, x: Tensor) -> Tensor:
+        KERNELS.append(torch.backends.cuda.flash_sdp_enabled())
+        q = self.query(x).unflatten(2, (2, 4)).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended = checkpoint(self.attend, x, use_reentrant=False) if self.checkpointed else self.attend(x)
+        return self.head(attended.mean(1))
+
+
+KERNELS: list[bool] = []
+
+
+@pytest.mark.parametrize("checkpointed", [True, False])
+def test_attention_uses_the_kernels_of_training_where_no_second_derivative_is_taken(checkpointed: bool) -> None:
+    model, x, y = Attending(checkpointed), torch.randn(5, 3, 4), torch.tensor([0, 1, 0, 1, 1])
+    parameters = list(model.parameters())
+    with sdpa_kernel(SDPBackend.MATH):
+        graph = torch.autograd.grad(F.cross_entropy(model(x), y), parameters, create_graph=True)
+        product = torch.cat([g.flatten() for g in torch.autograd.grad(graph, parameters, [g.detach() for g in graph])])
+        KERNELS.clear()
+        chosen = gradients(Snapshot(model, x, y))  # math is all that training may use here
+    assert KERNELS
+    assert not any(KERNELS)
+    KERNELS.clear()
+    snapshot = Snapshot(model, x, y)
+    for found in (chosen, gradients(snapshot)):
+        torch.testing.assert_close(list(found.values()), [g.detach() for g in graph])
+    assert KERNELS
+    assert all(KERNELS)
+    KERNELS.clear()
+    vector = torch.cat([g.flatten() for g in gradients(snapshot).values()])
+    torch.testing.assert_close(HessianOperator(snapshot).matvec(vector), product)
+    assert KERNELS
+    assert not any(KERNELS)
+    assert torch.backends.cuda.flash_sdp_enabled()
 
 
 @pytest.mark.slow

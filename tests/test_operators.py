@@ -19,8 +19,8 @@ from lightning_complexity.functional import (
 )
 from lightning_complexity.metrics import LogNormProduct, LogSpectralProduct
 from lightning_complexity.network import Snapshot, layer_norms, read_weights
-from lightning_complexity.network.convolutions import convolve, warm_started_operator_norm
-from lightning_complexity.network.norms import circular_matrix_norm
+from lightning_complexity.network.weights.convolutions import convolve, warm_started_operator_norm
+from lightning_complexity.network.weights.norms import circular_matrix_norm
 from tests.networks import ConvNet, mlp
 
 CONVOLUTIONS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,10 +15,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_complexity import ComplexityMonitor, ComplexityPenalty, regularizers
+from lightning_complexity import ComplexityMonitor, ComplexityPenalty, metrics, regularizers
 from lightning_complexity.callbacks.finding import explained, find_task
 from lightning_complexity.callbacks.step import StepLoss, logged_loss, run_step
-from lightning_complexity.network import Batches, MeasureError, Snapshot, Task, mean_loss
+from lightning_complexity.network import Batches, MeasureError, Snapshot, Task, mean_loss, predictions
 from tests.networks import mlp
 from tests.test_contract import assert_same
 from tests.training import Classifier, trainer
@@ -73,6 +74,8 @@ def test_the_loss_is_that_of_the_step() -> None:
     assert values["complexity/gradient_norm"] == pytest.approx(float(torch.cat([g.flatten() for g in gradient]).norm()))
 
 
+# Its loss is none of the outputs alone, which a few of all measures need.
+@pytest.mark.filterwarnings("ignore:ComplexityMonitor leaves out relative_flatness, gauss_newton_trace")
 def test_a_step_that_does_everything_leaves_no_trace(tmp_path: Any) -> None:
     ends = []
     for callbacks in ([], [ComplexityMonitor("full", every_n_steps=1)]):
@@ -238,6 +241,36 @@ def test_manual_optimization_is_measured_at_the_loss_of_its_backward_pass() -> N
     assert loss == pytest.approx(F.cross_entropy(module(X), Y).item())
 
 
+def test_a_closure_of_manual_optimization_gives_its_loss() -> None:
+    class Closing(Classifier):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any) -> None:
+            optimizer = self.optimizers()
+
+            def closure() -> Tensor:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(self(batch[0]), batch[1])
+                self.manual_backward(loss)
+                return loss
+
+            optimizer.step(closure=closure)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=2)
+
+    ends = []
+    for callbacks in ([], [ComplexityMonitor(OF_LOSSES, every_n_steps=1)]):
+        pl.seed_everything(0, verbose=False)
+        module = Closing(mlp(4, 6, 3))
+        fit = trainer(callbacks=callbacks, max_epochs=1)
+        fit.fit(module, loader())
+        ends.append((module.state_dict(), fit.optimizers[0].state_dict(), fit.global_step))
+    assert_same(*ends)
+    loss = callbacks[0].history[-1].values["probe/train_loss"]
+    assert loss == pytest.approx(F.cross_entropy(module(X), Y).item())
+
+
 def test_several_losses_of_manual_optimization_are_refused_by_name() -> None:
     module = Manual(mlp(4, 6, 3))
     module.num_losses = 2
@@ -360,6 +393,42 @@ def test_what_was_found_is_logged_once_and_can_be_asked_for(caplog: pytest.LogCa
     assert lines[4] == "loss:        that of training_step"
     nothing = explained(module, {"z": X}, find_task(module, {"z": X}, Task()))
     assert "does not run; say forward=lambda module, batch: ..." in nothing
+
+
+class Formless(Classifier):
+    """A module whose ``forward`` is not written, as its step calls a part."""
+
+    forward = nn.Module.forward
+
+    def __init__(self, prepared: Callable[[Tensor], Tensor] = torch.clone) -> None:
+        super().__init__(nn.Sequential(nn.Flatten(), mlp(4, 6, 3)))
+        self.prepared = prepared
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.net(self.prepared(batch[0])), batch[1])
+
+
+def test_a_part_that_the_step_calls_with_the_inputs_is_measured_by_itself() -> None:
+    module = Formless()
+    assert str(find_task(module, (X, Y), Task()).forward) == "what 'net' gives for the inputs, as within training_step"
+    names = ["PathNorm", "LinearRegions", "JacobianNorm", "MarginPercentile", "GradientNorm"]
+    monitor = ComplexityMonitor(names, probe=(X, Y), budget=None)
+    trainer(callbacks=[monitor], max_epochs=1).fit(module, loader())
+    for name in names:
+        metric = getattr(metrics, name)()
+        metric.update(module.net, X, Y)
+        assert monitor.history[-1].values[f"complexity/{metric.name}"] == pytest.approx(metric.compute().item())
+
+
+@pytest.mark.parametrize(
+    "prepared", [lambda x: x / 2, lambda x: x.float().double(), lambda x: x[:, [1, 0, 2, 3]], lambda x: x.mul_(0.5)]
+)
+def test_a_part_that_the_step_calls_with_something_else_is_measured_within_it(prepared: Any) -> None:
+    module = Formless(prepared)
+    task = find_task(module, (X.clone(), Y), Task())
+    assert str(task.forward) == "what 'net' gives within training_step"
+    snapshot = Snapshot(module, Batches.of((X, Y)), task=task)
+    torch.testing.assert_close(predictions(snapshot), module.net(prepared(X.clone())).detach())
 
 
 def test_streams_are_measured_on_their_first_batch_and_validated_on_their_first_ones() -> None:

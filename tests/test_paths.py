@@ -50,6 +50,17 @@ def test_equals_enumeration_of_paths(q: float) -> None:
     torch.testing.assert_close(path_norm(model, 3, q=q).item(), sum(enumerated(layers_of(model), q)))
 
 
+def test_synflow_is_the_depth_times_the_norm_for_q_1() -> None:
+    """Sum over weights of ``|w dR/d|w||``, with ``R`` the sum of outputs of absolute weights on an input of ones."""
+    model = mlp(5, 7, 6, 3, bias=False)
+    weights = [m.weight.detach().abs().requires_grad_() for m in model if isinstance(m, nn.Linear)]
+    outputs = torch.ones(5)
+    for weight in weights:
+        outputs = weight @ outputs
+    scores = [(w * g).sum() for w, g in zip(weights, torch.autograd.grad(outputs.sum(), weights), strict=True)]
+    torch.testing.assert_close(torch.stack(scores).sum().detach(), 3 * path_norm(model, 5, q=1))
+
+
 def unrolled(layer: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
     """Matrix of a linear layer; of max pooling the matrix that says which entry is in which window."""
     basis = torch.eye(math.prod(shape)).reshape(-1, *shape)

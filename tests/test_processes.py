@@ -33,7 +33,7 @@ def run(folder: Path, strategy: str, devices: int) -> list[dict[str, Any]]:
 
 
 RUNS = [
-    pytest.param(("ddp", 2), id="ddp 2"),
+    pytest.param(("ddp", 2), id="ddp 2", marks=pytest.mark.slow),
     pytest.param(("ddp", 4), id="ddp 4", marks=pytest.mark.slow),
     pytest.param(("fsdp2", 2), id="fsdp2 2", marks=pytest.mark.slow),
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lightning_complexity.recording import Measurement, append, curve, read_record
-from lightning_complexity.recording.record import continue_record
+from lightning_complexity.recording.record import continue_record, read_lines
 
 
 def measurement(step: int, **values: float) -> Measurement:
@@ -83,3 +83,28 @@ def test_a_newer_record_is_refused_by_readers_and_set_aside_by_a_run(tmp_path: P
     continue_record(path, [Measurement(0, 0, 1.0, {"a": 1.0})])
     assert [m.step for m in read_record(path)] == [0]
     assert (tmp_path / "complexity.before-1.jsonl").read_text() == newer
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        '{"step": Infinity, "epoch": 0, "time": 1, "values": {}, "seconds": {}}',
+        '{"step": 1, "epoch": 1e999, "time": 1, "values": {}, "seconds": {}}',
+        '{"step": 1, "epoch": 0, "time": 1%s, "values": {}, "seconds": {}}' % ("0" * 400),
+        '{"step": 1, "epoch": 0, "time": 1, "values": {"a": 1%s}, "seconds": {}}' % ("0" * 400),
+        '{"step": 1%s, "epoch": 0, "time": 1, "values": {}, "seconds": {}}' % ("0" * 5000),
+        '{"step": 1, "epoch": 0, "time": 1, "values": {"a": null}, "seconds": {}}',
+        '{"step": 1, "epoch": 0, "time": 1, "values": {}}',
+        "\0" * 100,
+    ],
+    ids=["deep", "step", "epoch", "time", "value", "digits", "null", "missing", "zeros"],
+)
+def test_any_line_that_is_no_measurement_is_passed_over(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "complexity.jsonl"
+    append(path, Measurement(0, 0, 1.0, {"a": 2.0}))
+    with path.open("a") as file:
+        file.write(line)
+    assert read_lines(path) == ([Measurement(0, 0, 1.0, {"a": 2.0})], 1)
+    append(path, Measurement(1, 0, 1.0, {"a": 3.0}))
+    assert [m.values["a"] for m in read_record(path)] == [2, 3]

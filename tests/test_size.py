@@ -211,7 +211,7 @@ def test_a_bare_counter_misses_what_is_fused(name: str) -> None:
     model, shape, _ = counted(name)
     with torch.no_grad(), FlopCounterMode(display=False) as bare:
         model.eval()(torch.randn(1, *shape).float())
-    assert bare.get_total_flops() == 0, "if this fails, torch counts fused kernels by now, and network/costs.py can too"
+    assert bare.get_total_flops() == 0, "if this fails, torch counts fused kernels by now, and tracing/costs.py can too"
 
 
 def test_attention_is_counted_whatever_kernel_the_network_asks_for() -> None:

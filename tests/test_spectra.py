@@ -190,6 +190,8 @@ def test_effective_rank_is_the_exponential_of_scipys_entropy() -> None:
     values = np.linalg.svd(matrix.numpy(), compute_uv=False)
     assert spectrum_of(EffectiveRank, matrix) == pytest.approx(np.exp(scipy.stats.entropy(values)))
     assert spectrum_of(EffectiveRank, 1e-9 * matrix) == pytest.approx(spectrum_of(EffectiveRank, matrix))
+    # Of singular values, as RankMe has it, and not of eigenvalues, which would give 1.6493.
+    assert effective_rank(torch.tensor([2.0, 1.0])).item() == pytest.approx(1.8899, abs=5e-5)
     assert effective_rank(torch.tensor([0.0, 3.0])) == 1
     assert effective_rank(torch.zeros(2)).isnan()
 

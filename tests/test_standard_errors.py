@@ -24,6 +24,12 @@ MEANS: dict[str, Callable[[], ComplexityMetric]] = {
     "GeometricComplexity": lambda: metrics.GeometricComplexity(num_projections=1),
     # The norm itself is low for few projections; with as many as here its bias is below a tenth of the error.
     "JacobianNorm": lambda: metrics.JacobianNorm(num_projections=64),
+    "OutputEntropy": metrics.OutputEntropy,
+    "RelativeFlatness": metrics.RelativeFlatness,
+    "EmpiricalFisherTrace": metrics.EmpiricalFisherTrace,
+    "SampleGradientNorm": metrics.SampleGradientNorm,
+    "FisherRaoNorm": metrics.FisherRaoNorm,
+    "FisherRaoNorm(empirical)": lambda: metrics.FisherRaoNorm("empirical"),
 }
 
 
@@ -42,6 +48,21 @@ def test_of_means_over_samples_and_draws(name: str) -> None:
         metric.update(model, x, x[:, :3].argmax(1))
         covered += bool((metric.compute() - truth).abs() <= 2 * metric.standard_error())
     assert 0.90 <= covered / SEEDS <= 0.98
+
+
+@pytest.mark.slow
+def test_of_slices_along_random_directions() -> None:
+    """The truth is the mean over 4000 directions."""
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), torch.randn(20, 4)
+    snapshot, directions = Snapshot(model, x, torch.arange(20) % 3), 16
+    long_run, covered = metrics.LossSlice(4000, num_points=3, seed=1), 0
+    long_run.update(snapshot)
+    for seed in range(SEEDS):
+        metric = metrics.LossSlice(directions, num_points=3, seed=1000 + seed)
+        metric.update(snapshot)
+        covered += bool((metric.compute() - long_run.compute()).abs() <= 2 * metric.standard_error())
+    expected = 2 * stats.t.cdf(2, directions - 1) - 1  # 0.936
+    assert abs(covered / SEEDS - expected) < 0.05
 
 
 @pytest.mark.slow

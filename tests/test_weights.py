@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from lightning_complexity.network import Snapshot, layer_norms, predictions, read_weights, spectra, weight_matrices
-from lightning_complexity.network.weights import low_rank_adapters, quantized_layers
+from lightning_complexity.network.weights.matrices import low_rank_adapters, quantized_layers
 from lightning_complexity.regularizers import StableRank as StableRankPenalty
 from tests.networks import conv_net, randomize_batch_norm
 

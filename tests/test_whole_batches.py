@@ -20,6 +20,7 @@ from lightning_complexity.network import (
     Snapshot,
     Task,
     gradients,
+    initial_state,
     input_gradients,
     jacobian_grams,
     margins,
@@ -118,11 +119,27 @@ def test_a_loss_without_a_graph_is_refused() -> None:
     [
         (lambda module, batch: batch["nothing"], r"loss\(module, batch\) could not be computed .*KeyError"),
         (lambda module, batch: module(batch[0]), "one number for the whole batch"),
+        (lambda module, batch: 1j * module(batch[0]).sum(), "must be a real number, got torch.complex128"),
     ],
 )
 def test_errors_of_losses_are_named(loss: Any, message: str) -> None:
     with pytest.raises(NetworkError, match=message):
         metrics.GradientNorm().update(net(), {"x": X} if "KeyError" in message else (X, Y), loss=loss)
+
+
+OF_THE_ACCURACY = ("NoiseTolerance", "SharpnessMeasure", "WorstCaseTolerance")  # where there are classes
+OF_A_LOSS = [
+    entry.metric
+    for entry in metrics.catalogue()
+    if {"loss", "targets"} <= entry.metric().needs and entry.metric.__name__ not in OF_THE_ACCURACY
+]
+
+
+@pytest.mark.parametrize("cls", OF_A_LOSS)
+def test_a_complex_loss_is_refused(cls: type[metrics.ComplexityMetric]) -> None:
+    options = {"initial": initial_state(net())} if "initial" in cls().needs else {}
+    with pytest.raises(NetworkError, match="the loss must be a real number"):
+        cls().update(net(), X, Y, loss=lambda outputs, targets: 1j * outputs.sum(), **options)
 
 
 # For what enters a submodule --------------------------------------------------------------------

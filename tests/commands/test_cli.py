@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib.metadata import version
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
 
 import pytest
 
 from lightning_complexity import cli
+from lightning_complexity.recording import Measurement, append
 
 
 def code(*arguments: str) -> object:
@@ -35,6 +40,11 @@ def test_a_mistyped_command_gets_the_close_one(capsys: pytest.CaptureFixture[str
             "--probe: Expected a <class 'int'>. Got value: few",
         ),
         (["list", "--format", "x"], "unrecognized arguments: --format x"),
+        (["report"], "the following arguments are required: RUN_DIR"),
+        (["measure"], "the following arguments are required: checkpoints, --model"),
+        (["worker"], "the following arguments are required: --storage, --study"),
+        (["study", "labelz"], "Did you mean labels?"),
+        (["list", "--family"], "--family: expected one argument"),
     ],
 )
 def test_what_is_not_understood_is_said_in_options(
@@ -57,3 +67,23 @@ def test_an_error_is_one_line_and_debug_shows_where_it_comes_from() -> None:
     assert message == "measure: there is no checkpoint none.ckpt."
     with pytest.raises(FileNotFoundError):
         cli.main(["measure", "none.ckpt", "--model", "torch.nn:Linear", "--debug"])
+
+
+def test_letters_that_a_terminal_has_not_end_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "runs" / "größe 😀"
+    append(folder / "complexity.jsonl", Measurement(0, 0, 1.0, {"complexity/parameter_norm": 1.0}))
+    written = BytesIO()
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(written, encoding="ascii"))
+    cli.main(["report", str(folder.parent), "-o", str(tmp_path / "page.html")])
+    assert b"Nothing unusual in one run. (gr\\xf6\\xdfe \\U0001f600)" in written.getvalue()
+
+
+def test_a_reader_that_has_enough_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert code("list") == 1
+    assert capsys.readouterr().err == ""

@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,32 +14,19 @@ import numpy as np
 import pytest
 
 pytest.importorskip("playwright", reason="needs playwright: pip install lightning-complexity[dev]")
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_complexity.dashboard.findings import Finding, findings, ranked
 from lightning_complexity.dashboard.page import html_page
 from lightning_complexity.dashboard.payload import page_data
 from lightning_complexity.dashboard.reading import read_runs
+from tests.dashboard.drawing import READY, axis_type, choose, drawn, points, rgb, traces
 from tests.dashboard.folders import COUNT, GAP, LOSS, NORM, training, write_run, write_sweep
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
-READY = "#report[data-ready=true]"
 Open = Any
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None and os.environ.get("CI") != "true":
-        pytest.skip("needs Debian's chromium: apt-get install chromium")
-    assert CHROMIUM is not None, "CI must have chromium"
-    with sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield found
-        found.close()
 
 
 @pytest.fixture
@@ -75,37 +60,6 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
     for context in contexts:
         context.close()
     assert [text for text in complaints if not any(part in text for part in expected)] == []
-
-
-def traces(page: Page, section: str, meta: str | None = None, panel: str | None = None) -> list[dict[str, Any]]:
-    """What the library was given, of one kind, in one chart."""
-    inside = f"#{section} .panel" if panel else f"#{section} .js-plotly-plot"
-    found: list[dict[str, Any]] = page.evaluate(
-        """([inside, panel]) => [...document.querySelectorAll(inside)]
-        .filter((node) => !panel || node.dataset.panel === panel).flatMap((node) => node.data)""",
-        [inside, panel],
-    )
-    return [trace for trace in found if meta is None or trace["meta"] == meta]
-
-
-def points(page: Page, section: str, meta: str, panel: str | None = None) -> list[tuple[float, float]]:
-    found = traces(page, section, meta, panel)
-    pairs = [pair for trace in found for pair in zip(trace["x"], trace["y"], strict=True)]
-    return [pair for pair in pairs if pair != (None, None)]
-
-
-def choose(page: Page, section: str, label: str, value: str) -> None:
-    page.locator(f"#{section} .controls label", has_text=label).first.locator("select").select_option(value)
-    page.wait_for_selector(READY)
-
-
-def drawn(page: Page, section: str) -> int:
-    """Marks that are really there."""
-    return page.locator(f"#{section} .scatterlayer .points path").count()
-
-
-def axis_type(page: Page, section: str) -> str:
-    return str(page.evaluate(f"document.querySelector('#{section} .js-plotly-plot')._fullLayout.xaxis.type"))
 
 
 def test_trajectories_run_from_their_starts_to_their_ends_in_the_order_of_steps(show: Open, tmp_path: Path) -> None:
@@ -165,6 +119,34 @@ def test_medians_over_seeds_and_their_standard_errors(show: Open, tmp_path: Path
     choose(page, "trajectories", "lines", "runs")
     assert points(page, "trajectories", "medians") == []
     assert len(points(page, "trajectories", "ends")) == 3
+
+
+def test_no_median_over_a_seed_that_diverged_and_runs_of_one_seed_count_once(show: Open, tmp_path: Path) -> None:
+    def rows(end: float, last: float) -> list[tuple[int, dict[str, float]]]:
+        return [(0, {NORM: 1.0, GAP: 0.0}), (10, {NORM: end, GAP: 0.1}), (20, {NORM: last, GAP: 0.2})]
+
+    for place, (seed, end) in enumerate(((0, 10.0), (0, 10.0), (1, 12.0))):
+        write_run(tmp_path / f"a{place}", rows(end, end), {"width": 4, "seed": seed})
+        write_run(tmp_path / f"b{place}", rows(end, end if place else math.nan), {"width": 8, "seed": place})
+        write_run(tmp_path / f"c{place}", rows(end, end), {"width": 16, "seed": 0})
+    page = show(tmp_path)
+    choose(page, "trajectories", "against", GAP)
+    ends = traces(page, "trajectories", "median ends")
+    assert [end["error_x"]["array"] for end in ends] == [[pytest.approx(1)], [0]]
+    said = [end["text"][0].split("<br>") for end in ends]
+    assert said == [["median of 3 runs of 2 seeds", "width=4"], ["median of 3 runs of 1 seed", "width=16"]]
+    assert len(traces(page, "curves", "medians", NORM)) == 2
+    assert len(traces(page, "curves", "medians", GAP)) == 3
+    (odd,) = traces(page, "curves", "not finite", NORM)
+    assert odd["y"] == [0.03]
+
+
+def test_nothing_measured_is_a_page_without_charts(show: Open, tmp_path: Path) -> None:
+    write_run(tmp_path, [(0, {"complexity/overhead": 1.0})])
+    page = show(tmp_path)
+    assert page.locator("#findings li strong").all_inner_texts() == ["Nothing was measured in one run."]
+    sections = page.locator("section").evaluate_all("nodes => nodes.map((node) => node.id)")
+    assert sections == ["findings", "ranking", "table"]
 
 
 def test_the_front_its_band_and_the_one_to_pick(show: Open, tmp_path: Path) -> None:
@@ -468,12 +450,6 @@ def test_text_can_be_read_by_day_and_by_night(show: Open, tmp_path: Path, scheme
     page.wait_for_function(
         "old => document.querySelector('#trajectories .js-plotly-plot')._fullLayout.font.color !== old", arg=colors[2]
     )
-
-
-def rgb(color: str) -> list[int]:
-    if color.startswith("#"):
-        return [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-    return [int(part) for part in color.removeprefix("rgb(").removesuffix(")").split(",")]
 
 
 @pytest.mark.parametrize("width", [360, 1600])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +84,25 @@ def test_the_picture_of_trajectories(tmp_path: Path) -> None:
     (bars,) = axes.containers
     assert bars.has_xerr
     assert bars.has_yerr
+
+
+def test_a_picture_has_no_median_where_a_seed_diverged_and_counts_a_seed_once(tmp_path: Path) -> None:
+    def bars(*ends: tuple[int, float]) -> list[Any]:
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        for place, (seed, end) in enumerate(ends):
+            write_run(folder / f"{place}", [(0, {NORM: 1.0, GAP: 0.0}), (9, {NORM: end, GAP: 0.1})], {"seed": seed})
+        runs = read_runs([folder]).runs
+        (norm,) = [measure for measure in measures_of(runs) if measure.key == NORM]
+        return picture_of_trajectories(runs, norm, GAP).axes[0].containers
+
+    def error(found: list[Any]) -> float:
+        left, right = found[0].lines[2][0].get_segments()[0][:, 0]
+        return float(right - left) / 2
+
+    assert error(bars((0, 10.0), (1, 12.0))) == pytest.approx(1)
+    assert error(bars((0, 10.0), (0, 10.0), (0, 10.0), (1, 12.0))) == pytest.approx(1)
+    assert not bars((0, 10.0), (0, 10.0))[0].has_xerr
+    assert bars((0, 10.0), (1, math.nan)) == []
 
 
 def test_the_picture_of_the_choice(tmp_path: Path) -> None:

@@ -127,6 +127,34 @@ def test_a_model_one_of_whose_repeats_never_measured_a_cost_has_none(tmp_path: P
     assert model["means"][COUNT] == 40
 
 
+def test_runs_of_one_seed_are_no_repeats(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    before = data_of(tmp_path)
+    for time in range(4):  # the same training over again says nothing new of what other seeds would give
+        write_run(tmp_path / f"again{time}", training(16, 0), {"width": 16, "seed": 0})
+    after = data_of(tmp_path)
+    assert {m["name"]: m for m in after["models"]} == {m["name"]: m for m in before["models"]}
+    assert len(after["groups"][0]["runs"]) == 6
+    assert [len(runs) for runs in after["groups"][0]["seeds"]] == [5, 1]
+    same = tmp_path / "same"
+    for time in range(3):
+        write_run(same / str(time), training(16, 0), {"seed": 0})
+    data = data_of(same)
+    assert data["models"][0]["errors"] == {}
+    assert all("chosen" not in front for front in data["fronts"])
+
+
+@pytest.mark.parametrize("values", [{}, {"complexity/overhead": 0.5}, {"other": 1.0}])
+def test_a_run_of_which_nothing_could_be_measured_has_a_page(tmp_path: Path, values: dict[str, float]) -> None:
+    write_run(tmp_path, [(0, values), (1, values)])
+    data = data_of(tmp_path)
+    assert data["measures"] == {}
+    assert [(f["name"], f["headline"]) for f in data["findings"]] == [
+        ("nothing_unusual", "Nothing was measured in one run.")
+    ]
+    assert json.loads(written(report_data(data)))["runs"][0]["last"] == {}
+
+
 def test_without_repeats_no_model_is_chosen(tmp_path: Path) -> None:
     data = data_of(write_sweep(tmp_path, seeds=1))
     assert all("chosen" not in front for front in data["fronts"])

@@ -90,6 +90,47 @@ def test_errors_say_what_is_needed(tmp_path: Path, make: Any, message: str) -> N
     assert "\n" not in str(error.value)
 
 
+def test_a_record_that_cannot_be_read_costs_no_other_run(tmp_path: Path) -> None:
+    for name in ("good", "gone", "newer"):
+        (tmp_path / name).mkdir()
+    write_run(tmp_path / "good", [(0, {NORM: 1.0})])
+    (tmp_path / "gone" / "complexity.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "newer" / "complexity.jsonl").write_text('{"version": 2}\n')
+    found = read_runs([tmp_path])
+    assert [run.name for run in found.runs] == ["good"]
+    assert [note.removeprefix(f"{tmp_path}/") for note in found.notes] == [
+        "gone/complexity.jsonl is not read: No such file or directory",
+        "newer/complexity.jsonl is of format 2; this version of lightning-complexity reads 1: update it",
+    ]
+    with pytest.raises(FileNotFoundError, match=r"is of format 2; this version of .* reads 1: update it\.$"):
+        read_runs([tmp_path / "newer"])
+
+
+LISTS = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+OBJECTS = "".join(f"a{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}, z: *a{i - 1}}}\n" for i in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        (f"lr: 0.1\na0: &a0 [1, 2]\n{LISTS}", 13),
+        (f"lr: 0.1\na0: &a0 3\n{OBJECTS}", 100),
+        (f"lr: 0.1\na0: &a0 {{}}\n{OBJECTS}", 1),
+        ("lr: 0.1\na: &a {b: *a}", 1),
+        ("lr: 0.1\na: &a [*a, *a]", 2),
+        ("lr: 0.1\na: {1: [{b: [c, 'd']}]}", 2),
+    ],
+    ids=["lists", "objects", "empty", "object in itself", "list in itself", "mixed"],
+)
+def test_settings_that_name_things_many_times_stay_small(tmp_path: Path, text: str, settings: int) -> None:
+    (tmp_path / "hparams.yaml").write_text(text)
+    found, notes = read_settings(tmp_path, tmp_path)
+    assert (len(found), found["lr"], notes) == (settings, 0.1, [])
+    assert max(len(str(part)) for entry in found.items() for part in entry) <= 200
+    if "a.1" in found:
+        assert found["a.1"] == "[{'b': ['c', 'd']}]"
+
+
 def test_settings_of_yaml_with_objects_of_python_and_of_a_result(tmp_path: Path) -> None:
     text = "lr: 0.1\nnet: !!python/object:os.system {command: echo}\nlimit: .inf\n"
     text += "optimizer:\n  name: adam\nwidths: [1, 2]\n"
@@ -112,6 +153,11 @@ def test_settings_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     settings, notes = read_settings(tmp_path, tmp_path)
     assert settings == {}
     assert notes[0].startswith(f"{tmp_path / 'settings.json'} is not read: ")
+    (tmp_path / "settings.json").write_text('{"a":' * 100_000)
+    (tmp_path / "hparams.yaml").write_text("a: " + "[" * 3000)
+    settings, notes = read_settings(tmp_path, tmp_path)
+    assert settings == {}
+    assert [" is not read: maximum recursion depth" in note for note in notes] == [True, True]
 
 
 def run(name: str, **settings: Any) -> Run:

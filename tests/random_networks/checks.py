@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 import lightning_complexity
 from lightning_complexity.metrics import ComplexityMetric
@@ -27,6 +28,8 @@ RAW = re.compile(r"does not know|\b\w+(Error|Exception): ")
 CHUNK = 3
 # Outputs that are nan are one more error; samples without another one of their class are not mixed.
 BEAR_NAN = ("VCGeneralizationBound", "MixupMargin")
+# Differences of losses, which are 0 where the loss is a constant, whatever the outputs are.
+OF_LOSSES_ALONE = ("LossSlice", "ModeConnectivityBarrier")
 # What one sample gives depends on the others there, or on how often the network ran.
 COUPLED = (
     "mean over batch",
@@ -139,6 +142,7 @@ def _derivatives(model: nn.Module, inputs: Any) -> list[Tensor]:
     outputs = [t for t in tensors_in(model(map_tensors(as_leaf, inputs))) if t.requires_grad]
     if not outputs:
         return []
+    of_weights = _derivatives_of_parametrized_weights(model)
     total = torch.stack([t.abs().square().sum().double() for t in outputs]).sum()
     first = torch.autograd.grad(total, leaves, create_graph=True, materialize_grads=True)
     slope = torch.stack([g.to_dense().abs().square().sum().double() for g in first]).sum()
@@ -146,7 +150,18 @@ def _derivatives(model: nn.Module, inputs: Any) -> list[Tensor]:
         second = torch.autograd.grad(slope, leaves, materialize_grads=True) if slope.requires_grad else ()
     except RuntimeError:  # torch has no such derivative
         second = ()
-    return [*first, *second]
+    return [*first, *second, *of_weights]
+
+
+def _derivatives_of_parametrized_weights(model: nn.Module) -> list[Tensor]:
+    """Those of weights for what they are made from, which torch can have as nan in half precision."""
+    found: list[Tensor] = []
+    for module in filter(parametrize.is_parametrized, model.modules()):
+        originals = [p for p in module.parameters() if p.requires_grad]
+        for weight in (getattr(module, name) for name in module.parametrizations):
+            if weight.requires_grad:
+                found += torch.autograd.grad(weight.abs().sum(), originals, materialize_grads=True)
+    return found
 
 
 # Errors ------------------------------------------------------------------------------------------------
@@ -267,7 +282,7 @@ def _faults_of_metrics(case: Case, built: Built, network: Ordinary, names: list[
         metric = METRICS[name]()
         outcome = attempted(lambda metric=metric: _measured(metric, whole))
         fault = _fault_of(name, outcome, network, _documented(metric), metric.name)
-        if fault is None and network.is_undefined and _reads_samples(metric):
+        if fault is None and network.is_undefined and _sees_outputs(metric, case):
             fault = _number_from_nan(name, outcome, metric.name)
         if fault is not None:
             yield fault
@@ -319,7 +334,10 @@ def _fault_of(subject: str, outcome: Outcome, network: Ordinary, documented: boo
     return None
 
 
-def _reads_samples(metric: ComplexityMetric) -> bool:
+def _sees_outputs(metric: ComplexityMetric, case: Case) -> bool:
+    """Whether outputs that are nan must show."""
+    if case.judge == "constant" and type(metric).__name__ in OF_LOSSES_ALONE:
+        return False
     return metric.reads_samples and "inputs" in metric.needs and type(metric).__name__ not in BEAR_NAN
 
 

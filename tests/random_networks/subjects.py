@@ -14,8 +14,13 @@ _QUICKER: dict[str, dict[str, Any]] = {
     "Transitions": {"num_points": 64},
     "TrajectoryLength": {"num_points": 64},
     "LinearRegions": {"num_segments": 2},
+    "LearningCoefficient": {"num_draws": 10, "burn_in": 5},
+    "FunctionalVariance": {"num_draws": 10, "burn_in": 5},
+    "WorstCaseTolerance": {"num_starts": 2, "max_steps": 3},
 }
-_DEAR = {"LinearRegions", "LinearRegions in a plane", "SpectralBound", "HessianTrace", "StableRank", "FlopCount"}
+_DEAR = {"LinearRegions", "LinearRegions in a plane", "SpectralBound", "HessianTrace", "StableRank", "FlopCount"} | {
+    *("LearningCoefficient", "FunctionalVariance", "LossSlice", "WorstCaseTolerance", "SharpnessMeasure"),
+}
 
 
 def _metrics() -> dict[str, Callable[[], ComplexityMetric]]:
@@ -49,7 +54,9 @@ PENALTIES = {
 }
 COUNTERPARTS: dict[str, Callable[[], ComplexityMetric]] = {
     **{name: getattr(metrics, name) for name in PENALTIES},
-    "HessianTrace": lambda: metrics.HessianTrace(num_probes=1),  # a step draws fewer than a measurement
+    # A step draws fewer than a measurement.
+    "HessianTrace": lambda: metrics.HessianTrace(num_probes=1, estimator="hutchinson"),
+    "GaussNewtonTrace": lambda: metrics.GaussNewtonTrace(num_probes=1),
 }
 
 

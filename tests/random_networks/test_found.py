@@ -221,3 +221,100 @@ def test_coefficients_are_means_over_samples_wherever_they_lie() -> None:
 
 def test_nan_preactivations_of_curved_units() -> None:
     assert math.isnan(measured(Case(source="image", layers=("elu",), probe="all nan"), "LANNComplexity"))
+
+
+def test_samples_last_are_refused_where_each_chunk_is_square() -> None:
+    case = Case(outputs="samples last")
+    model, inputs, targets, _, _ = case.build()
+    six = Snapshot(model, inputs[:6], targets[:6], chunk_size=3)
+    with pytest.raises(MeasureError, match=r"counts the 6 samples, got shape \(3, 6\)"):
+        METRICS["MarginPercentile"]().update(six)
+
+
+def test_a_softmax_before_a_layer_with_hidden_weights_is_no_attention() -> None:
+    case = Case(source="sequence", layers=("softmax", ("hidden", "gru")))
+    for options in ({}, {"chunk_size": 3}):
+        with pytest.raises(MeasureError, match="needs a network with attention"):
+            measured(case, "LargestAttentionLogit", **options)
+
+
+def test_features_that_differ_by_rounding_alone_have_no_class_means() -> None:
+    case = Case(source="sequence", layers=("transformer",), probe="zeros", seed=701)
+    assert math.isnan(measured(case, "CollapseVariability"))
+    assert math.isnan(measured(case, "CollapseVariability", chunk_size=3))
+
+
+def test_scripted_modules_inside_of_checkpoints() -> None:
+    assert measured(Case(layers=(("checkpointed", "scripted"),)), "JacobianNorm") > 0
+
+
+@pytest.mark.parametrize("name", ["HessianTrace by layer", "GaussNewtonTrace with one probe"])
+def test_products_between_samples_are_those_of_all_chunks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "GaussNewtonTrace with one probe", lambda: metrics.GaussNewtonTrace(num_probes=1))
+    case = Case(source="tokens")
+    whole, *parts = (measured(case, name, chunk_size=size) for size in (7, 3, 1))
+    assert parts == pytest.approx([whole, whole])
+
+
+def test_ignored_targets_leave_the_gradient_of_a_penalty_on_curvature_finite() -> None:
+    model, inputs, targets, _, _ = Case(source="vector", judge="some ignored").build()
+    parameters, counted = list(model.parameters()), targets >= 0
+
+    def gradients(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(regularizers.GaussNewtonTrace(1.0)(model, x, y), parameters)
+
+    for found, expected in zip(gradients(inputs, targets), gradients(inputs[counted], targets[counted]), strict=True):
+        torch.testing.assert_close(found, expected)
+        assert found.any()
+
+
+def test_probabilities_of_zero_and_one_leave_a_fisher_rao_norm() -> None:
+    case = Case(source="image", layers=("circular conv", "divide", "square"))
+    assert math.isfinite(measured(case, "FisherRaoNorm"))
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk_size": 3}])
+def test_mixes_that_are_as_many_as_classes_do_not_pass_for_samples(options: dict[str, int]) -> None:
+    case = Case("image", outputs="samples last", seed=3156)
+    with pytest.raises(MeasureError, match="needs outputs whose first dimension counts"):
+        measured(case, "MixupMargin", **options)
+
+
+@pytest.mark.parametrize("probe", ["all nan", "a nan"])
+def test_gradients_of_samples_that_are_not_finite(probe: str) -> None:
+    case = Case(judge="of the first tensor with targets", probe=probe)
+    assert not math.isfinite(measured(case, "SampleGradientNorm"))
+
+
+def test_spectra_of_parameters_of_several_precisions() -> None:
+    case = Case(layers=("layer norm",), precision="half body")
+    assert measured(case, "LargestHessianEigenvalue") > measured(case, "SmallestHessianEigenvalue")
+
+
+def test_hessians_of_one_number_for_all_samples() -> None:
+    case = Case(outputs="scalar", judge="of the first tensor with targets")
+    whole = measured(case, "LargestHessianEigenvalue")
+    assert measured(case, "LargestHessianEigenvalue", chunk_size=3) == pytest.approx(whole)
+
+
+def test_a_last_layer_of_less_precision_than_the_outputs() -> None:
+    model, inputs, targets, _, _ = Case(outputs="double", precision="bfloat16").build()
+    flatness = regularizers.RelativeFlatness(1.0)(model, inputs, targets)
+    assert flatness.isfinite()
+
+
+def test_gradients_of_samples_behind_an_activation_that_knows_of_training() -> None:
+    assert measured(Case(layers=("rrelu",)), "SampleGradientNorm") > 0
+
+
+def test_regions_of_an_activation_of_one_number_a_sample() -> None:
+    assert measured(Case(layers=("by feature",)), "LinearRegions in a plane") >= 1
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk_size": 3}])
+@pytest.mark.parametrize(
+    "case", [Case(outputs="expanded"), Case("sequence", ("gate by sample", "transformer"), outputs="expanded")], ids=str
+)
+def test_a_constant_loss_has_no_curvature(case: Case, options: dict[str, int]) -> None:
+    assert math.isnan(measured(case, "NegativeCurvature", **options))
+    assert measured(case, "LargestHessianEigenvalue", **options) == 0

@@ -17,7 +17,7 @@ FIRST = 3
 """Among how many of the first findings the right one has to be."""
 STANDARD = {
     *("distance_from_initialization", "log_path_norm", "log_spectral_product", "margin_percentile"),
-    *("parameter_norm", "stable_rank", "geometric_complexity", "jacobian_norm"),
+    *("parameter_norm", "stable_rank", "geometric_complexity", "jacobian_norm", "gradient_norm"),
 }
 
 

@@ -46,6 +46,8 @@ def test_faults_are_found_and_healthy_runs_are_left_alone(capsys: Any) -> None:
         less = graded((fault, base, standard_only(run, per_layer=per_layer)) for fault, base, run in runs)
         few, more = score(less)
         lines.append(f"standard suite, {per_layer=}: found {few} of 20, false alarms {more} of 20")
+        assert few >= 17
+        assert more <= 1
     with capsys.disabled():
         sys.stdout.write("\n" + "\n".join(lines) + "\n")
     assert found >= 17

@@ -265,10 +265,18 @@ def test_certainty_is_that_of_the_normal_distribution() -> None:
 def test_the_edge_of_stability_needs_the_learning_rate() -> None:
     curves = {**HEALTHY, "complexity/sharpness": [2.0, 5.0, 12.0, 19.0, *[20.5] * 6]}
     finding = found(curves, settings={"optimizer.lr": 0.1})["edge_of_stability"]
-    assert finding.value == 20.5
-    assert "20 " in finding.headline or finding.headline.endswith("is 20.")
+    assert finding.value == pytest.approx(20.5 / 20)
+    assert "1.025" in finding.headline or "1.02 " in finding.headline or "1.03 " in finding.headline
     assert "edge_of_stability" not in found(curves)
     assert "edge_of_stability" not in found(curves, settings={"optimizer.lr": 0.01})
+
+
+@pytest.mark.parametrize("name", ["preconditioned_sharpness", "critical_sharpness"])
+def test_the_edge_of_stability_of_any_optimizer_is_the_share_of_its_limit(name: str) -> None:
+    key = f"complexity/{name}/share_of_limit"
+    finding = found({**HEALTHY, key: [0.1, 0.4, 0.8, 1.1, *[1.0] * 6]})["edge_of_stability"]
+    assert finding.value == 1
+    assert "edge_of_stability" not in found({**HEALTHY, key: [0.1, 0.1, 0.2, 0.3, *[0.4] * 6]})
 
 
 @pytest.mark.parametrize("amplitude", [0.12, 0.2])
@@ -419,3 +427,82 @@ def test_without_runs_nothing_was_measured() -> None:
 
 def test_every_rule_says_what_it_needs() -> None:
     assert all("Needs" in (rule.__doc__ or "") for rule in RULES)
+
+
+def test_accuracies_of_a_network_whose_outputs_are_nan_are_no_evidence() -> None:
+    losses = [1.0, 0.6, *[math.nan] * 6]
+    accuracies = {"train_accuracy": [0.4, 0.8, *[0.3] * 6], "val_accuracy": [0.4, 0.8, *[0.5] * 6]}
+    curves = {f"probe/{name}": values for name, values in accuracies.items()}
+    names = [f.name for f in findings([run({"probe/train_loss": losses, "probe/val_loss": losses, **curves})])]
+    assert names == ["divergence"]
+
+
+def test_layers_that_no_gradient_reaches_are_not_said_to_be_left_out() -> None:
+    def said(still: float, other: float = 0.0) -> Finding:
+        layers = {"a.weight": (0.0, still), "b.weight": (0.0, other), "c.weight": (1.0, 2.0)}
+        curves = {"train": FALLING}
+        for name, (moved, gradient) in layers.items():
+            curves[f"complexity/distance_from_initialization/{name}"] = [0.0] + [moved] * 9
+            curves[f"complexity/gradient_norm/{name}"] = [gradient] * 10
+        return found(curves)["frozen_layer"]
+
+    assert said(0.5).evidence.startswith("Their gradient is not zero (0.5): the optimizer leaves them out.")
+    assert "requires_grad" in said(0.5).next_step
+    assert said(0.0).evidence.startswith("Their gradient is zero.")
+    assert said(1e-10, 1e-6).evidence.startswith(
+        "Their gradient, 1e-06 at most, is 5e-07 of the largest: too small to move them."
+    )
+    for finding in (said(0.0), said(1e-10)):
+        assert finding.next_step.startswith("Look for what keeps the gradient from them")
+
+
+CURVES_OF_TWO = {
+    "underfitting": {"train": [1.0, 0.8]},
+    "not_learning": {"train": [1.0, 0.99]},
+    "divergence": {"train": [1.0, 9.0]},
+    "generalization_gap": {"train": [1.0, 0.1], "val": [1.0, 0.9]},
+}
+
+
+@pytest.mark.parametrize("name", CURVES_OF_TWO)
+def test_two_values_have_no_error_bar(name: str) -> None:
+    finding = found(CURVES_OF_TWO[name])[name]
+    assert finding.standard_error is None
+    assert finding.interval is None
+    assert "+-" not in finding.evidence
+    assert "differ by" not in finding.evidence
+
+
+def test_whether_a_loss_still_falls_is_said_where_it_was_measured() -> None:
+    short, long = (
+        found({"train": [1.0, 0.8]})["underfitting"],
+        found({"train": np.linspace(1, 0.8, 10)})["underfitting"],
+    )
+    assert short.evidence == "What it does in the last third of the training was not measured."
+    assert long.evidence == "It still falls over the last third of the training."
+
+
+def test_samples_that_are_fitted_at_once_may_be_memorised() -> None:
+    def said(**curves: list[float]) -> tuple[str, bool]:
+        finding = found({**HEALTHY, **curves}, per_epoch=5)["validation_differs"]
+        return finding.severity, "memorised at once" in finding.evidence
+
+    train = [2.3, 0.3, 0.05, 0.02, *[0.01] * 6]
+    val, poor, worse = [2.3] * 10, [0.1, *[0.3] * 9], [0.1, *[0.01] * 9]
+    fitted = [0.1, 0.9, *[1.0] * 8]
+    assert said(train=train, val=val, train_accuracy=fitted, val_accuracy=poor) == ("warning", True)
+    assert said(train=train, val=val, train_accuracy=fitted, val_accuracy=worse) == ("fault", False)
+    slower = [0.1, *[0.9] * 9]
+    assert said(train=train, val=val, train_accuracy=slower, val_accuracy=poor) == ("fault", False)
+
+
+@pytest.mark.parametrize(("left", "severity"), [(0.05, "warning"), (0.4, "fault")])
+def test_a_regression_that_is_fitted_at_once_may_be_memorised(left: float, severity: str) -> None:
+    curves = {"train": [1.0, *[left] * 9], "val": [1.0] * 10}
+    assert found(curves, per_epoch=5)["validation_differs"].severity == severity
+
+
+@pytest.mark.parametrize("finite", range(1, 10))
+def test_a_loss_that_ends_in_nan_at_any_moment_is_a_divergence(finite: int) -> None:
+    losses = [2.3 - 0.06 * i if i < finite else math.nan for i in range(10)]
+    assert loud(found({"train": losses, "val": [loss + 0.1 for loss in losses]})) == ["divergence"]

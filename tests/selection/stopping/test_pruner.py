@@ -329,6 +329,21 @@ def test_an_objective_that_is_always_the_same_is_said() -> None:
         assert not pruner.should_prune(trial)
 
 
+def test_settings_that_came_twice_are_told_only_if_no_others_come() -> None:
+    pruner = pruner_of()
+    study = optuna.create_study(direction="minimize", pruner=pruner)
+    for number in range(10):
+        if number in (5, 9):
+            trial = study.ask({"setting": UNIT})
+            pruner.report(trial, 0.1, {"error": 0.5})
+            assert not pruner.should_prune(trial)  # a warning would be an error
+        study.add_trial(finished(ENDS[number % 4], 1)[0])
+    trial = study.ask({"setting": UNIT})
+    pruner.report(trial, 0.1, {"error": 0.5})
+    with pytest.warns(UserWarning, match="value has no different finite values in five settings"):
+        assert not pruner.should_prune(trial)
+
+
 def test_without_trials_that_are_kept_a_wrong_prediction_stays() -> None:
     """Late bloomers look bad early, and end best; the first trials have none of them."""
     found = {}

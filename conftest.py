@@ -1,3 +1,5 @@
+"""What every test starts from, docstrings' examples included."""
+
 from __future__ import annotations
 
 import random
@@ -6,6 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first, so that no process waits for it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("longest") is None)
 
 
 @pytest.fixture(autouse=True)
