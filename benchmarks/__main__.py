@@ -1,8 +1,9 @@
-"""Measure all costs, print them and write them to ``results.md`` beside this file."""
+"""Measure all costs, print them and write them to ``results.md`` beside this file; with options, print them only."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -114,17 +115,36 @@ def sections(quick: bool) -> Iterator[str]:
     yield growth(lambda blocks: resnet18(0.25, batch=16, blocks=int(blocks)), (1, 2, 4), "depth", limits)
 
 
+def chosen(pattern: re.Pattern[str]) -> Iterator[str]:
+    """What has a name that fits, on each network, peers among them."""
+    yield introduction()
+    for workload in (mlp(), resnet18(), transformer()):
+        everything = {
+            **group_actions(workload),
+            **metric_actions(workload),
+            **{f"step with {name}": action for name, action in penalized_steps(workload).items()},
+            **peer_actions(workload),
+        }
+        fitting = {name: action for name, action in everything.items() if pattern.search(name)}
+        if fitting:
+            yield f"## {workload.name}"
+            yield costs(workload, "measured", fitting, Limits())[0]
+
+
 def main() -> None:
     """Run the benchmarks that the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only the MLP, few rounds; print but write nothing")
-    quick = parser.parse_args().quick
-    torch.set_num_threads(1)  # threads that wait for each other on shared cores make times jump
+    parser.add_argument("--quick", action="store_true", help="only the MLP, few rounds")
+    parser.add_argument("--only", metavar="REGEX", type=re.compile, help="only rows whose name has a part that fits")
+    # Threads that wait for each other on shared cores make times jump.
+    parser.add_argument("--threads", metavar="N", type=int, default=1, help="threads that torch uses (%(default)s)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     parts = []
-    for part in sections(quick):
+    for part in chosen(options.only) if options.only else sections(options.quick):
         print(part, end="\n\n", flush=True)
         parts.append(part)
-    if not quick:
+    if not (options.quick or options.only or options.threads > 1):
         RESULTS.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

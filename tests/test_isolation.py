@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import defaultdict, deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from lightning_complexity import metrics, network, regularizers
+from lightning_complexity import ComplexityMonitor, metrics, network, regularizers
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.network import Snapshot, initial_state
 from lightning_complexity.regularizers import Regularizer
@@ -295,6 +297,50 @@ class Counting(nn.Module):
         self.calls += 1
         self.weight.mul_(0.5)
         return x * self.weight + self.calls
+
+
+class Remembers(nn.Module):
+    """Each pass changes what an attribute holds, wherever that lies."""
+
+    def __init__(self, kept: Any, change: Callable[[Any], object]) -> None:
+        super().__init__()
+        self.layer, self.kept, self.change = nn.Linear(2, 2), kept, change
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.change(self.kept)
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("kept", "change"),
+    [
+        ([0.5, 1], lambda kept: kept.append(2)),
+        ([0.5, "a", None, [1]], lambda kept: kept[3].append(2)),
+        ([(1, 2.0), (3, [4])], lambda kept: kept[1][1].append(5)),
+        ((1, [2]), lambda kept: kept[1].append(3)),
+        ({"loss": 0.5}, lambda kept: kept.update(loss=1.0)),
+        ({"losses": [0.5]}, lambda kept: kept["losses"].append(1.0)),
+        (defaultdict(list, {"a": [1]}), lambda kept: kept["b"].append(kept["a"].pop())),
+        (deque([1, 2], maxlen=2), lambda kept: kept.append(3)),
+        (deque([[1]]), lambda kept: kept[0].append(2)),
+        ([1.0, torch.ones(2)], lambda kept: kept[1].add_(1)),
+        ({1, 2}, lambda kept: kept.add(3)),
+    ],
+)
+def test_what_is_kept_in_containers_is_as_before(kept: Any, change: Callable[[Any], object]) -> None:
+    model, before = Remembers(kept, change), copy.deepcopy(kept)
+    metrics.JacobianNorm().update(model, torch.randn(3, 2))
+    assert model.kept is kept
+    assert_equal(before, kept, "kept")
+
+
+def test_what_a_monitor_recorded_is_not_copied_for_the_module_that_keeps_it() -> None:
+    monitor, seen = ComplexityMonitor("fast"), list[Any]()
+    model = Remembers([monitor], lambda kept: seen.append(kept[0]._history))
+    model.monitor = monitor
+    metrics.JacobianNorm().update(model, torch.randn(3, 2))
+    assert seen
+    assert all(history is monitor._history for history in seen)
 
 
 def test_scripted_modules_are_left_alone() -> None:

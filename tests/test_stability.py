@@ -291,10 +291,10 @@ def test_without_an_optimizer_it_is_the_plain_one() -> None:
     assert "share_of_limit" not in found
 
 
-def test_an_unknown_optimizer_is_named() -> None:
+def test_an_optimizer_that_maximizes_is_named() -> None:
     model, x, y = network()
-    with pytest.raises(MeasureError, match="but not Adadelta"):
-        PreconditionedSharpness().update(model, x, y, optimizer=torch.optim.Adadelta(model.parameters()))
+    with pytest.raises(MeasureError, match="maximize=True"):
+        PreconditionedSharpness().update(model, x, y, optimizer=SGD(model.parameters(), lr=0.1, maximize=True))
 
 
 @pytest.mark.parametrize("share", [0.98, 1.02])

@@ -75,5 +75,18 @@ def test_the_limit_is_a_positive_number(limit: float) -> None:
         UpdateRatioLimit(limit)
 
 
+def test_the_share_of_a_resumed_training_is_that_of_the_whole(tmp_path: Path) -> None:
+    whole = _fitted(tmp_path / "whole", 0.02, max_steps=6)[1]
+    first = _fitted(tmp_path / "first", 0.02, max_steps=3)[1]
+    rest = UpdateRatioLimit(0.02)
+    rest.load_state_dict(first.state_dict())
+    assert rest.shortened == first.shortened
+    module = Module()
+    module.configure_callbacks = lambda: [rest]  # type: ignore[method-assign]
+    fit(module, tmp_path / "rest", None, max_steps=3)
+    assert rest.state_dict()["steps"] == whole.state_dict()["steps"] == 2 * first.state_dict()["steps"] > 0
+    assert rest.state_dict()["shortened"] >= first.state_dict()["shortened"] > 0
+
+
 def test_before_training_there_is_no_share() -> None:
     assert math.isnan(UpdateRatioLimit().shortened)

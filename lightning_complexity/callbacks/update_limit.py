@@ -33,7 +33,8 @@ class UpdateRatioLimit(Callback):
         limit: Largest ratio of the norms of update and weights, above 0.
 
     Attributes:
-        shortened: Share of the steps of single parameters that were shortened, ``nan`` before the first.
+        shortened: Share of the steps of single parameters that were shortened, ``nan`` before the first. It is in
+            checkpoints, and goes on after a resume.
 
     Raises:
         ValueError: If the limit is not above 0 and finite.
@@ -58,6 +59,14 @@ class UpdateRatioLimit(Callback):
     def shortened(self) -> float:
         """Share of the steps of single parameters that were shortened."""
         return float(self._shortened) / self._steps if self._steps else math.nan
+
+    def state_dict(self) -> dict[str, int]:
+        """How many steps of single parameters there were, and how many were shortened."""
+        return {"steps": self._steps, "shortened": int(self._shortened)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on counting."""
+        self._steps, self._shortened = state_dict["steps"], torch.tensor(state_dict["shortened"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Come before monitors, which then see the steps as they are taken."""

@@ -157,7 +157,7 @@ def scaling(snapshot: Snapshot, gradients: Mapping[str, Tensor]) -> Scaling:
         gradients: By name of the parameter.
 
     Raises:
-        MeasureError: If an optimizer is none of ``SGD``, ``Adam``, ``AdamW`` and ``RMSprop``.
+        MeasureError: If an optimizer is none of ``SGD``, ``Adam``, ``AdamW`` and ``RMSprop``, or maximizes the loss.
     """
     rate, factors, limits = _largest_rate(snapshot), dict[str, Tensor](), list[float]()
     for optimizer, state in _with_state(snapshot):
@@ -173,6 +173,11 @@ def scaling(snapshot: Snapshot, gradients: Mapping[str, Tensor]) -> Scaling:
 
 
 def _limit(optimizer: Optimizer, group: Mapping[str, Any]) -> float:
+    if group.get("maximize"):
+        raise MeasureError(
+            f"is about steps that lower the loss, but {type(optimizer).__name__} was given maximize=True. Leave "
+            "optimizer out for the Hessian as it is."
+        )
     if isinstance(optimizer, (Adam, AdamW)):
         beta = float(group["betas"][0])
         return (2 + 2 * beta) / (1 - beta)

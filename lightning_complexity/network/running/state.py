@@ -27,10 +27,12 @@ _IMMUTABLE = (
     *(int, float, complex, bool, str, bytes, range, slice, type, type(None), type(Ellipsis), torch.dtype, torch.device),
     *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, torch.Size),
 )
+_PLAIN = frozenset(_IMMUTABLE)
 _CONTAINERS = (dict, list, set, deque, bytearray)
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, itertools.count)
 # Objects of these packages are tools around the network, such as trainers, optimizers and loggers.
 _TOOLS = frozenset({"torch", "pytorch_lightning", "lightning", "lightning_fabric", "logging", "threading", "weakref"})
+_OWN_TOOLS = ("lightning_complexity.callbacks.", "lightning_complexity.recording.")
 _TOO_MANY = 10_000  # entries of a container, beyond which they are not looked into one by one
 _TOO_LARGE = 1_000_000  # entries of an array, beyond which it is not copied
 
@@ -45,8 +47,8 @@ class PythonState:
     that are found so, hidden from the network's own, are kept as well; they run in the mode that they are in.
     Afterwards each attribute is the object that it was, added attributes and hooks are gone, and deleted ones are
     back. Not seen are changes that lie deeper, what closures and ``functools.partial`` refer to, objects without a
-    ``__dict__``, sets of objects, containers of more than 10,000 entries, arrays of more than a million, files, and
-    trainers, optimizers and loggers.
+    ``__dict__``, sets of objects, containers of more than 10,000 entries, arrays of more than a million, files,
+    trainers, optimizers and loggers, and this package's callbacks with what they recorded.
 
     Args:
         model: The network, in the mode that it is to run in.
@@ -172,13 +174,14 @@ def _entries(container: Any) -> Iterator[Any]:
 
 
 def _has_state(value: Any) -> bool:
-    is_tool = type(value).__module__.partition(".")[0] in _TOOLS
+    module = type(value).__module__
+    is_tool = module.partition(".")[0] in _TOOLS or module.startswith(_OWN_TOOLS)
     return not is_tool and isinstance(getattr(value, "__dict__", None), dict)
 
 
 def _copied(value: Any, depth: int, memo: dict[int, tuple[Any, Any]], stand_in: Callable[[Tensor], Tensor]) -> Any:
     """A copy of what can be written to, once for each object; anything else as it is."""
-    if isinstance(value, _IMMUTABLE):
+    if type(value) in _PLAIN or isinstance(value, _IMMUTABLE):
         return value
     if id(value) not in memo:
         memo[id(value)] = value, _copy_of(value, depth, memo, stand_in)
@@ -202,18 +205,26 @@ def _copy_of(value: Any, depth: int, memo: dict[int, tuple[Any, Any]], stand_in:
 
 
 def _container_copy(value: Any, function: Callable[[Any], Any]) -> Any:
+    entries = value.values() if isinstance(value, dict) else value
+    is_shallow = len(value) > _TOO_MANY or _PLAIN.issuperset(map(type, entries))
     if isinstance(value, tuple):
-        entries = [function(entry) for entry in _entries(value)]
-        if all(new is old for new, old in zip(entries, value, strict=False)):
-            return value
-        return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
+        return value if is_shallow else _tuple_copy(value, function)
     new = copy.copy(value)
-    if isinstance(value, dict) and len(value) <= _TOO_MANY:
+    if is_shallow:
+        return new
+    if isinstance(value, dict):
         for key, entry in value.items():
             dict.__setitem__(new, key, function(entry))
-    elif isinstance(value, list) and len(value) <= _TOO_MANY:
+    elif isinstance(value, list):
         list.__setitem__(new, slice(None), [function(entry) for entry in value])
-    elif isinstance(value, deque) and len(value) <= _TOO_MANY:
+    elif isinstance(value, deque):
         new.clear()
         new.extend(function(entry) for entry in value)
     return new
+
+
+def _tuple_copy(value: tuple[Any, ...], function: Callable[[Any], Any]) -> Any:
+    entries = [function(entry) for entry in value]
+    if all(map(operator.is_, entries, value)):
+        return value
+    return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
