@@ -21,8 +21,10 @@ from tests.training import Classifier, trainer
 PAGE = 4096
 SMALLER: dict[str, dict[str, Any]] = {
     "EffectiveDimension": {"num_probes": 1, "num_steps": 4},
+    "LargestHessianEigenvalue": {"max_products": 20},
     "LinearRegions": {"num_segments": 1},
     "LossSlice": {"num_directions": 1, "num_points": 3},
+    "ModeConnectivityBarrier": {"num_points": 3},
     "NegativeCurvature": {"num_probes": 1, "num_steps": 4},
     "NoiseTolerance": {"num_draws": 2},
     "PACBayesBound": {"num_draws": 4},
@@ -43,20 +45,24 @@ class Alive(NamedTuple):
     process_bytes: int
 
 
-class Counting(Classifier):
-    """Counts after some measurements; each step is measured."""
+class Counter:
+    """Counts what is alive at some numbers of measurements.
+
+    Args:
+        monitor: Whose measurements count; tensors that are there now do not.
+        moments: Numbers of measurements.
+    """
 
     def __init__(self, monitor: ComplexityMonitor, moments: tuple[int, ...]) -> None:
-        super().__init__(Checkpointed())
+        self.monitor, self.moments, self.counts = monitor, moments, list[Alive]()
         gc.collect()
         # Tensors that other tests have left in this process may go at any time.
-        self.__dict__["earlier"] = {id(t): weakref.ref(t) for t in _tensors(gc.get_objects())}
-        self.__dict__["seen"] = monitor, moments, []
+        self.earlier = {id(t): weakref.ref(t) for t in _tensors(gc.get_objects())}
 
-    def on_train_batch_end(self, *args: Any) -> None:
-        monitor, moments, counts = self.__dict__["seen"]
-        if len(monitor.history) in moments:
-            counts.append(alive(len(monitor.history), self.__dict__["earlier"]))
+    def count(self) -> None:
+        """Do so if it is time."""
+        if len(self.monitor.history) in self.moments:
+            self.counts.append(alive(len(self.monitor.history), self.earlier))
 
 
 def _tensors(objects: list[Any]) -> list[Tensor]:
@@ -83,10 +89,12 @@ def measured_many_times(
     """What was alive at some numbers of measurements."""
     pl.seed_everything(5, verbose=False)
     monitor = ComplexityMonitor(chosen, every_n_steps=1, budget=NO_LIMIT)
-    module = Counting(monitor, moments)
+    module, counter = Classifier(Checkpointed()), Counter(monitor, moments)
+    # By a closure, since what a module holds is copied for each run.
+    module.on_train_batch_end = lambda *_: counter.count()  # type: ignore[method-assign]
     data = TensorDataset(torch.randn(SAMPLES, 4), torch.arange(SAMPLES) % CLASSES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is left out
         options = {"max_epochs": -1, "max_steps": max(moments) - 1}
         trainer(callbacks=[monitor], **options).fit(module, DataLoader(data, batch_size=SAMPLES // 2))
-    return module.__dict__["seen"][2]
+    return counter.counts
