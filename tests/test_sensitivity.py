@@ -42,6 +42,15 @@ def test_linear_softmax_has_a_closed_form() -> None:
     assert not torch.isclose(metric.compute(), jacobians.norm(dim=2).mean())
 
 
+def test_samples_in_parts_are_samples_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = mlp(4, 6, 3), torch.randn(7, 4)
+    whole, parts = JacobianNorm(per_class=True), JacobianNorm(per_class=True)
+    whole.update(model, x)
+    monkeypatch.setattr("lightning_complexity.network.derivatives._JACOBIAN_ENTRIES", 30)
+    parts.update(model, x)
+    torch.testing.assert_close(parts.compute(), whole.compute())
+
+
 def test_logits_of_a_linear_network() -> None:
     model = nn.Linear(5, 4)
     metric = JacobianNorm(of="logits")

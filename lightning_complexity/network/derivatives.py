@@ -40,7 +40,7 @@ from lightning_complexity.network.snapshot import Snapshot
 from lightning_complexity.network.tracing.decompositions import Decompositions, takes_batch_statistics
 from lightning_complexity.network.weights.choice import LayerChoice, chosen
 
-_JACOBIAN_ENTRIES = 3 * 2**17  # of the Jacobians that are held at once
+_JACOBIAN_ENTRIES = 2**21  # of the Jacobians that are held at once; with fewer, products of small matrices take longer
 MAX_ROWS = 1024
 """Outputs of a sample, beyond which exact Jacobians are refused."""
 
