@@ -27,8 +27,9 @@ from lightning_complexity.studies.commands.study import add_study, run_study
 from lightning_complexity.studies.commands.sweeps import add_worker, run_worker
 
 _EPILOGUE = """\
-Exit codes: 0 done, 1 it could not be done, 2 the command was not understood. Errors are one line; --debug, anywhere,
-shows where they come from."""
+Exit codes: 0 done, 1 it could not be done, 2 the command was not understood, 130 interrupted. Errors are one line;
+--debug, anywhere, shows where they come from."""
+_NUMBERS = {"int": "whole number", "float": "number"}
 
 
 def _parser() -> ArgumentParser:
@@ -106,14 +107,25 @@ def main(arguments: list[str] | None = None) -> None:
     given = [argument for argument in given if argument != "--debug"]
     _check_command(given)
     parser = _parser()
+    given = _as_spelled(given, parser)
     try:
         options = parser.parse_args(given)
     except ArgumentError as error:
-        _end_misunderstood(_in_options(str(error), parser, given), given)
+        _end_misunderstood(_in_options(str(error), parser, given), _commands(parser, given))
     name = options.subcommand
     try:
         _RUNNERS[name](options[name].as_dict())
         sys.stdout.flush()
+    except SystemExit as end:  # a command's own message
+        reason = end.__context__
+        if debug and isinstance(reason, Exception):
+            raise reason from reason.__cause__
+        raise
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print(f"\n{name}: interrupted.", file=sys.stderr)
+        sys.exit(130)  # as shells have it
     except BrokenPipeError:  # whoever reads, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -139,10 +151,36 @@ def _check_command(arguments: list[str]) -> None:
         _end_misunderstood(message, [])
 
 
-def _end_misunderstood(message: str, arguments: list[str]) -> NoReturn:
-    command = " ".join(["lightning-complexity", *(a for a in arguments[:2] if a in _RUNNERS)])
-    print(f"{message}\nSee: {command} --help", file=sys.stderr)
+def _end_misunderstood(message: str, commands: list[str]) -> NoReturn:
+    print(f"{message}\nSee: {' '.join(['lightning-complexity', *commands])} --help", file=sys.stderr)
     sys.exit(2)
+
+
+def _below(parser: ArgumentParser) -> dict[str, ArgumentParser]:
+    """Parsers of the commands of a parser, by name."""
+    return next((found for action in parser._actions if (found := getattr(action, "_name_parser_map", None))), {})
+
+
+def _commands(parser: ArgumentParser, arguments: list[str]) -> list[str]:
+    """Which command was given, and which one below it."""
+    below = _below(parser)
+    place = next((place for place, argument in enumerate(arguments) if argument in below), None)
+    if place is None:
+        return []
+    return [arguments[place], *_commands(below[arguments[place]], arguments[place + 1 :])]
+
+
+def _as_spelled(arguments: list[str], parser: ArgumentParser) -> list[str]:
+    """Arguments in which options have the dashes or underscores that they are known by."""
+    options = {option for action in _actions_of(parser, arguments) for option in action.option_strings}
+    known = {option.replace("-", "_"): option for option in options if option.startswith("--")}
+
+    def spelled(argument: str) -> str:
+        name, *value = argument.split("=", 1)
+        is_known = name in options or not name.startswith("--")
+        return argument if is_known else "=".join([known.get(name.replace("-", "_"), name), *value])
+
+    return [spelled(argument) for argument in arguments]
 
 
 def _in_options(message: str, parser: ArgumentParser, arguments: list[str]) -> str:
@@ -153,6 +191,16 @@ def _in_options(message: str, parser: ArgumentParser, arguments: list[str]) -> s
         names = (_as_written(name.rpartition(".")[2], actions) for name in missing[0].split(", "))
         message = message.replace(missing[0], ", ".join(names))
     message = re.sub(r'Parser key "(?:\w+\.)*(\w+)":', r"--\1:", message)
+    message = re.sub(
+        r"Expected a <class '(int|float)'>\. Got value: (.*)",
+        lambda m: f"must be a {_NUMBERS[m[1]]}, got {m[2]}",
+        message,
+    )
+    if "subcommand" in message and "not provided" in message:
+        below = parser
+        for name in _commands(parser, arguments):
+            below = _below(below)[name]
+        return f"a command is needed: {', '.join(_below(below))}."
     unknown = re.search(r"nrecognized arguments: (--[\w-]+)", message)
     if unknown:
         return message + _close(unknown[1], {option for action in actions for option in action.option_strings})
