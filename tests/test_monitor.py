@@ -67,6 +67,13 @@ def test_steps_are_optimizer_steps_under_accumulation(model: Classifier) -> None
     assert steps(monitor) == [0, 1, 2, 3, 4]  # the last batch of an epoch steps alone
 
 
+@pytest.mark.parametrize(("every_n_epochs", "epochs"), [(1, [0, 0, 1, 2]), (None, [0, 2])])
+def test_epochs_are_indices_also_at_the_end(model: Classifier, every_n_epochs: int | None, epochs: list[int]) -> None:
+    monitor = ComplexityMonitor("fast", every_n_epochs=every_n_epochs)
+    trainer(callbacks=[monitor], max_epochs=3).fit(model, data())
+    assert [m.epoch for m in monitor.history] == epochs
+
+
 def test_two_optimizers_step_once_a_batch() -> None:
     class Two(Classifier):
         automatic_optimization = False

@@ -214,6 +214,28 @@ def test_curves_against_steps_epochs_time_and_loss(show: Open, tmp_path: Path) -
     assert left > right
 
 
+def test_losses_below_zero_have_a_place(show: Open, tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [(10 * i, {NORM: 1.0 + i, LOSS: 1.0 - i}) for i in range(4)])
+    page = show(tmp_path)
+    choose(page, "curves", "against", "loss")
+    assert axis_type(page, "curves") == "linear"
+    assert drawn(page, "curves") == 8
+
+
+def test_one_number_is_a_thin_bar_and_not_what_is_shown_first(show: Open, tmp_path: Path) -> None:
+    write_run(tmp_path, training(8, 0))
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in (10, 20):
+            writer.add_histogram("complexity/spectrum/a", np.array([float(step)]), step)
+            writer.add_histogram("complexity/spectrum/b", np.linspace(0, step, 100), step)
+    page = show(tmp_path)
+    choice = page.locator("#moments .controls label", has_text="distribution").locator("select")
+    assert choice.input_value() == "complexity/spectrum/b"
+    choose(page, "moments", "distribution", "complexity/spectrum/a")
+    (bar,) = traces(page, "moments", "distribution")
+    assert (bar["x"], bar["y"], bar["width"]) == ([20], [1], [pytest.approx(0.1)])
+
+
 def test_bands_over_seeds_and_no_smoothing_unless_asked_for(show: Open, tmp_path: Path) -> None:
     for seed in range(5):
         rows = [(i, {NORM: float(10 ** (i % 2) * (seed + 1)), LOSS: 1.0}) for i in range(21)]
