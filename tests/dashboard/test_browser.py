@@ -403,6 +403,17 @@ def test_findings_are_at_the_top_in_their_order(show: Open, tmp_path: Path) -> N
     assert "Try: stop early" in item
 
 
+def test_many_findings_of_one_kind_take_no_more_room_than_three(show: Open, tmp_path: Path) -> None:
+    gaps = [Finding("generalization_gap", "note", f"gap {i}", run=f"{i}") for i in range(9)]
+    others = [Finding("overfitting", "note", "overfits"), Finding("gap_explained", "note", "explained", confidence=0.6)]
+    page = show(write_run(tmp_path / "a", training(8, 0)).parent, [*gaps, *others])
+    shown = [text for text in page.locator("#findings strong").all_inner_texts() if text]
+    assert shown == ["gap 0", "gap 1", "gap 2", "overfits", "explained"]
+    page.locator("#findings summary", has_text="6 more like this").click()
+    assert page.locator("#findings strong").all_inner_texts() == [f.headline for f in [*gaps, *others]]
+    assert page.locator("#findings strong", has_text="gap 8").is_visible()
+
+
 def test_filters_colours_and_the_legend(show: Open, tmp_path: Path) -> None:
     page = show(write_sweep(tmp_path, widths=(8, 16, 32)))
     assert page.locator(".classes .entry").all_inner_texts() == ["width=8", "width=16", "width=32"]
