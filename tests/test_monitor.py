@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -360,8 +361,12 @@ def test_curves_and_plot(model: Classifier) -> None:
     assert ["stable_rank", "(higher: more complex)"] in titles
     assert monitor.to_frame()["complexity/stable_rank"].to_dict() == dict(zip(xs, ys, strict=True))
     assert len(monitor.plot(["stable_rank", "probe/train_loss"]).axes) == 2
-    with pytest.raises(ValueError, match="nothing was measured as 'complexity/x'"):
-        monitor.plot(["x"])
+    titles = [axes.get_title().split("\n")[0] for axes in monitor.plot(["StableRank", "train_loss"]).axes]
+    assert titles == ["stable_rank", "probe/train_loss"]
+    for name, hint in (("x", ""), ("stable_rnk", " Did you mean 'stable_rank'?"), ("probe/x", "")):
+        with pytest.raises(ValueError, match=f"^nothing was measured as '{name}'.{re.escape(hint)}") as error:
+            monitor.plot([name])
+        assert hint or "complexity/" not in str(error.value)
     with pytest.raises(ValueError, match="nothing was measured yet"):
         ComplexityMonitor().plot()
 
