@@ -62,7 +62,7 @@ def _version() -> str:
 def _demo_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Train one network on true and on random labels of handwritten digits, and compare its "
-        "complexity. Takes a minute or two; downloads nothing."
+        'complexity. Takes a minute or two; downloads nothing. For example: "lightning-complexity demo --quick".'
     )
     parser.add_argument("--quick", action="store_true", help="a smaller run, under 20 seconds")
     parser.add_argument(
@@ -120,12 +120,13 @@ def main(arguments: list[str] | None = None) -> None:
         reason = end.__context__
         if debug and isinstance(reason, Exception):
             raise reason from reason.__cause__
+        if isinstance(reason, KeyboardInterrupt) and not isinstance(end.code, str):  # Lightning's, without a word
+            _end_interrupted(name)
         raise
     except KeyboardInterrupt:
         if debug:
             raise
-        print(f"\n{name}: interrupted.", file=sys.stderr)
-        sys.exit(130)  # as shells have it
+        _end_interrupted(name)
     except BrokenPipeError:  # whoever reads, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -137,6 +138,11 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         sys.exit(f"{name}: {type(error).__name__}: {_in_one_line(error)} (--debug shows where)")
+
+
+def _end_interrupted(name: str) -> NoReturn:
+    print(f"\n{name}: interrupted.", file=sys.stderr)
+    sys.exit(130)  # as shells have it
 
 
 def _in_one_line(error: Exception) -> str:

@@ -97,14 +97,26 @@ def test_an_interrupted_command_is_one_line(
     monkeypatch.setitem(cli._RUNNERS, "list", interrupt)
     assert code("list") == 130
     assert capsys.readouterr().err == "\nlist: interrupted.\n"
+
+    def end(options: object) -> None:  # as Lightning's Trainer does
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    monkeypatch.setitem(cli._RUNNERS, "report", end)
+    assert code("report", ".") == 130
+    assert capsys.readouterr().err == "\nreport: interrupted.\n"
     with pytest.raises(KeyboardInterrupt):
         cli.main(["list", "--debug"])
 
 
-@pytest.mark.parametrize("name", ["demo", "list", "measure", "report", "study", "worker"])
+@pytest.mark.parametrize("name", ["demo", "list", "measure", "report", "study", "search", "spaces", "worker"])
 def test_each_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert code(name, "--help") == 0
-    assert "usage" in capsys.readouterr().out.lower()
+    usage, _, rest = " ".join(capsys.readouterr().out.split()).partition("usage: ")[2].partition("example")
+    assert usage.startswith("lightning-complexity")
+    assert f"lightning-complexity {name}" in rest
 
 
 def test_an_error_is_one_line_and_debug_shows_where_it_comes_from() -> None:
