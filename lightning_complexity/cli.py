@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 try:
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 except ImportError:
     sys.exit("the command line needs jsonargparse: pip install lightning-complexity[cli]")
 
@@ -30,6 +30,27 @@ _EPILOGUE = """\
 Exit codes: 0 done, 1 it could not be done, 2 the command was not understood, 130 interrupted. Errors are one line;
 --debug, anywhere, shows where they come from."""
 _NUMBERS = {"int": "whole number", "float": "number"}
+
+
+class _Formatter(DefaultHelpFormatter):
+    """Says nothing of defaults that are none, and names the type of paths in words."""
+
+    def _get_type_str(self, action: Action) -> str | None:
+        text: str | None = super()._get_type_str(action)
+        return "path" if text == "<class 'Path'>" else text
+
+    def _get_help_string(self, action: Action) -> str:
+        text = str(super()._get_help_string(action))
+        without = text.replace(", default: %(default)s", "").replace(" (default: %(default)s)", "")
+        return without if action.default is None else text
+
+
+def _format_help(parser: ArgumentParser) -> None:
+    """Of a parser and those below it that have no formatter of their own."""
+    if parser.formatter_class is DefaultHelpFormatter:
+        parser.formatter_class = _Formatter
+    for below in _below(parser).values():
+        _format_help(below)
 
 
 def _parser() -> ArgumentParser:
@@ -49,6 +70,7 @@ def _parser() -> ArgumentParser:
     add_search(commands)
     add_spaces(commands)
     add_worker(commands)
+    _format_help(parser)
     return parser
 
 

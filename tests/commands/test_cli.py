@@ -117,6 +117,8 @@ def test_each_command_explains_itself(name: str, capsys: pytest.CaptureFixture[s
     usage, _, rest = " ".join(capsys.readouterr().out.split()).partition("usage: ")[2].partition("example")
     assert usage.startswith("lightning-complexity")
     assert f"lightning-complexity {name}" in rest
+    assert "<class" not in rest
+    assert "default: null" not in rest
 
 
 def test_an_error_is_one_line_and_debug_shows_where_it_comes_from() -> None:
