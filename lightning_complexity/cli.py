@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 try:
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 except ImportError:
     sys.exit("the command line needs jsonargparse: pip install lightning-complexity[cli]")
 
@@ -27,8 +27,30 @@ from lightning_complexity.studies.commands.study import add_study, run_study
 from lightning_complexity.studies.commands.sweeps import add_worker, run_worker
 
 _EPILOGUE = """\
-Exit codes: 0 done, 1 it could not be done, 2 the command was not understood. Errors are one line; --debug, anywhere,
-shows where they come from."""
+Exit codes: 0 done, 1 it could not be done, 2 the command was not understood, 130 interrupted. Errors are one line;
+--debug, anywhere, shows where they come from."""
+_NUMBERS = {"int": "whole number", "float": "number"}
+
+
+class _Formatter(DefaultHelpFormatter):
+    """Says nothing of defaults that are none, and names the type of paths in words."""
+
+    def _get_type_str(self, action: Action) -> str | None:
+        text: str | None = super()._get_type_str(action)
+        return "path" if text == "<class 'Path'>" else text
+
+    def _get_help_string(self, action: Action) -> str:
+        text = str(super()._get_help_string(action))
+        without = text.replace(", default: %(default)s", "").replace(" (default: %(default)s)", "")
+        return without if action.default is None else text
+
+
+def _format_help(parser: ArgumentParser) -> None:
+    """Of a parser and those below it that have no formatter of their own."""
+    if parser.formatter_class is DefaultHelpFormatter:
+        parser.formatter_class = _Formatter
+    for below in _below(parser).values():
+        _format_help(below)
 
 
 def _parser() -> ArgumentParser:
@@ -48,6 +70,7 @@ def _parser() -> ArgumentParser:
     add_search(commands)
     add_spaces(commands)
     add_worker(commands)
+    _format_help(parser)
     return parser
 
 
@@ -61,7 +84,7 @@ def _version() -> str:
 def _demo_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Train one network on true and on random labels of handwritten digits, and compare its "
-        "complexity. Takes a minute or two; downloads nothing."
+        'complexity. Takes a minute or two; downloads nothing. For example: "lightning-complexity demo --quick".'
     )
     parser.add_argument("--quick", action="store_true", help="a smaller run, under 20 seconds")
     parser.add_argument(
@@ -106,14 +129,26 @@ def main(arguments: list[str] | None = None) -> None:
     given = [argument for argument in given if argument != "--debug"]
     _check_command(given)
     parser = _parser()
+    given = _as_spelled(given, parser)
     try:
         options = parser.parse_args(given)
     except ArgumentError as error:
-        _end_misunderstood(_in_options(str(error), parser, given), given)
+        _end_misunderstood(_in_options(str(error), parser, given), _commands(parser, given))
     name = options.subcommand
     try:
         _RUNNERS[name](options[name].as_dict())
         sys.stdout.flush()
+    except SystemExit as end:  # a command's own message
+        reason = end.__context__
+        if debug and isinstance(reason, Exception):
+            raise reason from reason.__cause__
+        if isinstance(reason, KeyboardInterrupt) and not isinstance(end.code, str):  # Lightning's, without a word
+            _end_interrupted(name)
+        raise
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        _end_interrupted(name)
     except BrokenPipeError:  # whoever reads, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -125,6 +160,11 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         sys.exit(f"{name}: {type(error).__name__}: {_in_one_line(error)} (--debug shows where)")
+
+
+def _end_interrupted(name: str) -> NoReturn:
+    print(f"\n{name}: interrupted.", file=sys.stderr)
+    sys.exit(130)  # as shells have it
 
 
 def _in_one_line(error: Exception) -> str:
@@ -139,10 +179,36 @@ def _check_command(arguments: list[str]) -> None:
         _end_misunderstood(message, [])
 
 
-def _end_misunderstood(message: str, arguments: list[str]) -> NoReturn:
-    command = " ".join(["lightning-complexity", *(a for a in arguments[:2] if a in _RUNNERS)])
-    print(f"{message}\nSee: {command} --help", file=sys.stderr)
+def _end_misunderstood(message: str, commands: list[str]) -> NoReturn:
+    print(f"{message}\nSee: {' '.join(['lightning-complexity', *commands])} --help", file=sys.stderr)
     sys.exit(2)
+
+
+def _below(parser: ArgumentParser) -> dict[str, ArgumentParser]:
+    """Parsers of the commands of a parser, by name."""
+    return next((found for action in parser._actions if (found := getattr(action, "_name_parser_map", None))), {})
+
+
+def _commands(parser: ArgumentParser, arguments: list[str]) -> list[str]:
+    """Which command was given, and which one below it."""
+    below = _below(parser)
+    place = next((place for place, argument in enumerate(arguments) if argument in below), None)
+    if place is None:
+        return []
+    return [arguments[place], *_commands(below[arguments[place]], arguments[place + 1 :])]
+
+
+def _as_spelled(arguments: list[str], parser: ArgumentParser) -> list[str]:
+    """Arguments in which options have the dashes or underscores that they are known by."""
+    options = {option for action in _actions_of(parser, arguments) for option in action.option_strings}
+    known = {option.replace("-", "_"): option for option in options if option.startswith("--")}
+
+    def spelled(argument: str) -> str:
+        name, *value = argument.split("=", 1)
+        is_known = name in options or not name.startswith("--")
+        return argument if is_known else "=".join([known.get(name.replace("-", "_"), name), *value])
+
+    return [spelled(argument) for argument in arguments]
 
 
 def _in_options(message: str, parser: ArgumentParser, arguments: list[str]) -> str:
@@ -153,6 +219,16 @@ def _in_options(message: str, parser: ArgumentParser, arguments: list[str]) -> s
         names = (_as_written(name.rpartition(".")[2], actions) for name in missing[0].split(", "))
         message = message.replace(missing[0], ", ".join(names))
     message = re.sub(r'Parser key "(?:\w+\.)*(\w+)":', r"--\1:", message)
+    message = re.sub(
+        r"Expected a <class '(int|float)'>\. Got value: (.*)",
+        lambda m: f"must be a {_NUMBERS[m[1]]}, got {m[2]}",
+        message,
+    )
+    if "subcommand" in message and "not provided" in message:
+        below = parser
+        for name in _commands(parser, arguments):
+            below = _below(below)[name]
+        return f"a command is needed: {', '.join(_below(below))}."
     unknown = re.search(r"nrecognized arguments: (--[\w-]+)", message)
     if unknown:
         return message + _close(unknown[1], {option for action in actions for option in action.option_strings})

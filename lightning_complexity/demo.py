@@ -248,7 +248,7 @@ def comparison(true: list[Measurement], random: list[Measurement]) -> list[Compa
 def _cell(name: str, measurement: Measurement) -> str:
     key = f"complexity/{name}"
     error = measurement.values.get(f"{key}/standard_error")
-    return _number(measurement.values[key]) + ("" if error is None else f" ± {error:.2g}")
+    return _number(measurement.values[key]) + (f" ± {error:.2g}" if error else "")  # nothing where it is exact
 
 
 def _print_table(true: list[Measurement], random: list[Measurement]) -> None:

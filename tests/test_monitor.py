@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,13 @@ def test_steps_are_optimizer_steps_under_accumulation(model: Classifier) -> None
     monitor = ComplexityMonitor("fast", every_n_steps=1)
     trainer(callbacks=[monitor], accumulate_grad_batches=2).fit(model, data())
     assert steps(monitor) == [0, 1, 2, 3, 4]  # the last batch of an epoch steps alone
+
+
+@pytest.mark.parametrize(("every_n_epochs", "epochs"), [(1, [0, 0, 1, 2]), (None, [0, 2])])
+def test_epochs_are_indices_also_at_the_end(model: Classifier, every_n_epochs: int | None, epochs: list[int]) -> None:
+    monitor = ComplexityMonitor("fast", every_n_epochs=every_n_epochs)
+    trainer(callbacks=[monitor], max_epochs=3).fit(model, data())
+    assert [m.epoch for m in monitor.history] == epochs
 
 
 def test_two_optimizers_step_once_a_batch() -> None:
@@ -353,8 +361,12 @@ def test_curves_and_plot(model: Classifier) -> None:
     assert ["stable_rank", "(higher: more complex)"] in titles
     assert monitor.to_frame()["complexity/stable_rank"].to_dict() == dict(zip(xs, ys, strict=True))
     assert len(monitor.plot(["stable_rank", "probe/train_loss"]).axes) == 2
-    with pytest.raises(ValueError, match="nothing was measured as 'complexity/x'"):
-        monitor.plot(["x"])
+    titles = [axes.get_title().split("\n")[0] for axes in monitor.plot(["StableRank", "train_loss"]).axes]
+    assert titles == ["stable_rank", "probe/train_loss"]
+    for name, hint in (("x", ""), ("stable_rnk", " Did you mean 'stable_rank'?"), ("probe/x", "")):
+        with pytest.raises(ValueError, match=f"^nothing was measured as '{name}'.{re.escape(hint)}") as error:
+            monitor.plot([name])
+        assert hint or "complexity/" not in str(error.value)
     with pytest.raises(ValueError, match="nothing was measured yet"):
         ComplexityMonitor().plot()
 

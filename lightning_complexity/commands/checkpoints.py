@@ -100,7 +100,9 @@ def _content(path: Path, trust: bool) -> dict[str, Any]:
                 f"{path} holds {what}. If you know where the file comes from, --trust loads it, which can run code of "
                 "it."
             ) from error
-        why = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
+        # Of what is no pickle torch says that without weights_only it would load, which it would not.
+        said = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0]
+        why = f"{type(error).__name__}: {said}" if said else type(error).__name__
         raise ValueError(
             f"{path} is no file that torch has saved, or is cut off: it cannot be loaded ({why})."
         ) from error

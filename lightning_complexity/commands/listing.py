@@ -17,7 +17,8 @@ def list_parser() -> ArgumentParser:
     """Of ``list``."""
     parser = ArgumentParser(
         description="List every metric: its log key, which direction is more complex, its units, what it costs and "
-        "needs, from which suite on it is measured, whether it can be penalised, and what it is."
+        "needs, from which suite on it is measured, whether it can be penalised, and what it is. For example: "
+        '"lightning-complexity list --family norms".'
     )
     parser.add_argument("--family", help="only those of a family, such as norms")
     parser.add_argument("--json", action="store_true", help="all that is known of each, as JSON")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,7 +85,8 @@ def plot_histories(
 
     Args:
         histories: Measurements by name of the run.
-        names: Metrics' names or full log keys; default losses, accuracies and gaps on the probes, and every metric.
+        names: Metrics' names or classes, or log keys; default losses, accuracies and gaps on the probes, and every
+            metric.
         at_most: How many panels, the first of them.
 
     Returns:
@@ -92,18 +94,11 @@ def plot_histories(
 
     Raises:
         ImportError: Without matplotlib.
-        ValueError: If there is nothing to draw.
+        ValueError: If there is nothing to draw, or nothing was measured under a name; with the closest one.
     """
     make_figure = figure_class()
     measured = dict.fromkeys(key for history in histories.values() for m in history for key in m.values)
-    if names is None:
-        panels = default_panels(measured)
-    else:
-        keys = [name if name in measured else f"complexity/{name}" for name in names]
-        missing = [key for key in keys if key not in measured]
-        if missing:
-            raise ValueError(f"nothing was measured as {missing[0]!r}.")
-        panels = [metric_panel(key) for key in keys]
+    panels = default_panels(measured) if names is None else [metric_panel(_key(name, measured)) for name in names]
     if not panels:
         raise ValueError("nothing was measured yet.")
     panels = panels[:at_most]
@@ -120,6 +115,21 @@ def plot_histories(
     if any(histories):
         _add_legend(figure, list(histories))
     return figure
+
+
+def _key(name: str, measured: Iterable[str]) -> str:
+    """The log key of a name: of a key, of what follows its first slash, or of a metric's class."""
+    from lightning_complexity.metrics import catalogue  # reading a record needs no torch, so this waits
+
+    keys = list(measured)
+    short = {key.partition("/")[2]: key for key in reversed(keys)}
+    classes = {e.metric.__name__: short[e.name] for e in catalogue() if e.name in short}
+    known = {**classes, **short, **dict(zip(keys, keys, strict=True))}
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"nothing was measured as {name!r}.{hint}")
+    return known[name]
 
 
 def _draw(axes: Axes, panel: Panel, history: list[Measurement], first: str, second: str) -> None:

@@ -214,6 +214,28 @@ def test_curves_against_steps_epochs_time_and_loss(show: Open, tmp_path: Path) -
     assert left > right
 
 
+def test_losses_below_zero_have_a_place(show: Open, tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [(10 * i, {NORM: 1.0 + i, LOSS: 1.0 - i}) for i in range(4)])
+    page = show(tmp_path)
+    choose(page, "curves", "against", "loss")
+    assert axis_type(page, "curves") == "linear"
+    assert drawn(page, "curves") == 8
+
+
+def test_one_number_is_a_thin_bar_and_not_what_is_shown_first(show: Open, tmp_path: Path) -> None:
+    write_run(tmp_path, training(8, 0))
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in (10, 20):
+            writer.add_histogram("complexity/spectrum/a", np.array([float(step)]), step)
+            writer.add_histogram("complexity/spectrum/b", np.linspace(0, step, 100), step)
+    page = show(tmp_path)
+    choice = page.locator("#moments .controls label", has_text="distribution").locator("select")
+    assert choice.input_value() == "complexity/spectrum/b"
+    choose(page, "moments", "distribution", "complexity/spectrum/a")
+    (bar,) = traces(page, "moments", "distribution")
+    assert (bar["x"], bar["y"], bar["width"]) == ([20], [1], [pytest.approx(0.1)])
+
+
 def test_bands_over_seeds_and_no_smoothing_unless_asked_for(show: Open, tmp_path: Path) -> None:
     for seed in range(5):
         rows = [(i, {NORM: float(10 ** (i % 2) * (seed + 1)), LOSS: 1.0}) for i in range(21)]
@@ -379,6 +401,17 @@ def test_findings_are_at_the_top_in_their_order(show: Open, tmp_path: Path) -> N
     item = page.locator("#findings li.fault").inner_text()
     assert "a · step 40 · 0.25 ± 0.01 · 90 % sure" in item
     assert "Try: stop early" in item
+
+
+def test_many_findings_of_one_kind_take_no_more_room_than_three(show: Open, tmp_path: Path) -> None:
+    gaps = [Finding("generalization_gap", "note", f"gap {i}", run=f"{i}") for i in range(9)]
+    others = [Finding("overfitting", "note", "overfits"), Finding("gap_explained", "note", "explained", confidence=0.6)]
+    page = show(write_run(tmp_path / "a", training(8, 0)).parent, [*gaps, *others])
+    shown = [text for text in page.locator("#findings strong").all_inner_texts() if text]
+    assert shown == ["gap 0", "gap 1", "gap 2", "overfits", "explained"]
+    page.locator("#findings summary", has_text="6 more like this").click()
+    assert page.locator("#findings strong").all_inner_texts() == [f.headline for f in [*gaps, *others]]
+    assert page.locator("#findings strong", has_text="gap 8").is_visible()
 
 
 def test_filters_colours_and_the_legend(show: Open, tmp_path: Path) -> None:

@@ -35,6 +35,16 @@ def test_it_writes_a_page_a_report_and_pictures_and_says_so(tmp_path: Path, caps
     }
 
 
+def test_what_many_runs_have_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "abcdefg":
+        write_run(tmp_path / "runs" / name, training(8, 0, gap=0.4))
+    cli.main(["report", str(tmp_path / "runs"), "-o", str(tmp_path / "page.html")])
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("fault: Training labels are memorised")
+    assert first.endswith("(a and 6 more like this)")
+    assert not [line for line in others if "memorised" in line]
+
+
 def test_files_can_be_named(tmp_path: Path) -> None:
     write_run(tmp_path / "run", training(8, 0))
     cli.main(["report", str(tmp_path / "run"), "-o", str(tmp_path), "--json", str(tmp_path / "a" / "b.json")])

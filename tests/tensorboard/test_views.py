@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_complexity import ComplexityMonitor
 from lightning_complexity.callbacks.views.layout import MOST_BANDS, Source, layout
 from lightning_complexity.dashboard.events import read_events
-from lightning_complexity.metrics import LinearRegions, ParameterNorm, catalogue
+from lightning_complexity.metrics import LinearRegions, MarginPercentile, ParameterNorm, StableRank, catalogue
 from lightning_complexity.metrics.base import Curve
 from lightning_complexity.network import Context, MeasureError, Snapshot
 from tests.tensorboard.runs import Written, X, Y, fitted, plain, written
@@ -73,6 +73,11 @@ def test_every_measure_is_in_the_chart_of_its_family_and_nothing_else_is(run: Wr
     for family, tags in families.items():
         assert {of[tag.rpartition("/")[2]] for tag in tags} == {family}
     assert {"complexity/stable_rank", "complexity/shifted/stable_rank"} <= families["spectra"]
+
+
+def test_a_family_without_a_value_has_no_chart() -> None:
+    source = Source(None, [StableRank(), MarginPercentile()], {"complexity/stable_rank"}, set(), [])
+    assert layout([source])["Complexity by family"].keys() == {"spectra"}
 
 
 def test_losses_and_gaps_of_all_monitors_share_charts(run: Written) -> None:

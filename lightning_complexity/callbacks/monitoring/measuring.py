@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_complexity.callbacks.base import LightningModule, Trainer, double_precision
+from lightning_complexity.callbacks.base import LightningModule, Trainer, double_precision, epoch_of
 from lightning_complexity.callbacks.changes import Fingerprint, fingerprint
 from lightning_complexity.callbacks.keys import KeyedCallback, named_key, plain_key
 from lightning_complexity.callbacks.loggers import log_scalars
@@ -88,7 +88,7 @@ class Measuring(RunResults, WatchedValues, KeyedCallback):
         self._chosen = moment.chosen | (self._chosen or set() if is_again else set())
         if self._history:
             values["complexity/overhead"] = sum(monitor.overhead for monitor in self._all(trainer))
-        of_all = trainer.current_epoch, self._named(values), self._failures.left_out
+        of_all = epoch_of(trainer), self._named(values), self._failures.left_out
         epoch, values, self._failures.left_out = trainer.strategy.broadcast(of_all)
         log_scalars(trainer, values, self._steps, self.views.parts)
         seconds = measured.seconds

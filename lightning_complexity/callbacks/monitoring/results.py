@@ -146,13 +146,15 @@ class RunResults:
         """Draw the curves.
 
         Args:
-            names: Metrics' names or full log keys; default losses, accuracies and gaps on the probes, and every metric.
+            names: Metrics' names or classes, or log keys; default losses, accuracies and gaps on the probes, and every
+                metric.
 
         Returns:
             A matplotlib figure, which belongs to no window.
 
         Raises:
             ImportError: Without matplotlib: ``pip install lightning-complexity[plot]``.
+            ValueError: If there is nothing to draw, or nothing was measured under a name; with the closest one.
         """
         from lightning_complexity.plots.curves import plot_histories
 

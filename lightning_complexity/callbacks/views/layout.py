@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from lightning_complexity.callbacks.keys import named_key
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.metrics.catalogue import catalogue
 from lightning_complexity.recording.tags import PARTS, STANDARD_ERROR, tags_of_spread
@@ -56,7 +57,7 @@ def layout(sources: Sequence[Source], prefix: str = "") -> dict[str, Charts]:
     keys = {key for source in sources for key in source.keys}
     found = {
         "Loss and generalization": _fits(keys, prefix),
-        "Complexity by family": _families([m for source in sources for m in source.metrics], prefix),
+        "Complexity by family": _families(_measured(sources), prefix),
         "Estimates with their standard errors": _estimates(sources, prefix),
         "Margins, spectra, distributions": _distributions(sources, prefix),
         "Layers, classes, outputs": _parts(sources, prefix),
@@ -71,6 +72,11 @@ def _fits(keys: set[str], prefix: str) -> Charts:
         for title, pattern in patterns.items()
         if any(re.match(pattern, key) for key in keys)
     }
+
+
+def _measured(sources: Sequence[Source]) -> list[ComplexityMetric]:
+    """Metrics that have a value: a chart of none would be empty."""
+    return [m for s in sources for m in s.metrics if named_key(f"complexity/{m.name}", s.name) in s.keys]
 
 
 def _families(metrics: Iterable[ComplexityMetric], prefix: str) -> Charts:

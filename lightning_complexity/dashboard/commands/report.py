@@ -6,9 +6,12 @@ import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
+
+if TYPE_CHECKING:
+    from lightning_complexity.dashboard.findings import Finding
 
 _EXAMPLES = """\
 Draw runs that were measured, in one file that needs no network: complexity against the generalization gap, accuracy
@@ -40,7 +43,7 @@ def run_report(options: dict[str, Any]) -> None:
         OSError: If a file cannot be written.
         ImportError: If pictures are wanted and matplotlib is not there.
     """
-    from lightning_complexity.dashboard.findings import Finding, findings
+    from lightning_complexity.dashboard.findings import findings
     from lightning_complexity.dashboard.page import html_page
     from lightning_complexity.dashboard.payload import page_data
     from lightning_complexity.dashboard.program import report_data, written
@@ -63,13 +66,22 @@ def run_report(options: dict[str, Any]) -> None:
         print(f"note: {note}", file=sys.stderr)
     if len(found.notes) > _TOP:
         print(f"note: {len(found.notes) - _TOP} more, in the page", file=sys.stderr)
-    for finding in ranked[:_TOP]:
-        where = f" ({finding.run})" if finding.run else ""
-        print(f"{finding.severity}: {finding.headline}{where}")
+    for alike in _kinds(ranked)[:_TOP]:
+        first, others = alike[0], len(alike) - 1
+        more = f" and {others} more like this" if others else ""
+        print(f"{first.severity}: {first.headline}{f' ({first.run}{more})' if first.run else ''}")
     runs = "one run" if len(found.runs) == 1 else f"{len(found.runs)} runs"
     print(f"Written of {runs}: {', '.join(files)}")
     if options["open"]:
         webbrowser.open(page.resolve().as_uri())
+
+
+def _kinds(ranked: Sequence[Finding]) -> list[list[Finding]]:
+    """Findings of one name and severity together, so that what many runs have hides nothing else."""
+    kinds: dict[tuple[str, str], list[Finding]] = {}
+    for finding in ranked:
+        kinds.setdefault((finding.severity, finding.name), []).append(finding)
+    return list(kinds.values())
 
 
 def _files(page: Path, report: Path | None) -> tuple[Path, Path]:

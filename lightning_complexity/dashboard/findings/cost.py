@@ -28,7 +28,8 @@ def thinned(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         "thinned_measures",
         "note",
-        f"{len(rare)} measures were taken at half of the moments or fewer: {shown}.",
+        f"{'1 measure was' if len(rare) == 1 else f'{len(rare)} measures were'} taken at half of the moments or fewer: "
+        f"{shown}.",
         f"The most frequent one came at {most} moments.",
         value=float(len(rare)),
         confidence=0.9,

@@ -81,12 +81,27 @@ Complexity.defaultColor = (data) => {
 
 Complexity.findings = (data) => {
   const { element } = Complexity;
-  const items = data.findings.map((finding) => {
+  const item = (finding) => {
     const number = finding.value === null ? "" : `${Complexity.number(finding.value)}${finding.standard_error === null ? "" : ` ± ${Complexity.number(finding.standard_error)}`}${finding.interval ? ` (${finding.interval.map(Complexity.number).join(" to ")})` : ""}`;
     const where = [finding.run, finding.step === null ? null : `step ${finding.step}`, number, `${Math.round(100 * finding.confidence)} % sure`].filter(Boolean).join(" · ");
     const next = finding.next_step ? element("p", { className: "next", textContent: `Try: ${finding.next_step}` }) : null;
     const evidence = finding.evidence ? element("p", { textContent: finding.evidence }) : null;
     return element("li", { className: finding.severity, dataset: { finding: finding.name } }, element("strong", { textContent: finding.headline }), element("span", { className: "where", textContent: where }), evidence, next);
+  };
+  // Of one kind the first three, at their places; the others, of as many runs, are opened at the third.
+  const kinds = new Map();
+  for (const finding of data.findings) {
+    const kind = `${finding.severity} ${finding.name}`;
+    kinds.set(kind, [...(kinds.get(kind) ?? []), finding]);
+  }
+  const items = data.findings.flatMap((finding) => {
+    const alike = kinds.get(`${finding.severity} ${finding.name}`);
+    const place = alike.indexOf(finding);
+    if (place > 2) return [];
+    const node = item(finding);
+    const rest = place === 2 ? alike.slice(3) : [];
+    if (rest.length) node.append(element("details", {}, element("summary", { textContent: `${rest.length} more like this` }), element("ol", {}, ...rest.map(item))));
+    return [node];
   });
   const notes = data.notes.length ? element("details", { className: "notes" }, element("summary", { textContent: `${data.notes.length} note${data.notes.length > 1 ? "s" : ""} about what was read` }), element("ul", {}, ...data.notes.map((note) => element("li", { textContent: note })))) : null;
   return element("section", { id: "findings" }, element("h2", { textContent: "Findings" }), element("ol", {}, ...items), notes);

@@ -101,13 +101,15 @@ Complexity.drawPanel = (data, state, classes, panel, node, root) => {
   const fits = !panel.isLog && least > 0 && greatest > 100 * least;
   const isLog = state.scale === "log" || (state.scale === "auto" && fits);
   const loss = state.axis === "loss";
+  const losses = loss ? traces.flatMap((trace) => trace.x).filter((x) => x !== null) : [];
+  const isLogLoss = loss && losses.filter((x) => x <= 0).length < 0.2 * losses.length; // likelihoods may be below 0
   const layout = Complexity.layout(root, {
     height: 270,
-    uirevision: `${state.axis} ${isLog}`, // a zoom is kept while the axes are the same
+    uirevision: `${state.axis} ${isLogLoss} ${isLog}`, // a zoom is kept while the axes are the same
     margin: { l: panel.units ? 58 : 45, r: 10, t: 30, b: 40 },
     title: { text: Complexity.plain(Complexity.shortened(panel.label, 62)), font: { size: 12.5 }, x: 0.02, xanchor: "left", y: 0.97 },
     showlegend: false,
-    xaxis: { title: { text: Complexity.axes[state.axis], font: { size: 11 } }, type: loss ? "log" : "linear", ...(loss ? { autorange: "reversed" } : {}) },
+    xaxis: { title: { text: Complexity.axes[state.axis], font: { size: 11 } }, type: isLogLoss ? "log" : "linear", ...(loss ? { autorange: "reversed" } : {}) },
     yaxis: { title: { text: Complexity.plain(panel.units || ""), font: { size: 11 } }, type: isLog ? "log" : "linear" },
     ...(strange.length ? { yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true } } : {}),
   });

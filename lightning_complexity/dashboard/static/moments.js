@@ -15,9 +15,11 @@ Complexity.sections.push({
     state.run = runs.map(String).includes(String(state.run)) ? String(state.run) : String(runs[0]);
     const own = (series) => series.filter((one) => String(one.run) === state.run);
     const [histograms, pictures] = [own(data.histograms), own(data.pictures)];
+    const isSpread = ({ edges }) => !edges || edges.at(-1) > edges[0];
     const pick = (name, series) => {
       const keys = series.map((one) => one.key);
-      state[name] = keys.includes(state[name]) ? state[name] : keys[0];
+      const first = series.find((one) => isSpread(one.moments.at(-1))); // rather than one of a single number
+      state[name] = keys.includes(state[name]) ? state[name] : (first?.key ?? keys[0]);
       const options = keys.map((key) => [key, key.replace(/^(complexity|probe)\//, "")]);
       return keys.length ? [Complexity.choice(name, options, state[name], (key) => redraw({ [name]: key }))] : [];
     };
@@ -63,18 +65,19 @@ Complexity.sections.push({
     const found = moment(series);
     const { edges, counts } = found ?? { edges: [], counts: [] };
     const widths = counts.map((_, i) => edges[i + 1] - edges[i]);
-    const bars = {
-      type: "bar", x: counts.map((_, i) => (edges[i] + edges[i + 1]) / 2), y: counts.map((count, i) => (widths[i] > 0 ? count / widths[i] : count)), width: widths.map((width) => (width > 0 ? width : undefined)),
-      marker: { color: Complexity.palette()[0], line: { width: 0 } }, hovertemplate: "%{x:.4g}: %{y:.4g}<extra></extra>", meta: "distribution",
-    };
     const all = series.moments.flatMap((one) => [one.edges[0], one.edges.at(-1)]);
     const [low, high] = [Math.min(...all), Math.max(...all)];
+    const thin = 0.01 * (high - low) || undefined; // where all values are equal
+    const bars = {
+      type: "bar", x: counts.map((_, i) => (edges[i] + edges[i + 1]) / 2), y: counts.map((count, i) => (widths[i] > 0 ? count / widths[i] : count)), width: widths.map((width) => (width > 0 ? width : thin)),
+      marker: { color: Complexity.palette()[0], line: { width: 0 } }, hovertemplate: "%{x:.4g}: %{y:.4g}<extra></extra>", meta: "distribution",
+    };
     parts.words.textContent = found ? `Step ${found.step}.` : "Nothing yet at this step.";
     const layout = Complexity.layout(root, {
       height: 320,
       bargap: 0,
       xaxis: { title: { text: Complexity.plain(state.distribution.replace(/^(complexity|probe)\//, "")) }, range: [low - 0.02 * (high - low), high + 0.02 * (high - low)] },
-      yaxis: { title: { text: "values per unit" }, rangemode: "tozero" },
+      yaxis: { title: { text: widths.some((width) => width > 0) ? "values per unit" : "values" }, rangemode: "tozero" },
     });
     return Complexity.draw(parts.bars, [bars], layout);
   },

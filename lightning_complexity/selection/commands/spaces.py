@@ -19,7 +19,8 @@ def add_spaces(commands: Any) -> None:
     parser = ArgumentParser(
         description="Compare two spaces by the errors of random networks, as they are and at equal complexity: "
         "distributions, efficiency of random search, and whether there are networks enough. Without tables, networks "
-        "of two spaces, fully connected ones with ReLU and with sigmoids, are drawn and trained on digits."
+        "of two spaces, fully connected ones with ReLU and with sigmoids, are drawn and trained on digits. For "
+        'example: "lightning-complexity spaces a.csv b.csv --complexity parameters".'
     )
     parser.add_argument("first", type=Path, nargs="?", help="CSV with a row a network, or a folder of records")
     parser.add_argument("second", type=Path, nargs="?", help="likewise, of the other space")

@@ -24,7 +24,11 @@ _SUMMARIES = {
 
 def add_study(commands: Any) -> None:
     """Add ``study`` with its own commands to those of a parser."""
-    study = ArgumentParser(description="Train many networks, and ask what measures of complexity say about them.")
+    study = ArgumentParser(
+        description="Train many networks, and ask what measures of complexity say about them. "
+        'For example: "lightning-complexity study labels --quick" or, to see what it takes, '
+        '"lightning-complexity study labels --help".'
+    )
     commands.add_subcommand("study", study, help="does a measure explain generalization? train many networks and see")
     studies = study.add_subcommands(required=True)
     for name, summary in _SUMMARIES.items():

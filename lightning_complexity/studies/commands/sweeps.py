@@ -86,7 +86,8 @@ def add_worker(commands: Any) -> None:
     """Add ``worker`` to the commands of a parser."""
     parser = ArgumentParser(
         description="Take trials of a study out of a storage that others share, until none is left. Start as many as "
-        "you like, anywhere the storage can be reached from. Trials of one that was killed are given to others."
+        "you like, anywhere the storage can be reached from. Trials of one that was killed are given to others. For "
+        'example: "lightning-complexity worker --storage complexity_study/sweep/journal.log --study sweep".'
     )
     parser.add_argument("--storage", required=True, help="journal file, or URL such as postgresql://user@host/name")
     parser.add_argument("--study", required=True, help="name of the study in the storage")

@@ -211,6 +211,12 @@ def test_values_that_are_missing_or_not_finite_lead_to_no_other_fault(case: str)
             assert set(loud(found(holes))) <= known | followed
 
 
+def test_one_thinned_measure_is_one() -> None:
+    thinned = {"complexity/hessian_trace": [1.0] * 4}
+    one = found({**HEALTHY, **thinned})["thinned_measures"]
+    assert one.headline == "1 measure was taken at half of the moments or fewer: hessian_trace."
+
+
 @pytest.mark.parametrize("case", FIRES)
 def test_one_measurement_says_nothing_of_a_course(case: str) -> None:
     first = {key: list(values[:1]) for key, values in {**HEALTHY, **FIRES[case][0]}.items()}
