@@ -149,7 +149,7 @@ class WorstCaseSharpness(SearchedMetric):
     The largest loss is searched for by :func:`lightning_complexity.functional.maximize_in_box`, from the parameters
     and from random points of the box, the same every time, over all of the samples. What is found is a lower bound.
     ``<name>/rise`` is the rise in units of the loss, ``<name>/converged`` is 1 where no step raised the loss
-    further, to first order.
+    further, to first order. ``nan`` for a loss of -1 or less, such as that of a density; the rise is known then.
 
     Args:
         epsilon: Half the width of the box for a weight of zero.
