@@ -132,6 +132,7 @@ def test_along_the_gradient_of_a_quadratic_it_is_the_curvature_weighted_by_the_g
 def test_a_rate_so_small_that_its_step_is_lost_in_single_precision(kind: type[Optimizer], rate: float) -> None:
     """As warm-up begins with; the direction, and so the place, does not depend on the rate in the first step."""
     model, x, y = network()
+    model, x = model.float(), x.float()
     expected = report(CriticalSharpness(), model, x, y, optimizer=kind(model.parameters(), lr=0.1))
     found = report(CriticalSharpness(), model, x, y, optimizer=kind(model.parameters(), lr=rate))
     assert found["critical_sharpness"] == pytest.approx(expected["critical_sharpness"], rel=0.02)

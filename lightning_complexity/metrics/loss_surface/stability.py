@@ -86,8 +86,8 @@ class CriticalSharpness(_StabilityMetric):
     start after the last pass, so that the value is an upper limit, or where rounding hides the place; and
     ``/evaluations``, forward passes at other weights. Where the loss comes back to its start several times, one of the
     places is found. Infinite where the update points uphill, as momentum may; ``nan`` where the gradient is zero.
-    Parameter groups with different rates move together, and :math:`\eta` is the largest of them; several optimizers step
-    together. At a rate of 0 the direction is that at the rate that the schedule starts from.
+    Parameter groups with different rates move together, and :math:`\eta` is the largest of them; several optimizers
+    step together. At a rate of 0 the direction is that at the rate that the schedule starts from.
 
     Args:
         tolerance: Of :math:`\eta_c`, relative.
