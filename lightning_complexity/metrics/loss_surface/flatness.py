@@ -229,8 +229,9 @@ class NoiseTolerance(SearchedMetric):
     results. The noise is the same every time and at every scale, times the scale. The search doubles or halves the
     scale until the drop lies between two, then halves the bracket to 2 %; the larger end counts. ``<name>/drop`` is
     what the error rises by, ``<name>/converged`` is 1 unless no scale was found: the value is ``nan`` then, as it
-    is for a network at chance level. Where there are no classes it is the loss that rises. A single sample gives a
-    coarse value, as the error is then 0 or 1 for each draw.
+    is for a network at chance level. Where there are no classes it is the loss that rises, with draws in opposite
+    pairs, so that its slope does not count. A single sample gives a coarse value, as the error is then 0 or 1 for each
+    draw.
 
     Args:
         magnitude_aware: Whether the noise has the variance :math:`\sigma^2 w_k^2 + 10^{-6}`; the log key is then
