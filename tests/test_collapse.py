@@ -81,6 +81,14 @@ class TestFormulas:
         expected = np.trace(within @ np.linalg.pinv(between, rcond=1e-10)) / 3
         assert collapse_variability(x, y).item() == pytest.approx(expected, rel=1e-8)
 
+    def test_variability_of_features_far_from_zero_in_single_precision(self) -> None:
+        """The means of C classes have C - 1 directions; rounding of the means is no other one."""
+        x, y = torch.randn(50, 5).float(), torch.arange(50) % 3
+        assert collapse_variability(x + 1000, y).item() == pytest.approx(collapse_variability(x, y).item(), rel=0.02)
+        line = x[:, :1] * torch.ones(5) + y[:, None].float()
+        shifted = line + 1000
+        assert collapse_variability(shifted, y).item() == pytest.approx(collapse_variability(line, y).item(), rel=0.02)
+
     def test_pairs_by_hand(self) -> None:
         x = torch.tensor([[0.0], [2.0], [9.0], [11.0], [30.0]])
         y = torch.tensor([7, 7, 1, 1, 4])

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from lightning_complexity.functional import adaptive_code_length, occam_bound
-from lightning_complexity.metrics import CompressionBound
+from lightning_complexity.metrics import CompressionBound, PACBayesBound
 from lightning_complexity.network import initial_state
 from tests.networks import mlp
 
@@ -169,3 +169,21 @@ def test_options_that_make_no_sense(options: dict, message: str) -> None:
     if "form" in options:
         with pytest.raises(ValueError, match=message):
             occam_bound(torch.tensor(0.1), torch.tensor(1.0), 5, **options)
+
+
+@pytest.mark.parametrize("kind", [CompressionBound, PACBayesBound])
+def test_samples_whose_class_the_loss_ignores_prove_nothing(kind: type[CompressionBound | PACBayesBound]) -> None:
+    net = nn.Linear(3, 3)
+    start = initial_state(net)
+    with torch.no_grad():
+        net.weight.add_(torch.eye(3))
+    x = torch.randn(400, 3)
+    y = x.argmax(1)
+    ignored = torch.cat([y[:100], torch.full((300,), -100)])
+    some, all_of_them = kind(), kind()
+    some.update(net, x[:100], y[:100], initial=start)
+    all_of_them.update(net, x, ignored, initial=start)
+    assert all_of_them.compute() == pytest.approx(some.compute().item())
+    with_more = kind(num_samples=4000)
+    with_more.update(net, x, ignored, initial=start)
+    assert with_more.compute() < some.compute()

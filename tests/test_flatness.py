@@ -226,6 +226,15 @@ class TwoParameters(nn.Module):
         return torch.tanh(x * self.w[0]) * self.w[1]
 
 
+@pytest.mark.parametrize("offset", [-1.0, -3.0])
+def test_a_share_of_one_plus_a_loss_below_minus_one_is_nothing(offset: float) -> None:
+    metric = metrics.WorstCaseSharpness()
+    metric.update(nn.Linear(2, 1), torch.ones(3, 2), torch.zeros(3, 1), loss=lambda z, _: offset - z.sigmoid().mean())
+    found = metric.report()
+    assert found["worst_case_sharpness"].isnan()
+    assert found["worst_case_sharpness/rise"] > 0
+
+
 @pytest.mark.parametrize("box", ["keskar", "magnitude", "plain"])
 def test_the_worst_case_of_two_parameters_is_that_of_a_grid(box: str) -> None:
     net, x = TwoParameters(), torch.randn(20, 1)

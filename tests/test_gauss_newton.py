@@ -481,6 +481,20 @@ def test_relative_flatness_does_not_change_when_the_layers_are_rescaled() -> Non
     torch.testing.assert_close(values[1], values[0])
 
 
+def test_sure_samples_among_weighted_ones_of_many_classes_are_seen_as_cross_entropy() -> None:
+    """Their curvature is far below that of others, and a matrix for each sample would be too large."""
+    layer, x, y, weight = nn.Linear(4, 70), torch.randn(40, 4), torch.randint(70, (40,)), torch.rand(70)
+    with torch.no_grad():
+        layer.weight.mul_(40)
+    metric = RelativeFlatness()
+    metric.update(layer, x, y, loss=lambda outputs, classes: F.cross_entropy(outputs, classes, weight=weight))
+    p, w = layer(x).detach().softmax(1), layer.weight.detach()
+    assert p.amax(1).max() > 1 - 1e-6
+    spread = p @ w.square().sum(1) - (p @ w).square().sum(1)
+    expected = (weight[y] / weight[y].sum() * x.square().sum(1) * spread).sum()
+    torch.testing.assert_close(metric.compute(), expected, rtol=1e-7, atol=0)
+
+
 def test_outputs_that_are_not_those_of_a_linear_layer_are_refused() -> None:
     for model in (
         nn.Sequential(nn.Linear(4, 3), nn.Tanh()),

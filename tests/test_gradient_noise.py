@@ -81,6 +81,16 @@ def test_orthogonal_and_equal_gradients() -> None:
     assert measured("GradientVariance", torch.ones(5, 3)).compute().abs() < 1e-12
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_is_no_difference_between_equal_samples(dtype: torch.dtype) -> None:
+    model, x = mlp(4, 6, 3).to(dtype), torch.randn(1, 4, dtype=dtype).expand(6, 4)
+    expected = {"GradientVariance": 0.0, "GradientNoiseScale": 0.0, "GradientSignalToNoise": torch.inf}
+    for name, number in expected.items():
+        metric = getattr(metrics, name)(per_layer=True)
+        metric.update(Snapshot(model, x, torch.ones(6, dtype=torch.long), chunk_size=4))
+        assert {float(value) for value in metric.compute().values()} == {number}
+
+
 def test_norms_of_samples_are_averaged_over_batches_too() -> None:
     model, x, y = mlp(3, 4, 2), torch.randn(7, 3), torch.arange(7) % 2
     metric = metrics.SampleGradientNorm(per_layer=True)

@@ -123,6 +123,15 @@ def test_the_tolerated_noise_is_where_a_tenth_of_the_draws_fails() -> None:
     assert details["noise_tolerance/converged"] == 1
 
 
+def test_the_slope_of_the_loss_does_not_count_in_the_tolerated_noise() -> None:
+    """Of a linear layer the loss rises by the square of the scale times the trace of half of its Hessian."""
+    net, x = nn.Linear(3, 1, bias=False), torch.randn(200, 3)
+    metric = NoiseTolerance(num_draws=60, rise=0.5)
+    metric.update(net, x, net(x).detach() + 30 * x[:, :1], loss=F.mse_loss)
+    expected = (0.5 / x.square().sum(1).mean()).sqrt()
+    assert float(metric.compute()) == pytest.approx(float(expected), rel=0.2)
+
+
 @pytest.mark.slow
 def test_the_tolerated_noise_in_closed_form() -> None:
     metric = NoiseTolerance(num_draws=4000)

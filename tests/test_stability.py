@@ -98,6 +98,17 @@ def test_a_loss_that_falls_without_end_has_a_step_at_least_as_long() -> None:
     assert found.step > 10
 
 
+@pytest.mark.parametrize("first", [1e-9, 1e-6, 1e-3])
+def test_no_step_is_looked_at_whose_change_rounding_hides(first: float) -> None:
+    found = critical_step(lambda s: round((1 - s + s * s / 40) / 1e-7) * 1e-7, 1.0, -1.0, first=first)
+    assert found.converged
+    assert found.step == pytest.approx(40, rel=1e-3)
+
+
+def test_a_place_that_rounding_hides_is_not_known() -> None:
+    assert not critical_step(lambda s: 1 - s + 1e7 * s * s, 1.0, -1.0, first=1e-3).converged
+
+
 def test_edges_of_the_search() -> None:
     assert critical_step(lambda s: s, 1.0, 2.0).step == 0
     assert math.isnan(critical_step(lambda s: s, 1.0, 0.0).step)
@@ -114,6 +125,18 @@ def test_along_the_gradient_of_a_quadratic_it_is_the_curvature_weighted_by_the_g
     assert found["critical_sharpness"] == pytest.approx(float(g @ model.hessian @ g / (g @ g)), rel=1e-4)
     assert found["converged"] == 1
     assert "share_of_limit" not in found
+
+
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+@pytest.mark.parametrize("rate", [1e-6, 1e-10])
+def test_a_rate_so_small_that_its_step_is_lost_in_single_precision(kind: type[Optimizer], rate: float) -> None:
+    """As warm-up begins with; the direction, and so the place, does not depend on the rate in the first step."""
+    model, x, y = network()
+    model, x = model.float(), x.float()
+    expected = report(CriticalSharpness(), model, x, y, optimizer=kind(model.parameters(), lr=0.1))
+    found = report(CriticalSharpness(), model, x, y, optimizer=kind(model.parameters(), lr=rate))
+    assert found["critical_sharpness"] == pytest.approx(expected["critical_sharpness"], rel=0.02)
+    assert found["share_of_limit"] == pytest.approx(rate / 0.1 * expected["share_of_limit"], rel=0.02)
 
 
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {

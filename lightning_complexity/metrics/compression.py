@@ -14,6 +14,7 @@ from lightning_complexity.metrics.base.checks import check_at_least, check_share
 from lightning_complexity.metrics.loss_surface.flatness import SearchedMetric
 from lightning_complexity.network import Context, Snapshot, trainable
 from lightning_complexity.network.landscape.perturbations import error_rate
+from lightning_complexity.network.outputs import num_classified
 from lightning_complexity.network.running.tensors import plain_name
 
 __all__ = ["CompressionBound"]
@@ -54,8 +55,8 @@ class CompressionBound(SearchedMetric):
     Args:
         levels: Numbers of levels, odd, chosen before the samples are seen.
         delta: Probability that it does not hold.
-        num_samples: ``n``; default the number of samples measured. With another number nothing is proved, as the error
-            of those that are not measured is guessed.
+        num_samples: ``n``; default the number of samples measured whose class the loss does not ignore. With another
+            number nothing is proved, as the error of those that are not measured is guessed.
         form: ``"hoeffding"`` for the looser :math:`\hat e_\ell + \sqrt{(\dots) / 2 n}`.
         per_layer: Must be ``False``, the bound is on the error of the network as a whole.
 
@@ -131,7 +132,7 @@ class CompressionBound(SearchedMetric):
         return _Code(tensors, bits)
 
     def _bound(self, error: float, code: _Code, snapshot: Snapshot) -> float:
-        num_samples = self.num_samples or snapshot.num_samples
+        num_samples = self.num_samples or num_classified(snapshot)
         observed, bits = torch.tensor([error, code.bits], dtype=torch.float64)
         return float(occam_bound(observed, bits, num_samples, delta=self.delta, form=self.form))
 

@@ -223,6 +223,12 @@ def class_targets(snapshot: Snapshot) -> tuple[Tensor, Tensor]:
     return targets.long(), kept
 
 
+def num_classified(snapshot: Snapshot) -> int:
+    """Number of samples with a class, in any position, that the loss does not ignore. Needs targets."""
+    kept = snapshot.targets != snapshot.task.ignore_index
+    return int(kept.reshape(len(kept), -1).any(1).sum())
+
+
 @shared
 def margins(snapshot: Snapshot) -> Tensor:
     """Signed margin of every sample, or of every position, that the loss does not ignore. Needs targets."""

@@ -177,7 +177,7 @@ def keskar_sharpness(loss: Tensor, worst: Tensor) -> Tensor:
         worst: The largest loss in the box.
 
     Returns:
-        The same shape.
+        The same shape; ``nan`` where one plus the loss is not positive, so that there is nothing to take a share of.
 
     References:
         Keskar et al., "On large-batch training for deep learning", ICLR 2017.
@@ -186,7 +186,7 @@ def keskar_sharpness(loss: Tensor, worst: Tensor) -> Tensor:
         >>> keskar_sharpness(torch.tensor(1.0), torch.tensor(1.5))
         tensor(25.)
     """
-    return 100 * (worst - loss) / (1 + loss)
+    return torch.where(loss > -1, 100 * (worst - loss) / (1 + loss), torch.nan)
 
 
 # The largest box that is borne --------------------------------------------------------------------------

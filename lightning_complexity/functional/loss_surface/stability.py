@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 __all__ = ["CriticalStep", "critical_step"]
 
+# Times what rounding hides: steps from there on are told from none.
+_VISIBLE = 16
+
 
 class CriticalStep(NamedTuple):
     """Where along a line the loss comes back to its start.
@@ -31,20 +34,23 @@ def critical_step(
     *,
     first: float = 1.0,
     tolerance: float = 1e-5,
+    rounding: float | None = None,
     max_evaluations: int = 8,
 ) -> CriticalStep:
     r"""The step at which the loss along a line exceeds the one at its start.
 
     Looks for the zero of the mean slope :math:`(L(s) - L(0)) / s` by secants, inside a bracket as soon as there is one.
     The mean slope of a quadratic is linear in ``s``, so that two losses are enough. What is not finite counts as
-    higher. Where the loss comes back to its start several times, one of these places is found.
+    higher. Where the loss comes back to its start several times, one of these places is found. No step is looked at
+    that is so short that rounding hides what it changes.
 
     Args:
         loss_at: The loss at a step.
         start: The loss at 0.
         slope: Its derivative there.
         first: Where to look first.
-        tolerance: Of the step, relative; not below what rounding in single precision leaves.
+        tolerance: Of the step, relative; not below what rounding leaves.
+        rounding: How far off losses may be by rounding; default what single precision leaves of the start.
         max_evaluations: Of losses.
 
     Returns:
@@ -58,19 +64,21 @@ def critical_step(
         return CriticalStep(math.nan, False, 0)
     if slope > 0:
         return CriticalStep(0.0, True, 0)
+    hidden = (4e-7 * abs(start) if rounding is None else rounding) / abs(slope)  # a step that changes no more than this
     known = [(0.0, slope)]  # steps and mean slopes, the latest last
     high = math.inf
-    step = first
+    step = max(first, _VISIBLE * hidden)
     for evaluations in range(1, max_evaluations + 1):
         mean_slope = (loss_at(step) - start) / step
         if mean_slope == 0:
-            return CriticalStep(step, True, evaluations)
+            return CriticalStep(step, hidden <= 0.01 * step, evaluations)
         known.append((step, mean_slope))
         high = high if mean_slope < 0 else min(high, step)
         low = max(s for s, y in known if y < 0 and s < high)
         following = _next(known, low, high, tolerance)
-        rounding = 4e-7 * abs(start) / (abs(slope) * max(step, following))
-        close = max(tolerance, min(rounding, 0.01))
+        if following < _VISIBLE * hidden:
+            return CriticalStep(following, False, evaluations)
+        close = max(tolerance, min(hidden / max(step, following), 0.01))
         if 0 < high - low <= close * low or abs(following - step) <= close * step:
             return CriticalStep(following, True, evaluations)
         step = following
@@ -84,7 +92,7 @@ def _next(known: list[tuple[float, float]], low: float, high: float, tolerance: 
     if abs(secant - latest) <= tolerance * latest:  # found, on whichever side rounding has it
         return secant
     if not math.isfinite(high):
-        return min(secant, 8 * low) if secant > low else 4 * low
+        return min(secant, low * 8.0 ** (len(known) - 1)) if secant > low else low * 4.0 ** (len(known) - 1)
     if low < secant < high:
         return secant
     ends = [next(point for point in reversed(known) if point[0] == s) for s in (low, high)]

@@ -103,7 +103,8 @@ def collapse_variability(features: Tensor, targets: Tensor) -> Tensor:
         return features.sum() * torch.nan
     # The non-zero eigenvectors of the between-class covariance are the right singular vectors of the means.
     _, s, right = torch.linalg.svd(found.centred, full_matrices=False)
-    rank = s > s.amax() * max(found.centred.shape) * torch.finfo(s.dtype).eps
+    rank = s > torch.maximum(s.amax() * max(found.centred.shape) * torch.finfo(s.dtype).eps, rounding_of(features))
+    rank[count - 1 :] = False  # centred means have a direction less than there are classes
     if not rank.any():
         return features.sum() * torch.nan
     along = (features - found.means[found.members]) @ right[rank].mT

@@ -54,6 +54,8 @@ class ComplexityMetric(Metric, ABC):
     ``compute`` returns it. A metric that does not depend on samples keeps the last value. Calling the metric
     updates it and returns the value of this batch alone. A ``MetricCollection`` must be built with
     ``compute_groups=False``, since it otherwise merges metrics that happen to have equal values at first.
+    Several updates count by their samples: where the loss is no mean over samples (class weights, ignored targets in
+    unequal numbers, a sum) they do not give the value of one big batch; give all samples at once then.
 
     Args:
         per_layer: Whether ``compute`` returns a dictionary of the layers' values.

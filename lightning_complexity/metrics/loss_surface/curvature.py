@@ -133,7 +133,8 @@ class GaussNewtonTrace(_TraceMetric):
     with :math:`J_i` the Jacobian of a sample's outputs for the trained parameters and :math:`H_i` the Hessian of the
     loss for these outputs. Never negative, and what remains of the Hessian where the residuals are small. For the
     cross-entropy, and for the squared error as a Gaussian log-likelihood, it is the Fisher information of the model,
-    with labels drawn from it.
+    with labels drawn from it. It is 0 for a loss that is linear in the outputs, such as ``nll_loss`` of a network that
+    gives logarithms of probabilities: have it give logits, by ``forward=``, with the cross-entropy.
 
     With no more outputs than ``num_probes`` it is exact, by a backward pass for each output. Else each probe is one
     backward pass, of random signs for each output of each sample: for networks of linear layers, convolutions and
@@ -167,7 +168,7 @@ class GaussNewtonTrace(_TraceMetric):
     reference = "Schraudolph, 2002; Martens, JMLR 2020; Dangel, Kunstner and Hennig, BackPACK, ICLR 2020"
     misleads_when = (
         "layers were rescaled: with ReLU the same function has any trace; near zero training loss it vanishes "
-        "with the loss, whatever was learned"
+        "with the loss, whatever was learned; outputs are log-probabilities, in which the loss is linear: it is 0 then"
     )
 
     def __init__(self, num_probes: int = 8, *, per_layer: bool = False, **kwargs: Any) -> None:

@@ -112,7 +112,7 @@ class FisherRaoNorm(SampleMeanMetric):
     reference = "Liang, Poggio, Rakhlin and Stokes, AISTATS 2019"
     misleads_when = (
         "training has reached a small loss, with which it vanishes; networks of different depth are compared, which is "
-        "a factor of it"
+        "a factor of it; outputs are log-probabilities, in which the loss is linear: that of the model is 0 then"
     )
 
     def __init__(

@@ -149,7 +149,7 @@ class WorstCaseSharpness(SearchedMetric):
     The largest loss is searched for by :func:`lightning_complexity.functional.maximize_in_box`, from the parameters
     and from random points of the box, the same every time, over all of the samples. What is found is a lower bound.
     ``<name>/rise`` is the rise in units of the loss, ``<name>/converged`` is 1 where no step raised the loss
-    further, to first order.
+    further, to first order. ``nan`` for a loss of -1 or less, such as that of a density; the rise is known then.
 
     Args:
         epsilon: Half the width of the box for a weight of zero.
@@ -229,8 +229,9 @@ class NoiseTolerance(SearchedMetric):
     results. The noise is the same every time and at every scale, times the scale. The search doubles or halves the
     scale until the drop lies between two, then halves the bracket to 2 %; the larger end counts. ``<name>/drop`` is
     what the error rises by, ``<name>/converged`` is 1 unless no scale was found: the value is ``nan`` then, as it
-    is for a network at chance level. Where there are no classes it is the loss that rises. A single sample gives a
-    coarse value, as the error is then 0 or 1 for each draw.
+    is for a network at chance level. Where there are no classes it is the loss that rises, with draws in opposite
+    pairs, so that its slope does not count. A single sample gives a coarse value, as the error is then 0 or 1 for each
+    draw.
 
     Args:
         magnitude_aware: Whether the noise has the variance :math:`\sigma^2 w_k^2 + 10^{-6}`; the log key is then

@@ -14,6 +14,7 @@ from lightning_complexity.metrics.base.checks import check_at_least, check_share
 from lightning_complexity.metrics.loss_surface.flatness import SearchedMetric
 from lightning_complexity.network import Context, Snapshot, trainable
 from lightning_complexity.network.landscape.perturbations import mean_error_with_noise
+from lightning_complexity.network.outputs import num_classified
 from lightning_complexity.network.running.tensors import plain_name
 
 __all__ = ["PACBayesBound"]
@@ -48,8 +49,8 @@ class PACBayesBound(SearchedMetric):
         sigmas: Scales of the noise, chosen before the samples are seen.
         delta: Probability that it does not hold.
         num_draws: Number ``m`` of networks that are drawn for each scale which can be the best.
-        num_samples: ``n``; default the number of samples measured. With another number nothing is proved, as the error
-            of those that are not measured is guessed.
+        num_samples: ``n``; default the number of samples measured whose class the loss does not ignore. With another
+            number nothing is proved, as the error of those that are not measured is guessed.
         form: ``"mcallester"`` for the looser :math:`\hat e_\sigma + \sqrt{(\dots) / 2n}`.
         per_layer: Must be ``False``, the bound is on the error of the network as a whole.
 
@@ -131,7 +132,7 @@ class PACBayesBound(SearchedMetric):
 
     def _bound(self, error: Tensor, divergence: Tensor, snapshot: Snapshot) -> Tensor:
         bound = maurer_bound if self.form == "maurer" else mcallester_bound
-        num_samples = self.num_samples or snapshot.num_samples
+        num_samples = self.num_samples or num_classified(snapshot)
         return bound(error, divergence, num_samples, self._share).clamp(max=1)
 
 

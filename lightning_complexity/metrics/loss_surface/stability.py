@@ -83,10 +83,11 @@ class CriticalSharpness(_StabilityMetric):
     Logged beside the value, if an optimizer is known: ``/share_of_limit``, the learning rate over :math:`\eta_c`. Where
     steps of a linear optimizer begin to diverge on a quadratic, each turns its direction around and leaves the loss as
     it is: that share is then 1 whatever the momentum is. Also ``/converged``, 0 where the loss was still below its
-    start after the last pass, so that the value is an upper limit; and ``/evaluations``, forward passes at other
-    weights. Infinite where the update points uphill, as momentum may; ``nan`` where the gradient is zero. Parameter
-    groups with different rates move together, and :math:`\eta` is the largest of them; several optimizers step
-    together. At a rate of 0 the direction is that at the rate that the schedule starts from.
+    start after the last pass, so that the value is an upper limit, or where rounding hides the place; and
+    ``/evaluations``, forward passes at other weights. Where the loss comes back to its start several times, one of the
+    places is found. Infinite where the update points uphill, as momentum may; ``nan`` where the gradient is zero.
+    Parameter groups with different rates move together, and :math:`\eta` is the largest of them; several optimizers
+    step together. At a rate of 0 the direction is that at the rate that the schedule starts from.
 
     Args:
         tolerance: Of :math:`\eta_c`, relative.
@@ -144,14 +145,18 @@ class CriticalSharpness(_StabilityMetric):
         if snapshot.given_outputs is not None:
             raise MeasureError("needs the loss at other weights, for which there are no outputs; leave outputs out.")
         found = gradients(snapshot)  # first, for the loss comes with them
-        start = float(mean_loss(snapshot).detach())
+        loss = mean_loss(snapshot).detach()
+        start = float(loss)
         line = _line(snapshot, found, start)
+        rounding = 4 * torch.finfo(loss.dtype).eps * (abs(start) + _change_if_weights_were_zero(snapshot, found))
 
         def loss_at(step: float) -> float:
             moved = {n: snapshot.parameters[n].detach() + step * d.detach() for n, d in line.direction.items()}
             return float(mean_loss(snapshot.moved(moved)).detach())
 
-        return line, critical_step(loss_at, start, line.slope, first=line.first, tolerance=self.tolerance)
+        return line, critical_step(
+            loss_at, start, line.slope, first=line.first, tolerance=self.tolerance, rounding=rounding
+        )
 
 
 def _line(snapshot: Snapshot, found: dict[str, Tensor], start: float) -> _Line:
@@ -164,6 +169,12 @@ def _line(snapshot: Snapshot, found: dict[str, Tensor], start: float) -> _Line:
     # At which the loss would be zero if it fell as it begins to.
     first = abs(start) / -slope if slope < 0 and start != 0 else 1.0
     return _Line({name: -g for name, g in found.items()}, slope, 1.0, first, has_optimizer=False)
+
+
+def _change_if_weights_were_zero(snapshot: Snapshot, found: dict[str, Tensor]) -> float:
+    """Root of the sum of squares: in proportion to it, rounding of the weights changes the loss."""
+    pairs = [(g.detach().double(), snapshot.parameters[name].detach().double()) for name, g in found.items()]
+    return float(torch.stack([(g * p).square().sum() for g, p in pairs]).sum().sqrt())
 
 
 def _product(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:

@@ -16,7 +16,7 @@ from lightning_complexity.functional.optimization.gradient_noise import (
     signal_to_noise,
 )
 from lightning_complexity.metrics.base import ParameterMetric, SampleMeanByParameter, latest
-from lightning_complexity.network import Context, Snapshot
+from lightning_complexity.network import Context, Snapshot, trainable
 from lightning_complexity.network.per_sample import BySample, sample_gradient_products, squared_sample_gradients
 from lightning_complexity.network.weights.choice import chosen
 
@@ -122,8 +122,12 @@ class _GradientMetric(ParameterMetric):
     def _moments(self, snapshot: Snapshot, context: Context) -> tuple[Tensor, Tensor, list[str], int]:
         products = _columns(sample_gradient_products(snapshot), snapshot, context)
         found = squared_sample_gradients(snapshot)
-        squares = _columns(found, snapshot, context)
-        return _with_total(squares), _with_total(products), list(squares), len(found.one_by_one & squares.keys())
+        columns = _columns(found, snapshot, context)
+        squares, of_mean = _with_total(columns), _with_total(products)
+        # A gradient that is the mean up to rounding is the mean: nothing is left to divide by where all are.
+        rounding = 16 * max(torch.finfo(p.dtype).eps for p in trainable(snapshot).values())
+        of_mean = torch.where((squares - of_mean).abs() <= rounding * squares, squares, of_mean)
+        return squares, of_mean, list(columns), len(found.one_by_one & columns.keys())
 
     def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The number on the snapshot's samples."""
@@ -191,7 +195,7 @@ class GradientSignalToNoise(_GradientMetric):
 
     Both estimates are unbiased; the first, and so the value, can be negative where it is small. The inverse of
     :class:`GradientNoiseScale`, with a standard error that can be relied on where the signal is weak. ``nan`` for a
-    single sample, and where all gradients are equal.
+    single sample, and where all gradients are zero; ``inf`` where they are equal.
 
     Args:
         per_layer: Whether ``compute`` returns the value of each parameter by name.

@@ -177,7 +177,8 @@ def _candidates(
         pattern = SoftmaxCurvature(outputs, dim, outputs.new_ones(())).product(w)
         along, own = (w * image).sum(dim, keepdim=True), (w * pattern).sum(dim, keepdim=True)
         common = (along.sum() / own.sum()).reshape([1] * outputs.ndim)
-        is_weighted = own > 1e-5 * own.max()
+        # What is left out of sure samples has to be less than what is told apart in the end.
+        is_weighted = own > (1e-10 if own.dtype == torch.float64 else 1e-5) * own.max()
         weighted = torch.where(is_weighted, along / torch.where(is_weighted, own, 1), 0)
         for factor in (common, weighted):
             if not factor.min() < 0:

@@ -93,7 +93,8 @@ class Noise:
 
     Attributes:
         magnitude_aware: Whether its standard deviation is ``sqrt(scale^2 w^2 + epsilon^2)`` instead of the scale.
-        num_draws: How many networks are drawn. They have the same numbers at every scale, times the scale.
+        num_draws: How many networks are drawn. They have the same numbers at every scale, times the scale; where the
+            loss counts, each second one those of the one before with the other sign.
         compat: ``"rgm"`` for the noise of the study of robust generalization measures: its code gives torch the
             variance for the standard deviation, draws anew for each scale, and moves the parameters of folded
             BatchNorms as well.
@@ -151,10 +152,14 @@ def tolerated_noise(snapshot: Snapshot, noise: Noise, drop: float, rise: float) 
     def raised(scale: float) -> float:
         """What noise of a scale adds to the error, on average."""
         generator = anew if noise.compat == "rgm" else torch.Generator().manual_seed(0)
-        errors = []
-        for _ in range(noise.num_draws):
-            noisy = {name: p + noise.deviation(p, scale) * _normal(p, generator) for name, p in trained.items()}
-            errors.append(float(error_of(base.with_tensors(noisy))))
+        # Of a loss, the mean with the opposite step has lost what the step changes to first order.
+        signs = (1, -1) if error_of is mean_loss and noise.compat is None else (1,)
+        errors = list[float]()
+        while len(errors) < noise.num_draws:
+            drawn = {name: noise.deviation(p, scale) * _normal(p, generator) for name, p in trained.items()}
+            for sign in signs[: noise.num_draws - len(errors)]:
+                noisy = {name: p + sign * drawn[name] for name, p in trained.items()}
+                errors.append(float(error_of(base.with_tensors(noisy))))
         change = sum(errors) / len(errors) - before
         return math.inf if math.isnan(change) else change
 

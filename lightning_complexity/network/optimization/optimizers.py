@@ -90,24 +90,45 @@ def _step_of_a_copy(
     snapshot: Snapshot,
     gradients: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    stand_ins = {i: snapshot.parameters[name].detach().clone() for i, name in names.items()}
-    for i, stand_in in stand_ins.items():
-        stand_in.grad = gradients[names[i]].detach().to(stand_in.dtype)
+    parameters = {i: snapshot.parameters[name].detach() for i, name in names.items()}
+    given = {i: gradients[name].detach() for i, name in names.items()}
     try:
-        twin = _copied(optimizer, state, stand_ins)
-        with torch.no_grad():
-            # Without what watches steps of all optimizers, which would count this one.
-            inspect.unwrap(type(optimizer).step)(twin)
+        try:
+            # In single precision, most of a step that is small against the weights would be lost to rounding.
+            doubled = _step_with(optimizer, state, parameters, given, double=True)
+        except Exception:  # of an optimizer that keeps numbers of another precision where nobody sees them
+            doubled = _step_with(optimizer, state, parameters, given, double=False)
     except Exception as error:  # of an optimizer that needs a closure, say, or keeps more than its state
         text = " ".join(str(error).split())[:200]
         raise MeasureError(
             f"the next step of {type(optimizer).__name__} could not be computed on a copy of it: {text}. Leave "
             "optimizer out to measure along the gradient, or leave this measure out."
         ) from error
-    return {names[i]: s - snapshot.parameters[names[i]].detach() for i, s in stand_ins.items()}
+    return {names[i]: (s - parameters[i]).to(parameters[i].dtype) for i, s in doubled.items()}
 
 
-def _copied(optimizer: Optimizer, found: Mapping[Any, Any], stand_ins: Mapping[int, Tensor]) -> Optimizer:
+def _step_with(
+    optimizer: Optimizer,
+    state: Mapping[Any, Any],
+    parameters: Mapping[int, Tensor],
+    given: Mapping[int, Tensor],
+    *,
+    double: bool,
+) -> dict[int, Tensor]:
+    """The parameters after a step of a copy of the optimizer."""
+    stand_ins = {i: _precise(p.clone(), double) for i, p in parameters.items()}
+    for i, stand_in in stand_ins.items():
+        stand_in.grad = given[i].to(stand_in.dtype)
+    twin = _copied(optimizer, state, stand_ins, double=double)
+    with torch.no_grad():
+        # Without what watches steps of all optimizers, which would count this one.
+        inspect.unwrap(type(optimizer).step)(twin)
+    return stand_ins
+
+
+def _copied(
+    optimizer: Optimizer, found: Mapping[Any, Any], stand_ins: Mapping[int, Tensor], *, double: bool
+) -> Optimizer:
     """An optimizer of the same class and state for other parameters; it has nothing in common with the first."""
     groups = []
     for group in optimizer.param_groups:
@@ -120,7 +141,10 @@ def _copied(optimizer: Optimizer, found: Mapping[Any, Any], stand_ins: Mapping[i
         if not isinstance(key, Tensor):
             state[key] = copy.deepcopy(kept)
         elif id(key) in stand_ins:
-            state[stand_ins[id(key)]] = {name: _single(copy.deepcopy(value)) for name, value in kept.items()}
+            # Fused steps take the number of steps in single precision alone.
+            state[stand_ins[id(key)]] = {
+                name: _precise(copy.deepcopy(value), double and name != "step") for name, value in kept.items()
+            }
     twin: Any = object.__new__(type(optimizer))
     twin.__setstate__({"defaults": copy.deepcopy(optimizer.defaults), "state": _State(state), "param_groups": groups})
     copied: Optimizer = twin
@@ -136,8 +160,10 @@ class _State(dict[Any, Any]):
         return found
 
 
-def _single(value: Any) -> Any:
-    return at_least_single(value) if isinstance(value, Tensor) else value
+def _precise(value: Any, double: bool) -> Any:
+    if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
+        return value
+    return value.to(torch.promote_types(value.dtype, torch.float64)) if double else at_least_single(value)
 
 
 def scaling(snapshot: Snapshot, gradients: Mapping[str, Tensor]) -> Scaling:
