@@ -442,6 +442,28 @@ def test_the_object_of_a_method_is_as_before() -> None:
     assert (kept.count, kept.losses) == (0, [])
 
 
+class OfTwoInputs(nn.Module):
+    """Its inputs are not one tensor, so that derivatives for them are refused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(2, 2)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.net(inputs["a"] + inputs["b"])
+
+
+def test_no_hook_stays_where_a_submodule_was_looked_for() -> None:
+    """The block that measures share begins with the search for one."""
+    model = OfTwoInputs()
+    snapshot = Snapshot(model, {"a": torch.randn(3, 2), "b": torch.randn(3, 2)})
+    with snapshot.opened():
+        with pytest.raises(MeasureError, match="wrt='net'"):
+            metrics.JacobianNorm().update(snapshot)
+        metrics.OutputEntropy().update(snapshot)
+    assert not model.net._forward_pre_hooks
+
+
 class Unbound:
     """A proxy for something that is not there, as web frameworks have them."""
 
