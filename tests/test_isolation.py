@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import io
+import itertools
 import random
+import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +18,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
+from torch.utils.data import DataLoader
 
 from lightning_complexity import ComplexityMonitor, metrics, network, regularizers
 from lightning_complexity.metrics import ComplexityMetric
-from lightning_complexity.network import Snapshot, initial_state
+from lightning_complexity.network import MeasureError, Snapshot, initial_state
 from lightning_complexity.regularizers import Regularizer
 from tests.test_contract import METRICS, REGULARIZERS
 from tests.traces import assert_equal, assert_no_trace, traces
@@ -332,6 +338,215 @@ def test_what_is_kept_in_containers_is_as_before(kept: Any, change: Callable[[An
     metrics.JacobianNorm().update(model, torch.randn(3, 2))
     assert model.kept is kept
     assert_equal(before, kept, "kept")
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    """Has no ``__dict__``."""
+
+    count: int = 0
+    mean: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(2))
+    losses: list[float] = dataclasses.field(default_factory=list)
+
+    def update(self) -> None:
+        self.count += 1
+        self.mean.add_(1)
+        self.losses.append(0.5)
+
+
+@pytest.mark.parametrize("wrapped", [lambda kept: kept, lambda kept: [kept], lambda kept: {"kept": kept}])
+def test_what_is_kept_in_slots_is_as_before(wrapped: Any) -> None:
+    kept = Slotted()
+    mean, losses = kept.mean, kept.losses
+    metrics.JacobianNorm().update(Remembers(wrapped(kept), lambda _: kept.update()), torch.randn(3, 2))
+    assert (kept.count, kept.mean.tolist(), kept.losses) == (0, [0.0, 0.0], [])
+    assert kept.mean is mean
+    assert kept.losses is losses
+
+
+ITERATORS: dict[str, Callable[[], Any]] = {
+    "generator": lambda: (i for i in range(9)),
+    "enumeration": lambda: (i for i, _ in enumerate(range(9))),
+    "cycle": lambda: itertools.cycle(range(9)),
+    "loader": lambda: (int(batch) for batch in DataLoader(range(9))),
+}
+
+
+@pytest.mark.parametrize("name", ITERATORS)
+@pytest.mark.parametrize("wrapped", [lambda kept: kept, lambda kept: [kept]])
+def test_an_iterator_of_the_network_misses_nothing(name: str, wrapped: Any) -> None:
+    """What cannot be copied is not asked for its next; and is said to be there."""
+    iterator = ITERATORS[name]()
+    model = Remembers(wrapped(iterator), lambda kept: next(kept[0] if isinstance(kept, list) else kept))
+    assert next(iterator) == 0
+    with pytest.raises(MeasureError, match="that it keeps, which training would then miss"):
+        metrics.JacobianNorm().update(model, torch.randn(3, 2))
+    assert next(iterator) == 1
+
+
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_nothing_is_written_to_files_of_the_network(mode: str, tmp_path: Path) -> None:
+    line: Any = "1.0" if mode == "w" else b"1.0"
+    memory = io.StringIO("before")
+    with (tmp_path / "losses").open(mode) as file:
+        model = Remembers([file, memory], lambda kept: (kept[0].write(line), kept[1].write("after")))
+        metrics.JacobianNorm().update(model, torch.randn(3, 2))
+        assert model.kept[0] is file
+    assert (tmp_path / "losses").read_bytes() == b""
+    assert (memory.getvalue(), memory.tell()) == ("before", 0)
+
+
+@pytest.mark.parametrize("make", [list, tuple, lambda numbers: numbers])
+def test_an_iterator_of_a_sequence_is_copied(make: Any) -> None:
+    iterator, seen = iter(make(range(9))), []
+    metrics.JacobianNorm().update(Remembers(iterator, lambda kept: seen.append(next(kept))), torch.randn(3, 2))
+    assert set(seen) == {0}
+    assert next(iterator) == 0
+
+
+class Pair(tuple[Any, Any]):
+    """Takes other arguments than a tuple."""
+
+    def __new__(cls, first: Any, second: Any) -> Any:
+        return super().__new__(cls, (first, second))
+
+
+class Frozen(dict[str, Any]):
+    """Can be neither written to nor copied, as configurations."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise TypeError("frozen")
+
+    def __copy__(self) -> Any:
+        raise TypeError("frozen")
+
+
+@pytest.mark.parametrize("kept", [Pair([0], torch.zeros(2)), Frozen({"a": [0], "b": 1})], ids=["tuple", "mapping"])
+def test_containers_of_classes_that_cannot_be_copied_are_as_before(kept: Any) -> None:
+    seen: list[Any] = []
+    key: Any = "a" if isinstance(kept, dict) else 0
+
+    def change(copied: Any) -> None:
+        copied[key].append(1)
+        seen.append(copied)
+
+    metrics.JacobianNorm().update(Remembers(kept, change), torch.randn(3, 2))
+    assert kept[key] == [0]
+    assert {type(copied) for copied in seen} == {type(kept)}
+
+
+def test_the_object_of_a_method_is_as_before() -> None:
+    kept = Slotted()
+    model = Remembers(kept.update, lambda update: update())
+    metrics.JacobianNorm().update(model, torch.randn(3, 2))
+    assert (kept.count, kept.losses) == (0, [])
+
+
+class OfTwoInputs(nn.Module):
+    """Its inputs are not one tensor, so that derivatives for them are refused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(2, 2)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.net(inputs["a"] + inputs["b"])
+
+
+def test_no_hook_stays_where_a_submodule_was_looked_for() -> None:
+    """The block that measures share begins with the search for one."""
+    model = OfTwoInputs()
+    snapshot = Snapshot(model, {"a": torch.randn(3, 2), "b": torch.randn(3, 2)})
+    with snapshot.opened():
+        with pytest.raises(MeasureError, match="wrt='net'"):
+            metrics.JacobianNorm().update(snapshot)
+        metrics.OutputEntropy().update(snapshot)
+    assert not model.net._forward_pre_hooks
+
+
+class Unbound:
+    """A proxy for something that is not there, as web frameworks have them."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("outside of the application")
+
+    @property
+    def __dict__(self) -> Any:
+        raise RuntimeError("outside of the application")
+
+
+def test_proxies_are_not_asked_what_they_are() -> None:
+    there = Unbound()
+    gone = weakref.proxy(there)
+    del there
+    model = Remembers([Unbound(), gone, {"proxy": Unbound()}], lambda kept: kept.append(1))
+    metrics.JacobianNorm().update(model, torch.randn(3, 2))
+    assert len(model.kept) == 3
+
+
+LARGE: dict[str, Callable[[], Any]] = {
+    "list": lambda: [torch.full((2,), float(i)) for i in range(100)],
+    "records": lambda: [{"loss": torch.zeros(()), "outputs": torch.zeros(2)} for _ in range(100)],
+    "pairs": lambda: deque([(torch.zeros(2), i) for i in range(100)], maxlen=100),
+}
+
+
+def first_tensor_of(kept: Any) -> Tensor:
+    entry = kept[0]
+    return entry if isinstance(entry, Tensor) else entry["outputs"] if isinstance(entry, dict) else entry[0]
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "appended": lambda kept: kept.append(kept[0]),
+    "replaced": lambda kept: kept.__setitem__(0, kept[1]),
+    "written to": lambda kept: first_tensor_of(kept).add_(1),
+    "written to past autograd": lambda kept: first_tensor_of(kept).data.add_(1),
+    "written to by numpy": lambda kept: first_tensor_of(kept).numpy().fill(1.0),
+    "differentiated": lambda kept: first_tensor_of(kept).requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", LARGE)
+def test_each_run_finds_what_is_kept_as_training_left_it(kind: str, change: str) -> None:
+    """Copies of large containers serve several runs, unless one has changed them."""
+    seen = []
+
+    def remember(kept: Any) -> None:
+        first = first_tensor_of(kept)
+        seen.append((len(kept), first.sum().item(), first.requires_grad, kept[0] is kept[1]))
+        CHANGES[change](kept)
+
+    kept = LARGE[kind]()
+    before = copy.deepcopy(kept)
+    snapshot = Snapshot(Remembers(kept, remember), torch.randn(3, 2))
+    with snapshot.opened():
+        for _ in range(3):
+            snapshot.run(lambda model: model(snapshot.inputs))
+    assert seen == 3 * [(100, 0.0, False, False)]
+    assert_equal(list(before), list(kept), "kept")
+
+
+def test_a_large_container_is_copied_once() -> None:
+    kept, seen = LARGE["list"](), list[Any]()
+    model = Remembers(kept, lambda copies: seen.append(list(copies)))
+    snapshot = Snapshot(model, torch.randn(3, 2))
+    with snapshot.opened():
+        for _ in range(2):
+            snapshot.run(lambda model: model(snapshot.inputs))
+    assert all(a is b and a is not c for a, b, c in zip(*seen, kept, strict=True))
+
+
+def test_stand_ins_of_parameters_are_those_of_the_run_also_in_large_containers() -> None:
+    model = Remembers(None, lambda kept: None)
+    model.kept = [model.layer.weight, model.layer.weight[0], *(torch.zeros(2) for _ in range(100))]
+    snapshot = Snapshot(model, torch.randn(3, 2))
+    with snapshot.opened():
+        for factor in (1.0, 2.0):
+            moved = snapshot.moved({"layer.weight": factor * model.layer.weight.detach()})
+            found = moved.run(lambda model: [t.detach().clone() for t in model.kept[:2]])
+            torch.testing.assert_close(found, [factor * model.layer.weight, factor * model.layer.weight[0]])
 
 
 def test_what_a_monitor_recorded_is_not_copied_for_the_module_that_keeps_it() -> None:

@@ -284,3 +284,26 @@ def test_several_outputs_are_an_error() -> None:
 
     with pytest.raises(ValueError, match=r"one tensor.* returns a tuple of Tensor, Tensor\. Say which"):
         predictions(Snapshot(Two(3, 2), torch.zeros(1, 3)))
+
+
+SWITCHES: dict[str, tuple[Any, Any]] = {
+    "precision": (lambda: torch.set_default_dtype(torch.float16), torch.get_default_dtype),
+    "threads": (lambda: torch.set_num_threads(torch.get_num_threads() + 1), torch.get_num_threads),
+    "products": (lambda: torch.set_float32_matmul_precision("medium"), torch.get_float32_matmul_precision),
+    "deterministic": (
+        lambda: torch.use_deterministic_algorithms(True, warn_only=True),
+        torch.is_deterministic_algorithms_warn_only_enabled,
+    ),
+    "anomalies": (lambda: torch.autograd.set_detect_anomaly(True, check_nan=False), torch.is_anomaly_enabled),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled:UserWarning")
+@pytest.mark.parametrize("name", SWITCHES)
+def test_switches_that_a_network_turns_are_put_back(name: str) -> None:
+    turn, see = SWITCHES[name]
+    before = see()
+    with observe(nn.Linear(2, 2)):
+        turn()
+        assert see() != before
+    assert see() == before

@@ -569,3 +569,40 @@ def test_what_a_step_adds_to_the_trainer_is_taken_away_again() -> None:
     fit = trainer(callbacks=[ComplexityMonitor()], max_epochs=2)
     fit.fit(Counting(mlp(4, 6, 3)), DataLoader(TensorDataset(X, Y), batch_size=8))
     assert fit.seen == fit.global_step == 6
+
+
+class LookingAhead(Classifier):
+    """Its loss is that after a step of its own, as in meta-learning."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        x, y = batch
+        weights = dict(self.net.named_parameters())
+        before = F.cross_entropy(torch.func.functional_call(self.net, weights, (x,)), y)
+        gradients = torch.autograd.grad(before, list(weights.values()), create_graph=True)
+        moved = {name: w - 0.1 * g for (name, w), g in zip(weights.items(), gradients, strict=True)}
+        return F.cross_entropy(torch.func.functional_call(self.net, moved, (x,)), y)
+
+
+def test_the_loss_of_a_step_that_differentiates_for_the_parameters() -> None:
+    module = LookingAhead(mlp(4, 6, 3))
+    module.log = lambda *_: None
+    found = mean_loss(Snapshot(module, Batches.of((X, Y)), loss=StepLoss()))
+    assert found.item() == pytest.approx(module.training_step((X, Y)).item(), rel=1e-12)
+    assert not found.requires_grad
+
+
+class Anchored(Classifier):
+    """A penalty on all its weights is part of the loss, and no layer is all that uses them."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1]) + sum(p.square().sum() for p in self.parameters())
+
+
+def test_gradients_of_samples_where_every_weight_has_another_use_than_its_layer() -> None:
+    module = Anchored(mlp(4, 6, 3))
+    metric = metrics.SampleGradientNorm()
+    metric.update(Snapshot(module, Batches.of((X, Y)), loss=StepLoss()))
+    losses = (module.training_step((X[i : i + 1], Y[i : i + 1])) for i in range(len(X)))
+    gradients = (torch.autograd.grad(loss, list(module.parameters())) for loss in losses)
+    norms = [torch.cat([g.flatten() for g in gradient]).norm().item() for gradient in gradients]
+    assert metric.compute().item() == pytest.approx(sum(norms) / len(norms), rel=1e-9)

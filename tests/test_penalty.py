@@ -102,6 +102,19 @@ def test_a_step_that_returns_a_mapping_or_nothing() -> None:
     assert_same(fitted(by_hand), fitted(Mapping(network()), ComplexityPenalty(regularizers.JacobianNorm(0.1))))
 
 
+class OneEntry(ByHand):
+    """Its loss is a vector of one entry, which Lightning takes as well."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        return super().training_step(batch).reshape(1)
+
+
+def test_a_loss_of_one_entry_is_added_to() -> None:
+    by_hand = fitted(OneEntry(network(), regularizers.ParameterNorm(0.1)))
+    module = OneEntry(network(), regularizers.ParameterNorm(0.0))
+    assert_same(by_hand, fitted(module, ComplexityPenalty(regularizers.ParameterNorm(0.1)), log_every_n_steps=1))
+
+
 def step_with_batch(self: Classifier, batch: Any) -> Tensor:
     return Classifier.training_step(self, batch)
 

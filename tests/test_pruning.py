@@ -181,3 +181,29 @@ def test_options_are_checked(options: dict[str, Any], message: str) -> None:
 
 def test_says_first_that_it_changes_training() -> None:
     assert "changes training" in NeuronPruning.__doc__.splitlines()[0]
+
+
+class Remembering(Classifier):
+    """Counts its calls, keeps a mean of its inputs in evaluation mode too, and scales them where they are."""
+
+    def __init__(self) -> None:
+        super().__init__(network())
+        self.calls = 0
+        self.register_buffer("mean", torch.zeros(2, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.mean.lerp_(x.mul_(0.5).mean(0), 0.1)
+        return self.net(x - self.mean)
+
+
+def test_until_units_are_pruned_training_is_the_same_to_the_last_bit() -> None:
+    def trained(*callbacks: Any) -> Any:
+        module = Remembering()
+        fitted(module, *callbacks, x=X.clone())
+        return module.calls, module.state_dict()
+
+    plain = trained()
+    pruning = NeuronPruning(at_epochs=[99], probe=(X, Y))
+    assert_same(plain, trained(pruning))
+    assert torch.equal(pruning._drawn.inputs, X)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from lightning_complexity.callbacks.base import LightningModule, Trainer, from_rank_zero, move_batch, validating
 from lightning_complexity.network import Batches, Task, map_tensors, num_samples, observe
 from lightning_complexity.network.running.batches import batch_size, can_be_cut, chunks, tensors_in
+from lightning_complexity.network.running.state import PythonState
 from lightning_complexity.recording.drawing import DrawingError, draw_samples
 
 ProbeSource = int | tuple[Any, Any] | list[Any] | DataLoader[Any]
@@ -103,7 +106,7 @@ def draw(
         DrawingError: If no samples could be drawn.
         ValueError: If the dataset is empty.
     """
-    with observe(module):
+    with unchanged(module, trainer):
         indices = _indices(loader, count, limit)
         drawn = draw_samples(loader, indices, 1 if count is None and _is_a_stream(loader) else count)
         if not drawn.batches:
@@ -129,6 +132,18 @@ def _length(dataset: Any) -> int:
         return len(dataset)
     except Exception as error:
         raise DrawingError(f"len(dataset) raised {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def unchanged(module: LightningModule, trainer: Trainer | None = None) -> Iterator[None]:
+    """Let hooks of the module, and of the trainer's data module, run inside, and put back what they change.
+
+    The parameters are the real ones, which hooks do not write to.
+    """
+    as_they_are = nn.Parameter, UninitializedBuffer
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers()) if isinstance(t, as_they_are)}
+    with observe(module), PythonState(module, [getattr(trainer, "datamodule", None)]).replaced(tensors):
+        yield
 
 
 def _moved(drawn: Batches, trainer: Trainer) -> Batches:
@@ -161,7 +176,7 @@ def _training_probe(source: ProbeSource, trainer: Trainer, module: LightningModu
     if isinstance(source, (tuple, list)):
         batches = [source] if isinstance(source, tuple) else source
         given = Batches(tuple(batches), tuple(batch_size(b) for b in batches))
-        with observe(module):
+        with unchanged(module, trainer):
             return _moved(copied(given), trainer)
     count = source if isinstance(source, int) else None
     loader = _only_loader(trainer) if isinstance(source, int) else source

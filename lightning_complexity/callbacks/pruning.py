@@ -13,19 +13,19 @@ from lightning_complexity.callbacks.finding import find_task
 from lightning_complexity.callbacks.keys import KeyedCallback
 from lightning_complexity.callbacks.loggers import log_scalars
 from lightning_complexity.callbacks.order import put_in_order
-from lightning_complexity.callbacks.probe import Probe, ProbeSource, check_probe, copied, training_probe
+from lightning_complexity.callbacks.probe import Probe, ProbeSource, check_probe, copied, training_probe, unchanged
 from lightning_complexity.metrics.base.written import written
 from lightning_complexity.metrics.function.lann import pieces_by_unit
-from lightning_complexity.network import Feed, Snapshot, Task, observe, trace_sources
-from lightning_complexity.network.running.batches import chunks
+from lightning_complexity.network import Feed, Snapshot, Task, trace_sources
+from lightning_complexity.network.running.batches import chunks, owned
 from lightning_complexity.network.running.called import called
 
 
 def _prunable(model: nn.Module, probe: Probe) -> dict[str, list[str]]:
     """Names of the parameters that make the units of each activation, weight first, where they can be pruned."""
     names = {id(p): name for name, p in model.named_parameters()}
-    with observe(model), torch.no_grad():
-        network = trace_sources(called(model, probe.task), next(chunks(probe.inputs, 1)))
+    with unchanged(model), torch.no_grad():
+        network = trace_sources(called(model, probe.task), owned(next(chunks(probe.inputs, 1))))
     found = {}
     for fed in network:
         parameters = [p for feed in fed.feeds for p in _parameters(feed)]

@@ -74,7 +74,7 @@ def differentiated(
     used = [(o, v) for o, v in zip(outputs, given, strict=True) if o.requires_grad]
     if of is not None:
         check_dependent([o for o, _ in used], of)
-    if not used:
+    if not used or not inputs:
         return [torch.zeros_like(i) for i in inputs]
     with missing_derivatives_named(2 if create_graph else 1):
         found = torch.autograd.grad(

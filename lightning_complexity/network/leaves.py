@@ -135,9 +135,12 @@ def entered_by_floats(snapshot: Snapshot) -> tuple[str, ...]:
         if any(t.is_floating_point() and t.ndim > 1 for t in tensor_arguments(args, kwargs)):
             found.append(names[id(module)])
 
+    def noted(model: nn.Module, x: Any) -> None:
+        with hooks_on_modules(modules, note):  # inside the run, which puts back the hooks that it began with
+            model(x)
+
     try:
-        with hooks_on_modules(modules, note):
-            snapshot.run_one(lambda model, x: model(x))
+        snapshot.run_one(noted)
     except MeasureError:
         return ()
     return tuple(dict.fromkeys(found))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_complexity.network.errors import MeasureError
+from lightning_complexity.network.errors import MeasureError, NetworkError
 from lightning_complexity.network.leaves import with_leaf
 from lightning_complexity.network.outputs import float_tensors, graph_of_outputs, model_outputs
 from lightning_complexity.network.running.batches import Batches, map_tensors, owned, tensors_in
@@ -45,8 +45,15 @@ def batch_losses(snapshot: Snapshot, order: int, *, records: bool) -> Iterator[T
 
 def loss_of_batch(snapshot: Snapshot, batch: Any, order: int = 1, *, records: bool = True) -> Tensor:
     """The loss of one batch by a ``loss`` that takes it, see :func:`batch_losses`."""
+    judged = partial(_judged, snapshot=snapshot, batch=batch)
     with Decompositions(max(order, snapshot.order if snapshot.differentiable else 1)):
-        loss = snapshot.run(partial(_judged, snapshot=snapshot, batch=batch), records=records, once=order == 1)
+        try:
+            loss = snapshot.run(judged, records=records, once=order == 1)
+        except NetworkError:
+            if records:
+                raise
+            # It may take derivatives for the parameters itself, as one that looks a step ahead does.
+            loss = snapshot.run(judged, records=True, once=order == 1).detach()
     if records:
         check_dependent([loss] if loss.requires_grad else [])
     return loss

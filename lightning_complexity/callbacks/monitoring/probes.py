@@ -19,9 +19,10 @@ from lightning_complexity.callbacks.probe import (
     from_checkpoint,
     kept,
     training_probe,
+    unchanged,
     validation_probe,
 )
-from lightning_complexity.network import Batches, MeasureError, Task, observe
+from lightning_complexity.network import Batches, MeasureError, Task
 from lightning_complexity.network.running.ranks import Ranks
 from lightning_complexity.recording.measuring import FailureReport
 
@@ -85,7 +86,7 @@ class Probes:
         train = self.train
 
         def loader() -> Any:
-            with observe(module):  # a hook that makes the loader may draw random numbers
+            with unchanged(module, trainer):  # a hook makes the loader
                 return first_loader(validation_loaders(trainer))
 
         loaded = ranks.agreed(loader)

@@ -227,7 +227,9 @@ class ComplexityConstraint(LossCallback):
     def _term(self, measure: TrainedMeasure, step: Step) -> Term:
         value = self.computed(measure, measure, step)
         if value.isfinite():
-            return Term(self.lagrangians[measure.name].term(value))
+            lagrangian = self.lagrangians[measure.name]
+            # With a gradient of zero an optimizer would let parameters decay that otherwise have none.
+            return Term(lagrangian.term(value if lagrangian.pushed(value) > 0 else value.detach()))
         self._warn(measure.name, f"the measure is {float(value):g} on a batch, which is left without penalty")
         return Term(torch.zeros_like(value.detach()))
 

@@ -50,9 +50,13 @@ class AugmentedLagrangian:
         """:math:`g` of a value of the measure."""
         return (value - self.limit) / (abs(self.limit) if self.in_units_of_limit and self.limit else 1.0)
 
+    def pushed(self, value: Tensor) -> Tensor:
+        """How strongly the measure is pushed down from a value; 0 where there is enough slack."""
+        return (self.multiplier + self.penalty_parameter * self.excess(value)).clamp(min=0)
+
     def term(self, value: Tensor) -> Tensor:
         """What is added to the loss for a value of the measure."""
-        pushed = (self.multiplier + self.penalty_parameter * self.excess(value)).clamp(min=0)
+        pushed = self.pushed(value)
         return (pushed.square() - self.multiplier**2) / (2 * self.penalty_parameter)
 
     def update_multiplier(self, value: float) -> None:

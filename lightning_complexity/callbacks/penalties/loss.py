@@ -231,7 +231,7 @@ class LossCallback(KeyedCallback):
 
     def note(self, parts: dict[str, Tensor]) -> None:
         """Keep the parts of the loss of this step until they are logged."""
-        self._latest = self._parts = {key: value.detach() for key, value in parts.items()}
+        self._latest = self._parts = {key: value.detach().reshape(()) for key, value in parts.items()}
 
 
 def _check_indices(indices: tuple[Any, ...], given: Any) -> None:

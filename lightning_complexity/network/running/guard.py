@@ -53,6 +53,35 @@ def _numpy_and_python_random_state_kept() -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
+def _deterministic() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def _anomaly() -> tuple[bool, bool]:
+    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+
+
+_SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (_deterministic, lambda mode: torch.use_deterministic_algorithms(mode[0], warn_only=mode[1])),
+    (_anomaly, lambda mode: torch.autograd.set_detect_anomaly(*mode)),
+)
+"""What a network may switch for the whole process: how to see, and how to set it."""
+
+
+@contextmanager
+def _switches_kept() -> Iterator[None]:
+    before = [see() for see, _ in _SWITCHES]
+    try:
+        yield
+    finally:
+        for (see, put), value in zip(_SWITCHES, before, strict=True):
+            if see() != value:
+                put(value)
+
+
 @contextmanager
 def _evaluation_mode(module: nn.Module) -> Iterator[None]:
     # The attribute is set, not `.eval()` called: an overridden `train()` may do more than set it.
@@ -123,8 +152,9 @@ def observe(module: nn.Module) -> Iterator[None]:
     ``inference_mode``), autocast is off, compiled code runs eagerly, attention uses the kernels that
     can be differentiated twice, and ``log``/``log_dict`` of a ``LightningModule`` and the hooks on gradients of
     parameters do nothing.
-    Afterwards, also after an exception, the mode of each submodule and the random states of
-    Python, NumPy and torch (CPU and the module's devices) are what they were.
+    Afterwards, also after an exception, the mode of each submodule, the random states of
+    Python, NumPy and torch (CPU and the module's devices), and torch's default precision, number of threads,
+    deterministic algorithms and detection of anomalies are what they were.
 
     What it does not undo: what a forward pass writes to parameters, buffers and attributes, which
     :class:`lightning_complexity.network.Snapshot` keeps from the module, and calls of the module's forward hooks.
@@ -159,6 +189,7 @@ def computed_exactly(module: nn.Module) -> Iterator[None]:
 def left_alone(module: nn.Module) -> Iterator[None]:
     """Let the block call ``module`` in evaluation mode, and put modes, random states and logging back."""
     with ExitStack() as stack:
+        stack.enter_context(_switches_kept())
         stack.enter_context(_numpy_and_python_random_state_kept())
         stack.enter_context(torch.random.fork_rng(devices=cuda_devices(module)))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
