@@ -289,7 +289,6 @@ def test_several_outputs_are_an_error() -> None:
 SWITCHES: dict[str, tuple[Any, Any]] = {
     "precision": (lambda: torch.set_default_dtype(torch.float16), torch.get_default_dtype),
     "threads": (lambda: torch.set_num_threads(torch.get_num_threads() + 1), torch.get_num_threads),
-    "products": (lambda: torch.set_float32_matmul_precision("medium"), torch.get_float32_matmul_precision),
     "deterministic": (
         lambda: torch.use_deterministic_algorithms(True, warn_only=True),
         torch.is_deterministic_algorithms_warn_only_enabled,
@@ -307,3 +306,13 @@ def test_switches_that_a_network_turns_are_put_back(name: str) -> None:
         turn()
         assert see() != before
     assert see() == before
+
+
+def test_either_way_to_set_the_precision_of_products_is_borne() -> None:
+    products = torch.backends.mkldnn.matmul
+    before, products.fp32_precision = products.fp32_precision, "tf32"  # with which older getters are errors
+    try:
+        with observe(nn.Linear(2, 2)):
+            pass
+    finally:
+        products.fp32_precision = before

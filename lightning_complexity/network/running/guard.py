@@ -64,7 +64,6 @@ def _anomaly() -> tuple[bool, bool]:
 _SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
     (torch.get_num_threads, torch.set_num_threads),
-    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (_deterministic, lambda mode: torch.use_deterministic_algorithms(mode[0], warn_only=mode[1])),
     (_anomaly, lambda mode: torch.autograd.set_detect_anomaly(*mode)),
 )
