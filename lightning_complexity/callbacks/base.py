@@ -64,11 +64,6 @@ def completed_batches(trainer: Trainer) -> int:
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
-def epoch_of(trainer: Trainer) -> int:
-    """Index of the epoch under way or, where none is, of the last one; Lightning's own has gone on by then."""
-    return max(int(trainer.fit_loop.epoch_progress.current.ready) - 1, 0)
-
-
 def accumulating(trainer: Trainer) -> bool:
     """Whether no optimizer step follows the batch that is being trained on."""
     return bool(trainer.fit_loop.epoch_loop._should_accumulate())

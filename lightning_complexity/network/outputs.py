@@ -191,9 +191,7 @@ def classified(snapshot: Snapshot) -> Classified:
     Raises:
         MeasureError: If targets are not classes of these outputs.
     """
-    outputs, targets = predictions(snapshot), snapshot.targets
-    if not isinstance(targets, Tensor):
-        raise MeasureError(f"needs integer class targets, got {type(targets).__name__}.")
+    outputs, targets = predictions(snapshot), _one_tensor(snapshot.targets)
     if outputs.ndim == 2:
         check_classification(outputs, targets)
     dim, ignored = snapshot.task.class_dim, snapshot.task.ignore_index
@@ -219,14 +217,31 @@ def class_targets(snapshot: Snapshot) -> tuple[Tensor, Tensor]:
         raise MeasureError(f"needs a target for each of {snapshot.num_samples} samples, got {len(targets)}.")
     kept = targets != snapshot.task.ignore_index
     if not kept.any():
-        raise MeasureError(f"needs a sample with a class; all targets are {snapshot.task.ignore_index}, to be ignored.")
+        raise _all_ignored(snapshot)
     return targets.long(), kept
 
 
 def num_classified(snapshot: Snapshot) -> int:
-    """Number of samples with a class, in any position, that the loss does not ignore. Needs targets."""
-    kept = snapshot.targets != snapshot.task.ignore_index
+    """Number of samples with a class, in any position, that the loss does not ignore. Needs targets.
+
+    Raises:
+        MeasureError: If targets are no tensor, or the loss ignores all.
+    """
+    kept = _one_tensor(snapshot.targets) != snapshot.task.ignore_index
+    if not kept.any():
+        raise _all_ignored(snapshot)
     return int(kept.reshape(len(kept), -1).any(1).sum())
+
+
+def _one_tensor(targets: Any) -> Tensor:
+    if not isinstance(targets, Tensor):
+        raise MeasureError(f"needs integer class targets, got {type(targets).__name__}.")
+    return targets
+
+
+def _all_ignored(snapshot: Snapshot) -> MeasureError:
+    ignored = snapshot.task.ignore_index
+    return MeasureError(f"needs a sample with a class; all targets are {ignored}, to be ignored.")
 
 
 @shared

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_complexity.callbacks.base import LightningModule, Trainer, double_precision, epoch_of
+from lightning_complexity.callbacks.base import LightningModule, Trainer, double_precision
 from lightning_complexity.callbacks.changes import Fingerprint, fingerprint
 from lightning_complexity.callbacks.keys import KeyedCallback, named_key, plain_key
 from lightning_complexity.callbacks.loggers import log_scalars
@@ -65,13 +65,23 @@ class Measuring(RunResults, WatchedValues, KeyedCallback):
         moment = self.spending.moment(trainer, names, watched, step=self._steps, last=last)
         if moment is not None:
             with moment.open(), noted(trainer, moment.doing):
-                self._measure_at(moment, trainer, pl_module, is_again=is_again, is_end=last or not self._history)
+                # After training, Lightning counts the epochs that are over.
+                epoch = max(trainer.current_epoch - last, 0)
+                is_end = last or not self._history
+                self._measure_at(moment, trainer, pl_module, epoch, is_again=is_again, is_end=is_end)
             moment.tell()
             if trainer.is_global_zero and moment.chosen and not self.views.is_begun:
                 self._begin_views(trainer, pl_module)
 
     def _measure_at(
-        self, moment: Moment, trainer: Trainer, pl_module: LightningModule, *, is_again: bool, is_end: bool
+        self,
+        moment: Moment,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        epoch: int,
+        *,
+        is_again: bool,
+        is_end: bool,
     ) -> None:
         with double_precision(trainer):
             measured = self._measured(
@@ -88,7 +98,7 @@ class Measuring(RunResults, WatchedValues, KeyedCallback):
         self._chosen = moment.chosen | (self._chosen or set() if is_again else set())
         if self._history:
             values["complexity/overhead"] = sum(monitor.overhead for monitor in self._all(trainer))
-        of_all = epoch_of(trainer), self._named(values), self._failures.left_out
+        of_all = epoch, self._named(values), self._failures.left_out
         epoch, values, self._failures.left_out = trainer.strategy.broadcast(of_all)
         log_scalars(trainer, values, self._steps, self.views.parts)
         seconds = measured.seconds

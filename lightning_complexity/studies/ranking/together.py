@@ -78,7 +78,9 @@ def rank_pairs(
             "high": high,
         }
     )
-    return frame.sort_values("r2_together", ascending=False, kind="stable", ignore_index=True)
+    # Pairs that differ by rounding alone stay in their order, which then is the same on all machines.
+    order = frame["r2_together"].round(9).sort_values(ascending=False, kind="stable").index
+    return frame.loc[order].reset_index(drop=True)
 
 
 def _divisions(
