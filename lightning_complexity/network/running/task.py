@@ -184,7 +184,7 @@ class Task:
         except Exception as error:
             raise NetworkError(
                 f"loss(module, batch) could not be computed in evaluation mode for a batch that is {structure(batch)}: "
-                f"{_said(error)}"
+                f"{_said(error)} Give one that takes this batch by itself: loss=lambda module, batch: ...."
             ) from error
         return _one_number(loss)
 
