@@ -286,3 +286,10 @@ def test_what_a_task_says_is_completed_by_options() -> None:
 def test_targets_function_that_fails_is_named() -> None:
     with pytest.raises(NetworkError, match=r"targets\(batch\) could not be computed .*KeyError"):
         margins(Snapshot(net(), {"x": X}, task=Task(targets=lambda batch: batch["y"])))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_sequences_of_different_lengths_are_to_be_padded() -> None:
+    jagged = torch.nested.nested_tensor([torch.ones(3, 2), torch.ones(2, 2)], layout=torch.jagged)
+    with pytest.raises(MeasureError, match=r"layout torch.jagged. Give inputs.to_padded_tensor"):
+        metrics.JacobianNorm().update(net(), jagged)

@@ -21,10 +21,13 @@ def check_dense(inputs: Any) -> None:
     """
     sparse = next((t for t in tensors_in(inputs) if t.layout != torch.strided), None)
     if sparse is not None:
-        raise MeasureError(
-            f"needs dense inputs, got a tensor of layout {sparse.layout}. Give inputs.to_dense(), and where the "
-            "network needs them sparse, forward=lambda model, inputs: model(inputs.to_sparse())."
+        dense = (
+            "inputs.to_padded_tensor(0.0), with a forward=lambda model, inputs: ... that takes them"
+            if sparse.is_nested
+            else "inputs.to_dense(), and where the network needs them sparse, "
+            "forward=lambda model, inputs: model(inputs.to_sparse())"
         )
+        raise MeasureError(f"needs dense inputs, got a tensor of layout {sparse.layout}. Give {dense}.")
 
 
 def time_first_modules(model: nn.Module) -> dict[str, nn.Module]:
