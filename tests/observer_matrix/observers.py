@@ -30,11 +30,23 @@ def with_monitor(case: Case, plain: list[Moment]) -> str | None:
     return found
 
 
+def plainly_trained(setting: Setting) -> list[Moment] | None:
+    """A training without an observer; ``None`` where this processor has none (an LSTM in bfloat16 on some)."""
+    try:
+        return trained(setting)
+    except RuntimeError as error:
+        if "could not create a primitive" not in str(error):  # of the library that torch's kernels are from
+            raise
+        return None
+
+
 def compared(cases: list[Case]) -> dict[str, str]:
     """What differed first in each case where something did."""
     found = {}
     for setting, group in settings(cases):
-        plain = trained(setting)
+        plain = plainly_trained(setting)
+        if plain is None:
+            continue
         differences = {str(case): with_monitor(case, plain) for case in group}
         found |= {case: difference for case, difference in differences.items() if difference is not None}
     return found
@@ -54,7 +66,9 @@ def compared_with_penalties(chosen: list[Setting]) -> dict[str, str]:
     """What a penalty of strength 0 and a far constraint changed first in each training where they did."""
     found = {}
     for setting in chosen:
-        plain = trained(setting)
+        plain = plainly_trained(setting)
+        if plain is None:
+            continue
         for make in (without_strength, far_constraint):
             difference = first_difference(plain, trained(setting, make()))
             if difference is not None:
