@@ -453,7 +453,10 @@ def test_flatness_is_the_inverse_square_of_the_box() -> None:
         assert 0 <= found["drop"] <= 0.1 + 1e-9
         assert of_paper(name, adjusted=True)[""] == pytest.approx(math.sqrt(found[""] / 30))
     assert of_paper("sharpness_flatness", box="magnitude") == of_paper("sharpness_mag_flatness")
-    assert of_paper("sharpness_flatness", drop=0.3)["alpha"] > of_paper("sharpness_flatness")["alpha"]
+    default = of_paper("sharpness_flatness")["alpha"]
+    assert of_paper("sharpness_flatness", drop=0.3)["alpha"] > default
+    for short in ({"num_starts": 1}, {"max_steps": 1}):
+        assert of_paper("sharpness_flatness", **short)["alpha"] == WorstCaseTolerance(**short)(published()) != default
 
 
 def test_measures_share_a_search_for_each_box(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -492,6 +495,7 @@ def test_names_and_options_of_the_measures() -> None:
         (partial(SharpnessMeasure, factor=0.0), "factor must be positive"),
         (partial(SharpnessMeasure, delta=2.0), "delta must be above 0 and at most 1, got 2.0"),
         (partial(SharpnessMeasure, box="round"), "box must be one of"),
+        (partial(SharpnessMeasure, num_starts=0), "num_starts must be at least 1, got 0"),
     ]
     for make, message in refused:
         with pytest.raises(ValueError, match=message):

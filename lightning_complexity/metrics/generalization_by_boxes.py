@@ -13,7 +13,7 @@ from lightning_complexity.functional.generalization import adjusted_measure
 from lightning_complexity.functional.loss_surface.flatness import magnitude_aware_sharpness_capacity, sharpness_capacity
 from lightning_complexity.metrics.base import Cost
 from lightning_complexity.metrics.generalization import StudiedNetwork
-from lightning_complexity.metrics.loss_surface.flatness import SearchedMetric, check_box, check_positive
+from lightning_complexity.metrics.loss_surface.flatness import SearchedMetric, check_positive, check_search
 from lightning_complexity.network import (
     Context,
     Snapshot,
@@ -127,6 +127,8 @@ class SharpnessMeasure(SearchedMetric):
         box: Its shape, see :class:`WorstCaseTolerance`; default that of the measure.
         delta: :math:`\delta`; 1 leaves it out, as equations 50 and 51 do.
         factor: :math:`c`.
+        num_starts: As in :class:`WorstCaseTolerance`.
+        max_steps: As in :class:`WorstCaseTolerance`.
         per_layer: Must be ``False``, the measures are of the network as a whole.
 
     Raises:
@@ -169,6 +171,8 @@ class SharpnessMeasure(SearchedMetric):
         box: Box | None = None,
         delta: float = 1.0,
         factor: float = 4.0,
+        num_starts: int = 5,
+        max_steps: int = 10,
         per_layer: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -176,13 +180,13 @@ class SharpnessMeasure(SearchedMetric):
             raise ValueError(f"of must be one of {', '.join(SHARPNESS_MEASURES)}; got {of!r}.")
         check_positive("drop", drop)
         check_positive("factor", factor)
-        if box is not None:
-            check_box(box)
+        check_search(box or SHARPNESS_MEASURES[of].box, num_starts, max_steps)
         if not 0 < delta <= 1:
             raise ValueError(f"delta must be above 0 and at most 1, got {delta!r}.")
         super().__init__(per_layer=per_layer, **kwargs)
         self.of, self.adjusted, self.num_samples = of, adjusted, num_samples
         self.drop, self.box, self.delta, self.factor = drop, box, delta, factor
+        self.num_starts, self.max_steps = num_starts, max_steps
         self.name = f"generalization_{of}{'_adjusted' if adjusted else ''}"
         if SHARPNESS_MEASURES[of].needs_initial:
             self.needs = self.needs | {"initial"}
@@ -190,7 +194,8 @@ class SharpnessMeasure(SearchedMetric):
     def search(self, snapshot: Snapshot, context: Context) -> list[float]:
         """The measure, the scale of the box, the drop there, and whether it was found."""
         measure, num_samples = SHARPNESS_MEASURES[self.of], self.num_samples or snapshot.num_samples
-        found = tolerated_box(snapshot, BoxSearch(self.box or measure.box, self.drop))
+        box = BoxSearch(self.box or measure.box, self.drop, num_starts=self.num_starts, max_steps=self.max_steps)
+        found = tolerated_box(snapshot, box)
         if not found.converged:
             return [math.nan, found.scale, found.rise, 0.0]
         network = StudiedNetwork(snapshot, fft=False, num_samples=num_samples, compat=None)

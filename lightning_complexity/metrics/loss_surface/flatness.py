@@ -35,18 +35,14 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} must be positive and finite, got {value!r}.")
 
 
-def check_box(box: Any) -> None:
-    """Raise an error unless there is such a box.
+def check_search(box: Any, num_starts: int, max_steps: int) -> None:
+    """Raise an error unless a box can be searched like this.
 
     Raises:
-        ValueError: Naming those that there are.
+        ValueError: Naming the boxes that there are, or the option.
     """
     if box not in get_args(Box):
         raise ValueError(f"box must be one of {', '.join(get_args(Box))}; got {box!r}.")
-
-
-def _check_search(box: Any, num_starts: int, max_steps: int) -> None:
-    check_box(box)
     for option, value in {"num_starts": num_starts, "max_steps": max_steps}.items():
         if value < 1:
             raise ValueError(f"{option} must be at least 1, got {value!r}.")
@@ -198,7 +194,7 @@ class WorstCaseSharpness(SearchedMetric):
         **kwargs: Any,
     ) -> None:
         check_positive("epsilon", epsilon)
-        _check_search(box, num_starts, max_steps)
+        check_search(box, num_starts, max_steps)
         super().__init__(per_layer=per_layer, **kwargs)
         self.epsilon, self.box, self.num_starts, self.max_steps = epsilon, box, num_starts, max_steps
         if box != "keskar":
@@ -371,7 +367,7 @@ class WorstCaseTolerance(SearchedMetric):
     ) -> None:
         check_positive("drop", drop)
         check_positive("rise", rise)
-        _check_search(box, num_starts, max_steps)
+        check_search(box, num_starts, max_steps)
         super().__init__(per_layer=per_layer, **kwargs)
         self.box, self.drop, self.rise, self.num_starts, self.max_steps = box, drop, rise, num_starts, max_steps
         if box != "plain":
