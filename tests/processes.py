@@ -27,6 +27,7 @@ from lightning_complexity.metrics.base import SampleMeanMetric, shares
 from lightning_complexity.network import Context, MeasureError, Snapshot, mean_loss
 from lightning_complexity.recording.measuring import FailureReport, gaps, measure_fit, measure_metrics
 from tests.networks import conv_net, mlp
+from tests.quick import quick_suite
 
 WATCHDOG = 200
 """Seconds after which a process that waits for another prints where, and ends."""
@@ -182,12 +183,11 @@ def alone(monitor: ComplexityMonitor, module: nn.Module, trainer: pl.Trainer) ->
 
 def everything(strategy: str, devices: int, network: str) -> dict[str, Any]:
     """All metrics, with the loss of the step and with one that parts of the samples have."""
-    own = ComplexityMonitor("full", probe=32, budget=None)
+    own = ComplexityMonitor(quick_suite("full"), probe=32, budget=None)
     given = ComplexityMonitor(
-        "full",
+        quick_suite("full", per_layer=True),
         probe=tuple(data(network, 36, 5).tensors),
         loss=F.cross_entropy,
-        per_layer=True,
         name="given",
         budget=None,
     )

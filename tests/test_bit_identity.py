@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_complexity import ComplexityMonitor, ComplexityPenalty, regularizers
+from tests.quick import quick_suite
 from tests.test_contract import REGULARIZERS, assert_same
 from tests.training import Delicate, loader, trainer
 
@@ -60,7 +61,7 @@ def test_two_plain_trainings_are_equal_and_other_seeds_are_not() -> None:
     ids=str,
 )
 def test_monitor_changes_nothing(options: dict[str, Any]) -> None:
-    monitor = ComplexityMonitor("full", every_n_steps=1, per_layer=True)
+    monitor = ComplexityMonitor(quick_suite("full", per_layer=True), every_n_steps=1)
     assert_same(trained([], **options), trained([monitor], **options))
     assert len(monitor.history) > 3
     assert len(monitor.history[-1].values) > 20

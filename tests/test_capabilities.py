@@ -16,6 +16,7 @@ from lightning_complexity.metrics import ComplexityMetric, catalogue
 from lightning_complexity.network import MeasureError, MissingInputError, NothingMeasuredError, Snapshot, initial_state
 from lightning_complexity.regularizers import Regularizer, snapshot_for
 from tests.networks import Attending, live_steps, mlp
+from tests.quick import quick
 
 METRICS = [entry.metric for entry in catalogue()]
 EXPORTED = [getattr(regularizers, name) for name in regularizers.__all__]
@@ -78,12 +79,12 @@ def test_what_is_chosen_is_what_is_measured(cls: type[ComplexityMetric]) -> None
     model, x = network(cls), inputs(cls)
     snapshot = snapshot_of(model, x, moved(model))
     by_layer = {"per_layer": True} if cls.has_layers else {}
-    every = cls(**by_layer)
+    every = quick(cls, **by_layer)
     whole = value(every, snapshot)
     parts = every.parts()
-    torch.testing.assert_close(value(cls().on("*"), snapshot), whole)
+    torch.testing.assert_close(value(quick(cls).on("*"), snapshot), whole)
     for module in ("0", "2"):
-        chosen = cls(**by_layer).on(module)
+        chosen = quick(cls, **by_layer).on(module)
         alone = value(chosen, snapshot)
         assert not torch.isclose(alone, whole)
         if not cls.has_layers:
@@ -108,7 +109,7 @@ def test_a_choice_that_fits_nothing_names_the_layers_there_are(cls: type[Complex
     model, x = network(cls), inputs(cls)
     snapshot = snapshot_of(model, x, moved(model))
     with pytest.raises(MeasureError, match="chosen by 'zzz'") as caught:
-        value(cls().on("zzz"), snapshot)
+        value(quick(cls).on("zzz"), snapshot)
     assert "0.weight" in str(caught.value) or cls is metrics.CustomizedL1
 
 
@@ -136,19 +137,19 @@ def test_what_is_needed_is_enough_and_nothing_less_is(cls: type[ComplexityMetric
     everything = {"inputs": x, "targets": torch.arange(6) % 3, "initial": moved(model), "live": live_steps(model)}
     needs = cls().needs - {"loss"}
     exactly = {need: everything[need] for need in needs}
-    metric = cls()
+    metric = quick(cls)
     metric.update(model, **exactly)
     assert metric.compute().shape == ()
     for need in needs:
         with pytest.raises(MissingInputError, match=need):
-            cls().update(model, **{k: v for k, v in exactly.items() if k != need})
+            quick(cls).update(model, **{k: v for k, v in exactly.items() if k != need})
 
 
 @pytest.mark.parametrize("cls", OF_WEIGHTS)
 def test_what_reads_no_samples_has_one_value_for_all_of_them(cls: type[ComplexityMetric]) -> None:
     model, x = network(cls), inputs(cls)
     initial = moved(model)
-    first, other = (value(cls(), snapshot_of(model, batch, initial)) for batch in (x, 10 * torch.randn_like(x)))
+    first, other = (value(quick(cls), snapshot_of(model, batch, initial)) for batch in (x, 10 * torch.randn_like(x)))
     assert torch.equal(first, other)
 
 
@@ -157,17 +158,17 @@ def test_what_reads_no_samples_has_one_value_for_all_of_them(cls: type[Complexit
 def test_capacities_are_what_reads_no_samples(cls: type[ComplexityMetric], wrapper: Callable[..., Any]) -> None:
     if cls.reads_samples:
         with pytest.raises((ValueError, TypeError)):
-            wrapper(cls())
+            wrapper(quick(cls))
         return
     model, x = network(cls), inputs(cls)
     initial = moved(model)
     try:
-        metric = wrapper(cls())
+        metric = wrapper(quick(cls))
     except ValueError as error:
         assert "logarithm" in str(error) or "positive" in str(error)  # noqa: PT017
         return
     whole = value(metric, snapshot_of(model, x, initial))
-    parts = wrapper(cls())
+    parts = wrapper(quick(cls))
     for batch in x.split(2):
         parts.update(snapshot_of(model, batch, initial))
     torch.testing.assert_close(parts.compute(), whole, equal_nan=True)
@@ -185,7 +186,7 @@ def test_what_costs_weights_never_runs_the_network(cls: type[ComplexityMetric]) 
     model, x = network(cls, counting=True), inputs(cls)
     snapshot = snapshot_of(model, x, moved(model))
     Counting.calls = 0
-    metric = cls()
+    metric = quick(cls)
     value(metric, snapshot)
     assert (Counting.calls == 0) == (metric.cost == "weights")
     assert Counting.calls <= AT_MOST.get(metric.cost, 10**6), Counting.calls
@@ -227,7 +228,7 @@ def test_a_shared_snapshot_runs_the_network_once_for_what_is_shared() -> None:
     found = {}
     for cls in expected:
         Counting.calls = 0
-        cls().update(snapshot)
+        quick(cls).update(snapshot)
         found[cls] = Counting.calls
     assert found == expected
 

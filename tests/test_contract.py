@@ -19,6 +19,7 @@ from lightning_complexity.metrics import SUITES, ComplexityMetric, catalogue
 from lightning_complexity.network import MissingInputError, Snapshot, initial_state, predictions
 from lightning_complexity.regularizers import Regularizer
 from tests.networks import Attending, conv_net, live_steps, mlp
+from tests.quick import quick
 
 METRICS = [entry.metric for entry in catalogue()]
 EXPORTED = [getattr(regularizers, name) for name in regularizers.__all__]
@@ -150,13 +151,13 @@ class TestMetric:
         next(model.modules()).eval().train()
         list(model.children())[-1].eval()
         before = fingerprint(model)
-        measured(cls(), network, initial)
+        measured(quick(cls), network, initial)
         assert_same(before, fingerprint(model))
 
     def test_two_batches_equal_one_in_any_order(self, cls: type[ComplexityMetric], network: Network) -> None:
         initial = moved(network)
         if cls.single_update_reason is not None:
-            metric = cls()
+            metric = quick(cls)
             with pytest.raises(MissingInputError):
                 metric.update(network[0])  # does not count
             measured(metric, network, initial)
@@ -165,18 +166,18 @@ class TestMetric:
             ):
                 measured(metric, network, initial)
             return
-        whole = measured(cls(), network, initial)
+        whole = measured(quick(cls), network, initial)
         for parts in ([slice(0, 3), slice(3, 7)], [slice(5, 7), slice(0, 4), slice(4, 5)]):
-            metric = cls()
+            metric = quick(cls)
             for rows in parts:
                 metric.update(network[0], **given(metric, network, initial, rows))
             torch.testing.assert_close(metric.compute(), whole)
 
     def test_calling_gives_the_batch_and_accumulates(self, cls: type[ComplexityMetric], network: Network) -> None:
-        initial, called, updated = moved(network), cls(), cls()
+        initial, called, updated = moved(network), quick(cls), quick(cls)
         for rows in (slice(0, 3), slice(3, 7)):
             parts = given(called, network, initial, rows)
-            alone = cls()
+            alone = quick(cls)
             alone.update(network[0], **parts)
             torch.testing.assert_close(called(network[0], **parts), alone.compute(), equal_nan=True)
             if cls.single_update_reason is not None:
@@ -187,34 +188,34 @@ class TestMetric:
         torch.testing.assert_close(called.compute(), updated.compute())
 
     def test_works_in_a_collection(self, cls: type[ComplexityMetric], network: Network) -> None:
-        initial, metric = moved(network), cls()
-        collection = MetricCollection({"one": cls(), "other": metrics.ParameterNorm(p=1)}, compute_groups=False)
+        initial, metric = moved(network), quick(cls)
+        collection = MetricCollection({"one": quick(cls), "other": metrics.ParameterNorm(p=1)}, compute_groups=False)
         live = live_steps(network[0])
         collection.update(network[0], inputs=network[1], targets=network[2], initial=initial, live=live)
         torch.testing.assert_close(collection.compute()["one"], measured(metric, network, initial))
 
     def test_reset_forgets(self, cls: type[ComplexityMetric], network: Network) -> None:
-        initial, metric = moved(network), cls()
+        initial, metric = moved(network), quick(cls)
         first = measured(metric, network, initial)
         metric.reset()
         torch.testing.assert_close(measured(metric, network, initial), first)
 
     def test_snapshot_and_model_agree(self, cls: type[ComplexityMetric], network: Network) -> None:
         model, x, y = network
-        initial, metric = moved(network), cls()
+        initial, metric = moved(network), quick(cls)
         metric.update(Snapshot(model, x, y, initial=initial, live=live_steps(model), chunk_size=3))
-        torch.testing.assert_close(metric.compute(), measured(cls(), network, initial))
+        torch.testing.assert_close(metric.compute(), measured(quick(cls), network, initial))
 
     def test_works_where_validation_runs(self, cls: type[ComplexityMetric], network: Network) -> None:
         initial = moved(network)
-        value = measured(cls(), network, initial)
+        value = measured(quick(cls), network, initial)
         with torch.no_grad():
-            torch.testing.assert_close(measured(cls(), network, initial), value)
+            torch.testing.assert_close(measured(quick(cls), network, initial), value)
         with torch.inference_mode():
-            torch.testing.assert_close(measured(cls(), network, initial), value)
+            torch.testing.assert_close(measured(quick(cls), network, initial), value)
 
     def test_is_picklable_and_clonable(self, cls: type[ComplexityMetric], network: Network) -> None:
-        initial, metric = moved(network), cls()
+        initial, metric = moved(network), quick(cls)
         value = measured(metric, network, initial)
         for other in (pickle.loads(pickle.dumps(metric)), metric.clone(), copy.deepcopy(metric)):
             torch.testing.assert_close(other.compute(), value)
@@ -224,9 +225,9 @@ class TestMetric:
     def test_layers_combine_to_the_whole(self, cls: type[ComplexityMetric], network: Network) -> None:
         if not cls.has_layers:
             with pytest.raises(ValueError, match="has no value for a layer"):
-                cls(per_layer=True)
+                quick(cls, per_layer=True)
             return
-        initial, metric = moved(network), cls(per_layer=True)
+        initial, metric = moved(network), quick(cls, per_layer=True)
         layers = measured(metric, network, initial)
         assert len(layers) > 1
         children = {n for n, _ in network[0].named_children()}
@@ -234,10 +235,10 @@ class TestMetric:
         assert {name.split(".")[0] for name in layers} <= children | {"relu"}
         report = metric.report()
         assert {f"{metric.name}/{layer}" for layer in layers} <= report.keys()
-        torch.testing.assert_close(report[metric.name], measured(cls(), network, initial))
+        torch.testing.assert_close(report[metric.name], measured(quick(cls), network, initial))
 
     def test_says_what_is_missing(self, cls: type[ComplexityMetric], network: Network) -> None:
-        metric = cls()
+        metric = quick(cls)
         for need in metric.needs - {"loss"}:
             rest = {k: v for k, v in given(metric, network, {}).items() if k != need}
             with pytest.raises(MissingInputError, match=f"{cls.__name__} needs .*{need}"):
@@ -248,7 +249,7 @@ class TestMetric:
         with torch.no_grad():
             for p in network[0].parameters():
                 p.fill_(torch.nan)
-        value = measured(cls(), network, initial)
+        value = measured(quick(cls), network, initial)
         of_shapes = {metrics.VCGeneralizationBound, metrics.RegionBound}
         counts = cls.__module__ == metrics.size.__name__ or cls in of_shapes
         assert value.isfinite() if counts else value.isnan()
@@ -256,14 +257,14 @@ class TestMetric:
     def test_single_sample(self, cls: type[ComplexityMetric], network: Network) -> None:
         model, x, y = network
         initial = moved(network)
-        value = measured(cls(), (model, x[:1], y[:1]), initial)
+        value = measured(quick(cls), (model, x[:1], y[:1]), initial)
         assert value.isfinite() or "single sample" in cls.__doc__, "an undefined value must be documented"
 
     def test_half_precision_is_measured_in_single(self, cls: type[ComplexityMetric], network: Network) -> None:
         model, x, y = network
         initial = moved(network)
-        value = measured(cls(), (model.bfloat16().float(), x.bfloat16().float(), y), initial)
-        half = measured(cls(), (model.bfloat16(), x.bfloat16(), y), initial)
+        value = measured(quick(cls), (model.bfloat16().float(), x.bfloat16().float(), y), initial)
+        half = measured(quick(cls), (model.bfloat16(), x.bfloat16(), y), initial)
         torch.testing.assert_close(half.double(), value.double(), rtol=1e-5, atol=1e-5)
 
 

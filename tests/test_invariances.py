@@ -13,6 +13,7 @@ from lightning_complexity import metrics
 from lightning_complexity.metrics import ComplexityMetric, catalogue
 from lightning_complexity.network import MeasureError, Snapshot, initial_state
 from tests.networks import mlp, randomize_batch_norm
+from tests.quick import quick
 
 METRICS = [entry.metric for entry in catalogue()]
 RANDOM = dict.fromkeys(
@@ -71,7 +72,7 @@ def permuted(state: dict[str, Tensor], second: str, order: Tensor) -> dict[str, 
 
 
 def measured(cls: type[ComplexityMetric], model: nn.Module, x: Tensor, y: Tensor, initial: dict[str, Tensor]) -> Tensor:
-    metric = cls()
+    metric = quick(cls)
     metric.update(Snapshot(model, x, y, initial=initial))
     return metric.compute()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_complexity import ComplexityConstraint, ComplexityMonitor, ComplexityPenalty, metrics, regularizers
+from tests.quick import quick_suite
 from tests.test_contract import assert_same
 from tests.training import trainer
 from tests.zoo import ZOO, Specimen
@@ -91,7 +92,7 @@ def trained(name: str, *callbacks: pl.Callback) -> dict[str, Any]:
 @pytest.mark.parametrize("name", [*KINDS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
 def test_training_is_the_same_to_the_last_bit(name: str) -> None:
     plain = trained(name)
-    monitor = ComplexityMonitor("full", every_n_steps=1)
+    monitor = ComplexityMonitor(quick_suite("full"), every_n_steps=1)
     assert_same(plain, trained(name, monitor))
     assert len(monitor.history) == 4
     without_strength = ComplexityPenalty(regularizers.GradientNorm(0.0), regularizers.PathNorm(0.0))

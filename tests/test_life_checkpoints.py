@@ -20,6 +20,7 @@ from lightning_complexity import ComplexityConstraint, ComplexityMonitor, Comple
 from lightning_complexity.callbacks import NeuronPruning
 from lightning_complexity.recording import read_record
 from tests.networks import mlp
+from tests.quick import quick_suite
 from tests.training import Classifier, trainer
 
 pytestmark = [
@@ -181,7 +182,7 @@ def test_the_last_values_are_there_before_anything_asks(tmp_path: Path) -> None:
 
 def everything() -> list[Any]:
     return [
-        ComplexityMonitor("full", loss=torch.nn.functional.cross_entropy),
+        ComplexityMonitor(quick_suite("full"), loss=torch.nn.functional.cross_entropy),
         ComplexityMonitor(["JacobianNorm"], probe=(X + 1, Y), name="shifted"),
         ComplexityPenalty(regularizers.LogSpectralProduct(1e-3), regularizers.DistanceFromInitialization(1e-3)),
         ComplexityConstraint(regularizers.JacobianNorm(), at_most=0.1, every_n_steps=2),

@@ -18,10 +18,11 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_complexity import ComplexityMonitor, ComplexityPenalty, regularizers
 from tests.observer_matrix.comparing import first_difference
 from tests.observer_matrix.design import FACTORS, NETWORKS, Case, Setting, covering
-from tests.observer_matrix.memory import measured_many_times, measures
+from tests.observer_matrix.memory import measured_many_times
 from tests.observer_matrix.observers import compared, compared_with_penalties
 from tests.observer_matrix.processes import on_two_processes
 from tests.observer_matrix.training import Watched, trained
+from tests.quick import quick_suite
 from tests.training import Classifier, loader, trainer
 
 PATIENCE = 400
@@ -248,4 +249,4 @@ def test_graphs_of_checkpointed_networks_go_with_their_measures() -> None:
 @pytest.mark.timeout(3 * PATIENCE)  # "full" takes about a second each time
 @pytest.mark.parametrize("suite", FACTORS["suite"])
 def test_memory_does_not_grow_over_300_measurements(suite: str) -> None:
-    assert_does_not_grow(measures(suite), 20, 300)
+    assert_does_not_grow(quick_suite(suite), 20, 300)

@@ -20,6 +20,7 @@ from lightning_complexity.callbacks.finding import explained, find_task
 from lightning_complexity.callbacks.step import StepLoss, logged_loss, run_step
 from lightning_complexity.network import Batches, MeasureError, Snapshot, Task, mean_loss, predictions
 from tests.networks import mlp
+from tests.quick import quick_suite
 from tests.test_contract import assert_same
 from tests.training import Classifier, trainer
 
@@ -78,7 +79,7 @@ def test_the_loss_is_that_of_the_step() -> None:
 @pytest.mark.filterwarnings("ignore:ComplexityMonitor leaves out relative_flatness, gauss_newton_trace")
 def test_a_step_that_does_everything_leaves_no_trace(tmp_path: Any) -> None:
     ends = []
-    for callbacks in ([], [ComplexityMonitor("full", every_n_steps=1)]):
+    for callbacks in ([], [ComplexityMonitor(quick_suite("full"), every_n_steps=1)]):
         pl.seed_everything(0, verbose=False)
         module = Busy()
         logger = TensorBoardLogger(tmp_path, name=str(len(callbacks)))

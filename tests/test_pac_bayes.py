@@ -134,10 +134,10 @@ def test_the_slope_of_the_loss_does_not_count_in_the_tolerated_noise() -> None:
 
 @pytest.mark.slow
 def test_the_tolerated_noise_in_closed_form() -> None:
-    metric = NoiseTolerance(num_draws=4000)
+    metric = NoiseTolerance(num_draws=1000)
     metric.update(*separator())
     assert metric.compute().item() == pytest.approx(2 / (math.sqrt(2) * norm.ppf(0.9)), rel=0.06)
-    aware = NoiseTolerance(num_draws=4000, magnitude_aware=True)  # all weights have size 1
+    aware = NoiseTolerance(num_draws=1000, magnitude_aware=True)  # all weights have size 1
     aware.update(*separator())
     assert aware.compute().item() == pytest.approx(metric.compute().item(), rel=0.02)
 
@@ -159,7 +159,7 @@ def test_magnitude_aware_noise_does_not_see_that_layers_were_rescaled() -> None:
 
 def test_noise_where_there_are_no_classes_raises_the_loss() -> None:
     net, x = nn.Linear(3, 1, bias=False), torch.randn(50, 3)
-    metric = NoiseTolerance(num_draws=4000, rise=0.7)
+    metric = NoiseTolerance(num_draws=1000, rise=0.7)
     metric.update(net, x, net(x).detach(), loss=F.mse_loss)
     of_one = x.square().sum(1).mean().item()  # the loss that noise of scale 1 adds
     assert metric.compute().item() == pytest.approx(math.sqrt(0.7 / of_one), rel=0.06)

@@ -25,6 +25,7 @@ from lightning_complexity.metrics import ComplexityMetric, catalogue
 from lightning_complexity.metrics.base.words import in_units
 from lightning_complexity.network import NothingMeasuredError, Snapshot
 from tests.networks import mlp
+from tests.quick import quick
 from tests.test_capabilities import inputs, moved, network, snapshot_of
 
 METRICS = [entry.metric for entry in catalogue()]
@@ -56,7 +57,7 @@ def render(figure: Figure) -> None:
 @pytest.mark.parametrize("cls", METRICS)
 class TestEvery:
     def test_number_is_drawn_with_its_title_direction_and_units(self, cls: type[ComplexityMetric]) -> None:
-        metric, _ = measured(cls())
+        metric, _ = measured(quick(cls))
         figure, axes = metric.plot()
         render(figure)
         value, error = metric.compute(), metric.report().get(f"{metric.name}/standard_error")
@@ -93,7 +94,7 @@ class TestEvery:
                 assert x == pytest.approx(float(layers[name])) if name in layers else math.isnan(x)
 
     def test_course_is_drawn_over_measurements(self, cls: type[ComplexityMetric]) -> None:
-        metric, _ = measured(cls())
+        metric, _ = measured(quick(cls))
         value = metric.compute()
         figure, axes = metric.plot([value, 2 * value, value])
         render(figure)
@@ -102,7 +103,7 @@ class TestEvery:
         assert axes.get_xlabel() == "measurement"
 
     def test_what_is_behind_the_value_is_drawn_by_size(self, cls: type[ComplexityMetric]) -> None:
-        metric, snapshot = measured(cls())
+        metric, snapshot = measured(quick(cls))
         behind = metric.histograms(snapshot)
         if not behind:
             return
@@ -117,7 +118,7 @@ class TestEvery:
         assert not plt.get_fignums()
 
     def test_drawing_changes_nothing(self, cls: type[ComplexityMetric]) -> None:
-        metric, _ = measured(cls())
+        metric, _ = measured(quick(cls))
         before = [torch.get_rng_state(), {k: repr(v) for k, v in metric.metric_state.items()}]
         metric.plot(ax=Figure().add_subplot())
         metric._repr_html_()
@@ -128,7 +129,7 @@ class TestEvery:
 
     def test_notebooks_show_how_it_is_written_and_the_value(self, cls: type[ComplexityMetric]) -> None:
         assert cls()._repr_html_().count("<td>") == 0
-        metric, _ = measured(cls())
+        metric, _ = measured(quick(cls))
         html = metric._repr_html_()
         assert html.partition(">")[2].startswith(f"{cls.__name__}(")
         assert f"<td>{metric.name}</td><td>{float(metric.compute()):.4g}" in html

@@ -16,6 +16,7 @@ from lightning_complexity import metrics
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.network import initial_state
 from tests.networks import mlp
+from tests.quick import quick
 
 FACTORS = [1e-6, 1e-12, 1e6]
 OF_THE_LOSS = [entry.metric for entry in metrics.catalogue() if "loss" in entry.metric().needs]
@@ -26,7 +27,7 @@ OTHERWISE: dict[str, Callable[[float], ComplexityMetric]] = {
     "FunctionalVariance": lambda c: metrics.FunctionalVariance(inverse_temperature=5 / c),
 }
 OPTIONS: dict[str, Callable[[float], ComplexityMetric]] = {
-    **{cls.__name__: lambda c, cls=cls: cls() for cls in OF_THE_LOSS if cls is not metrics.WorstCaseSharpness},
+    **{cls.__name__: lambda c, cls=cls: quick(cls) for cls in OF_THE_LOSS if cls is not metrics.WorstCaseSharpness},
     **OTHERWISE,
     "squared gradient": lambda c: metrics.GradientNorm(squared=True),
     "adaptive": lambda c: metrics.SAMSharpness(adaptive=True),
@@ -73,15 +74,9 @@ def report(metric: ComplexityMetric, model: nn.Module, x: Tensor, y: Tensor, fac
     return {key.removeprefix(metric.name).strip("/"): float(value) for key, value in metric.report().items()}
 
 
-def marked(name: str) -> Any:
-    """Searches for the largest box take seconds."""
-    slow = name in ("SharpnessMeasure", "WorstCaseTolerance")
-    return pytest.param(OPTIONS[name], id=name, marks=[pytest.mark.slow] if slow else [])
-
-
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("name", ["relu", "tanh"])
-@pytest.mark.parametrize("build", [marked(name) for name in OPTIONS])
+@pytest.mark.parametrize("build", OPTIONS.values(), ids=OPTIONS)
 def test_values_errors_and_verdicts(build: Callable[[float], ComplexityMetric], name: str, factor: float) -> None:
     model, x, y = network(name)
     plain, scaled = report(build(1.0), model, x, y, 1.0), report(build(factor), model, x, y, factor)

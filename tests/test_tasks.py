@@ -28,6 +28,7 @@ from lightning_complexity.network import (
 from lightning_complexity.network.outputs import class_dim
 from lightning_complexity.regularizers import Regularizer
 from tests.kinds import KINDS, OUTPUTS, Kind
+from tests.quick import quick
 
 METRICS = [entry.metric for entry in catalogue()]
 EXPORTED = [getattr(regularizers, name) for name in regularizers.__all__]
@@ -177,7 +178,7 @@ def test_outputs_in_a_container_count_as_what_they_hold(cls: type[ComplexityMetr
     y = model.layers(x).argmax(1)
     values = []
     for network, options in ((model, {"loss": loss}), (model.layers, {})):
-        metric = cls()
+        metric = quick(cls)
         own = {name.removeprefix("" if network is model else "layers."): t for name, t in initial.items()}
         try:
             metric.update(network, **needed(cls, x, y, own), **options)
@@ -247,7 +248,7 @@ def test_a_metric_has_a_value_or_a_reason(name: str) -> None:
     initial = changed(kind)
     snapshot = Snapshot(kind.model, kind.inputs, kind.targets, loss=kind.loss, initial=initial)
     for cls in METRICS:
-        metric = cls()
+        metric = quick(cls)
         try:
             metric.update(snapshot)
         except ValueError as error:

@@ -13,26 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_complexity import ComplexityMonitor, metrics
+from lightning_complexity import ComplexityMonitor
+from lightning_complexity.metrics import ComplexityMetric
 from tests.observer_matrix.networks import CLASSES, Checkpointed
 from tests.observer_matrix.observers import NO_LIMIT
 from tests.training import Classifier, trainer
 
 PAGE = 4096
-SMALLER: dict[str, dict[str, Any]] = {
-    "EffectiveDimension": {"num_probes": 1, "num_steps": 4},
-    "LargestHessianEigenvalue": {"max_products": 20},
-    "LinearRegions": {"num_segments": 1},
-    "LossSlice": {"num_directions": 1, "num_points": 3},
-    "ModeConnectivityBarrier": {"num_points": 3},
-    "NegativeCurvature": {"num_probes": 1, "num_steps": 4},
-    "NoiseTolerance": {"num_draws": 2},
-    "PACBayesBound": {"num_draws": 4},
-    "PreconditionedSharpness": {"max_products": 20},
-    "SmallestHessianEigenvalue": {"max_products": 20},
-    "WorstCaseSharpness": {"num_starts": 1, "max_steps": 4},
-}
-"""Options that make the dearest measures cheap: the same lines run, fewer times."""
 SAMPLES = 8
 
 
@@ -77,15 +64,7 @@ def alive(measurements: int, earlier: dict[int, weakref.ref[Tensor]]) -> Alive:
     return Alive(measurements, len(new), len(objects), resident)
 
 
-def measures(suite: str) -> list[metrics.ComplexityMetric]:
-    """Those of a suite, the dearest with few draws."""
-    chosen = ComplexityMonitor(suite).metrics
-    return [type(m)(**SMALLER[type(m).__name__]) if type(m).__name__ in SMALLER else m for m in chosen]
-
-
-def measured_many_times(
-    chosen: str | list[str] | list[metrics.ComplexityMetric], moments: tuple[int, ...]
-) -> list[Alive]:
+def measured_many_times(chosen: str | list[str] | list[ComplexityMetric], moments: tuple[int, ...]) -> list[Alive]:
     """What was alive at some numbers of measurements."""
     pl.seed_everything(5, verbose=False)
     monitor = ComplexityMonitor(chosen, every_n_steps=1, budget=NO_LIMIT)

@@ -8,6 +8,7 @@ from lightning_complexity import ComplexityConstraint, ComplexityMonitor, Comple
 from tests.observer_matrix.comparing import first_difference
 from tests.observer_matrix.design import Case, Setting, settings
 from tests.observer_matrix.training import EPOCHS, Moment, trained
+from tests.quick import quick_suite
 
 STEPS = 4
 NO_LIMIT: Any = 1e9  # a share of the training time that no measurement takes
@@ -15,7 +16,8 @@ FEWEST_VALUES = {"fast": 8, "standard": 10, "full": 30}
 
 
 def monitor_of(case: Case) -> ComplexityMonitor:
-    return ComplexityMonitor(case.suite, every_n_steps=1 if case.cadence == "step" else None, budget=NO_LIMIT)
+    measures = quick_suite(case.suite)
+    return ComplexityMonitor(measures, every_n_steps=1 if case.cadence == "step" else None, budget=NO_LIMIT)
 
 
 def with_monitor(case: Case, plain: list[Moment]) -> str | None:

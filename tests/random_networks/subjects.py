@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
 
 from lightning_complexity import metrics, regularizers
 from lightning_complexity.metrics import ComplexityMetric, catalogue
 from lightning_complexity.regularizers import Regularizer
+from tests.quick import quick
 
-_QUICKER: dict[str, dict[str, Any]] = {
-    "Transitions": {"num_points": 64},
-    "TrajectoryLength": {"num_points": 64},
-    "LinearRegions": {"num_segments": 2},
-    "LearningCoefficient": {"num_draws": 10, "burn_in": 5},
-    "FunctionalVariance": {"num_draws": 10, "burn_in": 5},
-    "WorstCaseTolerance": {"num_starts": 2, "max_steps": 3},
-}
 _DEAR = {"LinearRegions", "LinearRegions in a plane", "SpectralBound", "HessianTrace", "StableRank", "FlopCount"} | {
     *("LearningCoefficient", "FunctionalVariance", "LossSlice", "WorstCaseTolerance", "SharpnessMeasure"),
 }
@@ -26,8 +18,7 @@ _DEAR = {"LinearRegions", "LinearRegions in a plane", "SpectralBound", "HessianT
 def _metrics() -> dict[str, Callable[[], ComplexityMetric]]:
     found: dict[str, Callable[[], ComplexityMetric]] = {}
     for entry in catalogue():
-        name, options = entry.metric.__name__, _QUICKER.get(entry.metric.__name__, {})
-        found[name] = lambda cls=entry.metric, options=options: cls(**options)
+        found[entry.metric.__name__] = lambda cls=entry.metric: quick(cls)
     return found
 
 

@@ -35,6 +35,7 @@ def as_a_user_would() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("as_a_user_would")
+@pytest.mark.longest
 @pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("ignore")  # diverged networks, limits that are not met: all on purpose
 def test_faults_are_found_and_healthy_runs_are_left_alone(capsys: Any) -> None:

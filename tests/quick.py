@@ -1,0 +1,48 @@
+"""Metrics as laws over all of them measure: those that draw, search or integrate do so fewer times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_complexity.metrics import ComplexityMetric, resolve
+
+FEWER: dict[str, dict[str, Any]] = {
+    "EffectiveDimension": {"num_probes": 2, "num_steps": 4},
+    "FunctionalVariance": {"num_draws": 6, "burn_in": 3},
+    "LearningCoefficient": {"num_draws": 6, "burn_in": 3},
+    "LinearRegions": {"num_segments": 2},
+    "LossSlice": {"num_directions": 1, "num_points": 5},
+    "NegativeCurvature": {"num_probes": 2, "num_steps": 4},
+    "NoiseTolerance": {"num_draws": 2},
+    "PACBayesBound": {"num_draws": 4},
+    "SharpnessMeasure": {"num_starts": 2, "max_steps": 1},
+    "TrajectoryLength": {"num_points": 64},
+    "Transitions": {"num_points": 64},
+    "WorstCaseSharpness": {"max_steps": 5},
+    "WorstCaseTolerance": {"num_starts": 2, "max_steps": 1},
+}
+"""Options of the dearest, by class. The same lines run; default options are measured by ``test_contract``."""
+
+
+FEWEST: dict[str, dict[str, Any]] = {
+    **FEWER,
+    "LargestHessianEigenvalue": {"max_products": 8},
+    "LinearRegions": {"num_segments": 1},
+    "LossSlice": {"num_directions": 1, "num_points": 3},
+    "ModeConnectivityBarrier": {"num_points": 3},
+    "PreconditionedSharpness": {"max_products": 8},
+    "SmallestHessianEigenvalue": {"max_products": 8},
+    "WorstCaseSharpness": {"num_starts": 1, "max_steps": 4},
+}
+"""The same where values do not matter, and searches may end early."""
+
+
+def quick(cls: type[ComplexityMetric], **options: Any) -> ComplexityMetric:
+    """One of a class, with fewer draws where it draws many."""
+    return cls(**{**FEWER.get(cls.__name__, {}), **options})
+
+
+def quick_suite(name: str, *, per_layer: bool = False) -> list[ComplexityMetric]:
+    """The metrics of a suite, the dearest with the fewest draws."""
+    chosen = resolve(name, per_layer=per_layer)
+    return [type(m)(**{**FEWEST.get(type(m).__name__, {}), "per_layer": m.per_layer}) for m in chosen]
