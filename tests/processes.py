@@ -29,7 +29,7 @@ from lightning_complexity.recording.measuring import FailureReport, gaps, measur
 from tests.networks import conv_net, mlp
 from tests.quick import quick_suite
 
-WATCHDOG = 200
+WATCHDOG = 400
 """Seconds after which a process that waits for another prints where, and ends."""
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "two layers": (lambda: mlp(4, 6, 3), (4,)),

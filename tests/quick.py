@@ -14,7 +14,7 @@ FEWER: dict[str, dict[str, Any]] = {
     "LossSlice": {"num_directions": 1, "num_points": 5},
     "NegativeCurvature": {"num_probes": 2, "num_steps": 4},
     "NoiseTolerance": {"num_draws": 2},
-    "PACBayesBound": {"num_draws": 4},
+    "PACBayesBound": {"num_draws": 4, "sigmas": (0.2, 0.02)},
     "SharpnessMeasure": {"num_starts": 2, "max_steps": 1},
     "TrajectoryLength": {"num_points": 64},
     "Transitions": {"num_points": 64},

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_complexity import ComplexityMonitor
 from lightning_complexity.callbacks import SharpnessAwareMinimization
 
-WATCHDOG = 200
+WATCHDOG = 400
 """Seconds after which a process that waits for another prints where, and ends."""
 EPOCHS = 2
 RHO = 0.3

@@ -26,7 +26,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
     # Without the seed that another test may have left for Lightning's processes.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
     environment = {**inherited, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=environment, timeout=240)
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=environment, timeout=480)
     return [torch.load(output / f"{rank}.pt") for rank in range(2)]
 
 

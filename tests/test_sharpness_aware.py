@@ -24,6 +24,7 @@ from tests.sharpness_aware import (
     EPOCHS,
     RHO,
     SHARDED_CASES,
+    WATCHDOG,
     Trained,
     batches_of,
     by_hand,
@@ -111,7 +112,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
     command = [sys.executable, "-m", "tests.sharpness_aware", str(output)]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
     environment = {**inherited, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=environment, timeout=230)
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=environment, timeout=WATCHDOG + 40)
     return [torch.load(output / f"{rank}.pt") for rank in range(2)]
 
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_complexity import ComplexityMonitor
 from lightning_complexity.metrics import ComplexityMetric
-from tests.observer_matrix.networks import CLASSES, Checkpointed
+from tests.observer_matrix.networks import CLASSES, WIDTH
 from tests.observer_matrix.observers import NO_LIMIT
 from tests.training import Classifier, trainer
 
@@ -64,11 +64,19 @@ def alive(measurements: int, earlier: dict[int, weakref.ref[Tensor]]) -> Alive:
     return Alive(measurements, len(new), len(objects), resident)
 
 
-def measured_many_times(chosen: str | list[str] | list[ComplexityMetric], moments: tuple[int, ...]) -> list[Alive]:
+def plain() -> nn.Module:
+    """Running statistics and dropout, and nothing that is computed again."""
+    hidden = nn.Linear(4, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU(inplace=True), nn.Dropout(0.2)
+    return nn.Sequential(*hidden, nn.Linear(WIDTH, CLASSES))
+
+
+def measured_many_times(
+    network: nn.Module, chosen: str | list[str] | list[ComplexityMetric], moments: tuple[int, ...]
+) -> list[Alive]:
     """What was alive at some numbers of measurements."""
     pl.seed_everything(5, verbose=False)
     monitor = ComplexityMonitor(chosen, every_n_steps=1, budget=NO_LIMIT)
-    module, counter = Classifier(Checkpointed()), Counter(monitor, moments)
+    module, counter = Classifier(network), Counter(monitor, moments)
     # By a closure, since what a module holds is copied for each run.
     module.on_train_batch_end = lambda *_: counter.count()  # type: ignore[method-assign]
     data = TensorDataset(torch.randn(SAMPLES, 4), torch.arange(SAMPLES) % CLASSES)

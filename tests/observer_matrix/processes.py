@@ -17,7 +17,7 @@ from tests.observer_matrix.observers import compared, compared_with_penalties
 ROOT = Path(__file__).parents[2]
 
 
-def on_two_processes(job: str, folder: Path, shard: int = 0, shards: int = 1, seconds: int = 240) -> dict[str, str]:
+def on_two_processes(job: str, folder: Path, shard: int = 0, shards: int = 1, seconds: int = 480) -> dict[str, str]:
     """What differed first, by rank and case, in a share of the cases of a job.
 
     Args:

@@ -20,7 +20,7 @@ from lightning_complexity.studies.sweeping.sweep import Design, folder_name, gri
 from lightning_complexity.studies.sweeping.worker import work
 from lightning_complexity.studies.training.settings import Setting, Stop
 
-WATCHDOG = 150.0
+WATCHDOG = 300.0
 SMALL = {"depth": [1], "num_samples": [30], "batch_size": [16], "optimizer": ["adam"], "learning_rate": [0.01]}
 
 

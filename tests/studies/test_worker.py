@@ -21,7 +21,7 @@ from lightning_complexity.studies.sweeping import storage as storages
 from lightning_complexity.studies.sweeping.storage import Claims, open_storage, quiet_optuna, requeue, requeue_lost
 from lightning_complexity.studies.sweeping.worker import last_attempts, work
 
-WATCHDOG = 100.0
+WATCHDOG = 250.0
 
 
 def study_of(

@@ -141,7 +141,7 @@ def test_tensorboardx_shows_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_one_of_two_processes_writes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*command, "-m", "tests.tensorboard.two_processes", str(tmp_path)], check=True, timeout=300)
+    subprocess.run([*command, "-m", "tests.tensorboard.two_processes", str(tmp_path)], check=True, timeout=500)
     assert [path.name for path in tmp_path.glob("text_of_*")] == ["text_of_0"]
     for run in ("saved", "plain"):
         assert len([*(tmp_path / run).glob("*tfevents*")]) == 1

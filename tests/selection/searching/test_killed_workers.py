@@ -21,8 +21,8 @@ from optuna.trial import FrozenTrial
 from lightning_complexity.studies.sweeping.storage import open_storage, quiet_optuna
 from tests import postgresql
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-WATCHDOG = 240.0
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+WATCHDOG = 480.0
 
 
 @pytest.fixture(scope="module")

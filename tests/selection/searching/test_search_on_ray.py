@@ -51,6 +51,6 @@ def test_on_a_local_cluster(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs Ray, which is no dependency: pip install ray")
     command = [sys.executable, str(PATH), "--quick", "--trials", "4", "--output", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
     assert done.returncode == 0, done.stderr
     assert "is chosen" in done.stdout
