@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from lightning_complexity import ComplexityMonitor, ComplexityPenalty, metrics, regularizers
 from tests.networks import mlp
+from tests.quick import quick_suite
 from tests.training import Classifier, trainer
 
 X = torch.randn(24, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -45,7 +46,7 @@ def watched(
     module: Classifier, dataset: Any = None, **options: Any
 ) -> tuple[dict[str, float], dict[str, str], list[str]]:
     """Train for two epochs; the last values, the reasons of what was left out, and the warnings."""
-    monitor = ComplexityMonitor(**{"metrics": "full", **options})
+    monitor = ComplexityMonitor(**{"metrics": quick_suite("full"), **options})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit = trainer(callbacks=[monitor])
@@ -104,6 +105,21 @@ def test_forward_that_takes_a_mapping() -> None:
     assert left_out.keys() == OF_INPUTS - OF_JACOBIANS
     assert "got dict" in messages[0]
     assert {"complexity/margin_percentile", "complexity/hessian_trace", "probe/train_accuracy"} <= values.keys()
+
+
+class Autoencoder(Classifier):
+    def training_step(self, batch: tuple[Tensor]) -> Tensor:
+        return F.mse_loss(self(batch[0]), batch[0])
+
+
+def test_batches_without_targets_are_said_once() -> None:
+    _, left_out, messages = watched(Autoencoder(mlp(4, 6, 4)), TensorDataset(X))
+    lacking = [message for message in messages if "targets, which the samples do not have" in message]
+    assert len(lacking) == 1
+    assert "Give pairs, (inputs, targets), or choose other metrics" in lacking[0]
+    named = [name for name, reason in left_out.items() if "which the samples do not have" in reason]
+    assert len(named) > 20
+    assert all(name in lacking[0] for name in named)
 
 
 def test_regression_targets_with_the_classification_loss() -> None:

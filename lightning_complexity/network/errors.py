@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -34,7 +34,15 @@ class UnsupportedOperationError(MeasureError):
 
 
 class MissingInputError(MeasureError):
-    """A measure needs inputs, targets or initial weights that it was not given."""
+    """A measure needs inputs, targets or initial weights that it was not given.
+
+    Attributes:
+        lacks: Which of them; none where what was given is of another kind.
+    """
+
+    def __init__(self, message: str, lacks: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.lacks = tuple(lacks)
 
 
 class NetworkError(MeasureError):

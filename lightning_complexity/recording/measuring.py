@@ -15,7 +15,14 @@ from torchmetrics import Metric
 
 from lightning_complexity.metrics import ComplexityMetric
 from lightning_complexity.metrics.base import ProbedMetric
-from lightning_complexity.network import MeasureError, Snapshot, UnsupportedOperationError, accuracy, mean_loss
+from lightning_complexity.network import (
+    MeasureError,
+    MissingInputError,
+    Snapshot,
+    UnsupportedOperationError,
+    accuracy,
+    mean_loss,
+)
 from lightning_complexity.network.outputs import class_dim
 from lightning_complexity.network.running.ranks import Ranks
 from lightning_complexity.recording.tags import legal
@@ -62,7 +69,9 @@ class Reason(NamedTuple):
 
     @classmethod
     def of(cls, error: Exception) -> Reason:
-        """In the error's words."""
+        """In the error's words; those of several metrics are equal where the samples lack something."""
+        if isinstance(error, MissingInputError) and {*error.lacks} & {"inputs", "targets"}:
+            return cls(*2 * (f"{type(error).__name__}: {_lacking(error.lacks)}",))
         return cls(f"{type(error).__name__}: {error}", _reason_of_several(error))
 
 
@@ -120,6 +129,15 @@ class FailureReport:
                     f"{self.speaker} leaves out {', '.join(names)} for the rest of this run. {reason}", stacklevel=2
                 )
         self._new = {}
+
+
+def _lacking(names: tuple[str, ...]) -> str:
+    if "inputs" in names:
+        return f"needs {' and '.join(names)}, and there are no samples. Give some, or choose other metrics."
+    return (
+        f"needs {' and '.join(names)}, which the samples do not have. Give pairs, (inputs, targets), or choose other "
+        "metrics."
+    )
 
 
 def _reason_of_several(error: Exception) -> str:

@@ -276,7 +276,8 @@ class ComplexityMetric(Metric, ABC):
         missing = sorted(need for need in needs if not snapshot.has(need))
         if missing:
             raise MissingInputError(
-                f"{type(self).__name__} needs {' and '.join(missing)}; pass {', '.join(f'{m}=...' for m in missing)}."
+                f"{type(self).__name__} needs {' and '.join(missing)}; pass {', '.join(f'{m}=...' for m in missing)}.",
+                missing,
             )
 
     def needs_loss_alone(self, snapshot: Snapshot) -> bool:
