@@ -73,6 +73,15 @@ def test_a_batch_of_any_form(samples: tuple[Tensor, Tensor]) -> None:
     assert {"complexity/mean_margin", "probe/train_accuracy"} <= measured.values.keys()
 
 
+def test_long_histories_hold_each_key_once(samples: tuple[Tensor, Tensor]) -> None:
+    recorder = Recorder("fast")
+    for step in range(2):
+        recorder.measure(mlp(4, 3), samples, step=step)
+    first, second = (row.values for row in recorder.history)
+    assert len(first) > 5
+    assert all(one is other for one, other in zip(first, second, strict=True))
+
+
 def test_what_cannot_be_measured_is_named_once(samples: tuple[Tensor, Tensor]) -> None:
     recorder = Recorder(["PathNorm", "ParameterNorm"])
     with pytest.warns(UserWarning, match=r"The recorder leaves out log_path_norm .* needs inputs"):

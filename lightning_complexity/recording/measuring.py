@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -58,7 +59,8 @@ class Measured:
             return {}
         device = next(iter(self.values.values())).device
         stacked = torch.stack([v.detach().to(device, torch.float64).reshape(()) for v in self.values.values()])
-        return dict(zip(self.values, stacked.tolist(), strict=True))
+        # Histories hold the keys again and again: they are the same strings each time.
+        return dict(zip(map(sys.intern, self.values), stacked.tolist(), strict=True))
 
 
 class Reason(NamedTuple):
