@@ -11,7 +11,7 @@ FEWER: dict[str, dict[str, Any]] = {
     "FunctionalVariance": {"num_draws": 6, "burn_in": 3},
     "LearningCoefficient": {"num_draws": 6, "burn_in": 3},
     "LinearRegions": {"num_segments": 2},
-    "LossSlice": {"num_directions": 1, "num_points": 5},
+    "LossSlice": {"num_points": 3},
     "NegativeCurvature": {"num_probes": 2, "num_steps": 4},
     "NoiseTolerance": {"num_draws": 2},
     "PACBayesBound": {"num_draws": 4, "sigmas": (0.2, 0.02)},
@@ -23,12 +23,10 @@ FEWER: dict[str, dict[str, Any]] = {
 }
 """Options of the dearest, by class. The same lines run; default options are measured by ``test_contract``."""
 
-
 FEWEST: dict[str, dict[str, Any]] = {
     **FEWER,
     "LargestHessianEigenvalue": {"max_products": 8},
     "LinearRegions": {"num_segments": 1},
-    "LossSlice": {"num_directions": 1, "num_points": 3},
     "ModeConnectivityBarrier": {"num_points": 3},
     "PreconditionedSharpness": {"max_products": 8},
     "SmallestHessianEigenvalue": {"max_products": 8},

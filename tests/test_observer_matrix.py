@@ -257,5 +257,5 @@ def test_graphs_of_checkpointed_networks_go_with_all_measures() -> None:
 @pytest.mark.timeout(3 * PATIENCE)  # "full" takes more than half a second each time
 @pytest.mark.parametrize("suite", FACTORS["suite"])
 def test_memory_does_not_grow_over_300_measurements(suite: str) -> None:
-    network = plain() if suite == "full" else Checkpointed()  # which would take twice as long
+    network = plain() if suite == "full" else Checkpointed()  # all measures take twice as long with it
     assert_does_not_grow(network, quick_suite(suite), 20, 300)

@@ -73,7 +73,8 @@ class Reason(NamedTuple):
     def of(cls, error: Exception) -> Reason:
         """In the error's words; those of several metrics are equal where the samples lack something."""
         if isinstance(error, MissingInputError) and {*error.lacks} & {"inputs", "targets"}:
-            return cls(*2 * (f"{type(error).__name__}: {_lacking(error.lacks)}",))
+            words = f"{type(error).__name__}: {_lacking(error.lacks)}"
+            return cls(words, words)
         return cls(f"{type(error).__name__}: {error}", _reason_of_several(error))
 
 
