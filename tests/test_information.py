@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from scipy.stats import entropy
@@ -67,6 +69,33 @@ class TestPerformanceCorrelation:
             model = LogisticRegression(C=1 / (0.02 * seen.sum()), tol=1e-10, max_iter=1000)
             model.fit(scaled[seen], y.numpy()[seen])
             assert found[fold == held_out].tolist() == model.predict(scaled[~seen]).tolist()
+
+    def test_the_regression_is_fitted_once_to_the_same_samples(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fits: list[int] = []
+
+        def counted(inputs: Tensor, targets: Tensor, **options: Any) -> Tensor:
+            fits.append(len(inputs))
+            return held_out_linear_classes(inputs, targets, **options)
+
+        monkeypatch.setattr("lightning_complexity.metrics.function.information.held_out_linear_classes", counted)
+        x, y, metric = torch.randn(50, 4), torch.randint(0, 3, (50,)), PerformanceCorrelation()
+
+        def measured(*samples: Tensor) -> int:
+            net, alone = mlp(4, 8, 3).double(), PerformanceCorrelation(weight_decay=metric.weight_decay)
+            before = len(fits)
+            metric.reset()
+            metric.update(net, *samples)
+            needed = len(fits) - before
+            alone.update(net, *samples)
+            assert torch.equal(metric.compute(), alone.compute())
+            return needed
+
+        assert [measured(x, y), measured(x, y), measured(x.clone(), y.clone())] == [1, 0, 0]
+        x[3, 2] += 1e-9  # written to
+        assert [measured(x, y), measured(x, y)] == [1, 0]
+        assert [measured(x, (y + 1) % 3), measured(x.reshape(25, 2, 4)[:, 0], y[::2])] == [1, 1]
+        metric.weight_decay = 1.0
+        assert [measured(x, y), measured(x, y)] == [1, 0]
 
     def test_a_linear_model_of_ones_own(self) -> None:
         x, y = torch.randn(200, 4), torch.randint(0, 3, (200,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -78,7 +79,7 @@ class PerformanceCorrelation(ComplexityMetric):
         linear_model: Gives outputs for inputs, shape ``(n, classes)``, or classes, shape ``(n,)``: the best linear
             model, trained on the training data. ``None`` for logistic regression on the samples at hand, each decided
             by one of five that did not see it (:func:`lightning_complexity.functional.held_out_linear_classes`).
-        weight_decay: Of that regression.
+        weight_decay: Of that regression, which is fitted again only for other samples.
 
     Raises:
         ValueError: If ``weight_decay`` is negative; in ``update``, for a second batch.
@@ -114,6 +115,7 @@ class PerformanceCorrelation(ComplexityMetric):
         check_at_least(0, weight_decay=weight_decay)
         super().__init__(**kwargs)
         self.linear_model, self.weight_decay = linear_model, weight_decay
+        self._fitted: tuple[tuple[float, bytes], Tensor] | None = None
 
     def _prepare_state(self) -> None:
         self.add_state("decisions", [], dist_reduce_fx="cat")
@@ -127,7 +129,7 @@ class PerformanceCorrelation(ComplexityMetric):
 
     def _linear(self, snapshot: Snapshot, targets: Tensor, kept: Tensor) -> Tensor:
         if self.linear_model is None:
-            return held_out_linear_classes(_rows(snapshot)[kept], targets[kept], weight_decay=self.weight_decay)
+            return self._held_out(_rows(snapshot)[kept], targets[kept])
         try:
             with torch.no_grad():
                 said = self.linear_model(snapshot.inputs)
@@ -144,6 +146,13 @@ class PerformanceCorrelation(ComplexityMetric):
                 f"({len(targets)},), got {got}."
             )
         return (said.argmax(1) if said.ndim == 2 else said.long())[kept].to(targets.device)
+
+    def _held_out(self, rows: Tensor, targets: Tensor) -> Tensor:
+        """Classes by the regression; those of the last time for the same samples, as during a training."""
+        fitted_to = self.weight_decay, _digest(rows, targets)
+        if self._fitted is None or self._fitted[0] != fitted_to:
+            self._fitted = fitted_to, held_out_linear_classes(rows, targets, weight_decay=self.weight_decay)
+        return self._fitted[1].to(targets.device)
 
     def measure(self, snapshot: Snapshot, context: Context) -> Tensor:
         """The value on the snapshot's samples."""
@@ -174,6 +183,15 @@ def _rows(snapshot: Snapshot) -> Tensor:
             "one that takes them with linear_model=lambda inputs: ...."
         )
     return inputs.flatten(1)
+
+
+def _digest(*tensors: Tensor) -> bytes:
+    """Equal for tensors of equal shapes, types and bytes only."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(repr((tensor.shape, tensor.dtype)).encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.digest()
 
 
 def _kind(snapshot: Snapshot) -> str:
