@@ -146,9 +146,23 @@ def find_scale(
     return high
 
 
-def _binary_kl(q: Tensor, p: Tensor) -> Tensor:
+def _binary_kl(q: float, p: float) -> float:
     """Divergence of coins, in nats."""
-    return torch.xlogy(q, q / p) + torch.xlogy(1 - q, (1 - q) / (1 - p))
+    sides = [(ours, theirs) for ours, theirs in ((q, p), (1 - q, 1 - p)) if ours > 0]
+    return sum(ours * math.log(ours / theirs) if theirs > 0 else math.inf for ours, theirs in sides)
+
+
+def _largest_probability(q: float, c: float) -> float:
+    if math.isnan(q) or math.isnan(c):
+        return math.nan
+    low, high = q, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _binary_kl(q, middle) <= c:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def kl_inverse(error: Tensor, divergence: Tensor) -> Tensor:
@@ -167,13 +181,9 @@ def kl_inverse(error: Tensor, divergence: Tensor) -> Tensor:
         >>> kl_inverse(torch.tensor(0.0), torch.tensor(1.0))  # 1 - exp(-1)
         tensor(0.6321, dtype=torch.float64)
     """
-    q, c = error.double(), divergence.double()
-    low, high = q.clone(), torch.ones_like(q)
-    for _ in range(60):
-        middle = (low + high) / 2
-        within = _binary_kl(q, middle) <= c
-        low, high = torch.where(within, middle, low), torch.where(within, high, middle)
-    return torch.where(q.isnan() | c.isnan(), torch.nan, high)
+    pairs = zip(error.flatten().tolist(), divergence.flatten().tolist(), strict=True)
+    found = [_largest_probability(q, c) for q, c in pairs]
+    return torch.tensor(found, dtype=torch.float64, device=error.device).reshape(error.shape)
 
 
 def _complexity(divergence: Tensor, num_samples: int, delta: float) -> Tensor:
