@@ -23,7 +23,8 @@ from lightning_complexity.network.tracing.decompositions import Decompositions, 
 def mean_loss(snapshot: Snapshot) -> Tensor:
     """Loss of the whole batch. Needs targets, unless the loss takes batches; that is the mean of theirs by sample."""
     if snapshot.task.judges_batches:
-        losses = list(batch_losses(snapshot, 1, records=False))
+        with snapshot.opened():
+            losses = list(batch_losses(snapshot, 1, records=False))
         return torch.stack(losses).sum() if snapshot.differentiable else torch.stack(losses).sum().detach()
     return snapshot.task.loss_of(model_outputs(snapshot), snapshot.targets)
 
