@@ -16,7 +16,7 @@ from tests.random_networks.checks import Fault, faults
 from tests.random_networks.shrinking import shrunk, with_same_fault
 
 AT_ONCE = 50
-SHARE, SMALLER_SHARE = 0.08, 0.04  # of all measures on one network: of the first ones, and of the thousands
+SHARE, SMALLER_SHARE = 0.08, 0.02  # of all measures on one network: of the first ones, and of the thousands
 REPORTED = 3
 
 
