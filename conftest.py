@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Iterator
 
@@ -13,6 +14,11 @@ import torch
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest test first, so that no process waits for it at the end."""
     items.sort(key=lambda item: item.get_closest_marker("longest") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected out of each later search for garbage."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +40,7 @@ def unhurried(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """The default budget leaves nothing out, however busy the machine is; tests of budgets say ``budgeted``."""
     if "budgeted" not in request.fixturenames:
         monkeypatch.setattr("lightning_complexity.recording.budget._SECONDS_OF_AUTO", 1e6)
+        monkeypatch.setattr("lightning_complexity.recording.budget._AS_PLANNED", 1e6)  # prices rise when it halts
 
 
 @pytest.fixture
