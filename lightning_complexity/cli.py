@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import re
 import sys
@@ -122,6 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: Of the command; those of the process if not given.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    atexit.register(gc.freeze)  # or Python looks for garbage in all that was imported, for a second or two
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # names of runs may have letters that a terminal has not
             stream.reconfigure(errors="backslashreplace")
