@@ -95,7 +95,7 @@ def sections(quick: bool) -> Iterator[str]:
     limits = QUICK if quick else Limits()
     yield introduction()
     yield from (f"Not compared, because it is not installed: {package}." for package in missing_packages())
-    for workload in [mlp()] if quick else [mlp(), resnet18(), transformer()]:
+    for workload in [mlp(64, batch=64)] if quick else [mlp(), resnet18(), transformer()]:
         yield f"## {workload.name}"
         yield costs(workload, "shared", group_actions(workload), limits)[0]
         text, left_out = costs(workload, "metric", metric_actions(workload), limits)
@@ -134,7 +134,7 @@ def chosen(pattern: re.Pattern[str]) -> Iterator[str]:
 def main() -> None:
     """Run the benchmarks that the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only the MLP, few rounds")
+    parser.add_argument("--quick", action="store_true", help="only a small MLP, few rounds")
     parser.add_argument("--only", metavar="REGEX", type=re.compile, help="only rows whose name has a part that fits")
     # Threads that wait for each other on shared cores make times jump.
     parser.add_argument("--threads", metavar="N", type=int, default=1, help="threads that torch uses (%(default)s)")
