@@ -59,6 +59,7 @@ def test_the_inverse_divergence_at_its_ends() -> None:
     errors, zeros = torch.tensor([0.0, 0.3, 1.0, math.nan]), torch.zeros(4)
     torch.testing.assert_close(kl_inverse(errors, zeros), errors, equal_nan=True, rtol=0, atol=1e-7)
     assert kl_inverse(torch.tensor(0.3), torch.tensor(1e4)) == 1
+    assert kl_inverse(torch.zeros(2, 3), torch.tensor(1.0)).shape == (2, 3)
 
 
 def test_bounds_on_paper() -> None:

@@ -172,15 +172,16 @@ def kl_inverse(error: Tensor, divergence: Tensor) -> Tensor:
 
     Args:
         error: :math:`q` between 0 and 1, any shape.
-        divergence: :math:`c`, not negative, the same shape.
+        divergence: :math:`c`, not negative, the same shape or one that broadcasts to it.
 
     Returns:
-        The same shape, in double precision, above the supremum by less than 1e-15; 1 where the error is 1.
+        That shape, in double precision, above the supremum by less than 1e-15; 1 where the error is 1.
 
     Example:
         >>> kl_inverse(torch.tensor(0.0), torch.tensor(1.0))  # 1 - exp(-1)
         tensor(0.6321, dtype=torch.float64)
     """
+    error, divergence = torch.broadcast_tensors(error, divergence)
     pairs = zip(error.flatten().tolist(), divergence.flatten().tolist(), strict=True)
     found = [_largest_probability(q, c) for q, c in pairs]
     return torch.tensor(found, dtype=torch.float64, device=error.device).reshape(error.shape)
