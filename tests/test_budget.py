@@ -11,6 +11,8 @@ import pytest
 from lightning_complexity.recording.budget import Budget, Length, Now, Plan, Price, Stopwatch, Turn
 from lightning_complexity.recording.costs import Costs, Watch
 
+pytestmark = pytest.mark.usefixtures("budgeted")
+
 
 @dataclass
 class Simulated:
@@ -173,7 +175,6 @@ def test_no_limit_measures_everything() -> None:
     assert Budget.of(None).part("dear", Price(1e9), Plan(), Now(1e9, 0.0, 0, Length())) == 1.0
 
 
-@pytest.mark.usefixtures("budgeted")
 def test_auto_has_at_least_ten_seconds_and_the_ends() -> None:
     budget, short, long = Budget.of("auto"), Length(60.0, 60.0), Length(40_000.0, 100_000.0)
     assert budget.earned(0.0, short) == 10
@@ -184,7 +185,6 @@ def test_auto_has_at_least_ten_seconds_and_the_ends() -> None:
     assert budget.at_least == 80
 
 
-@pytest.mark.usefixtures("budgeted")
 def test_each_start_of_a_continued_run_has_its_ten_seconds() -> None:
     budget = Budget.of("auto")
     budget.start_again(spent=8.0, at_least=10.0)
@@ -196,7 +196,6 @@ def test_each_start_of_a_continued_run_has_its_ten_seconds() -> None:
     assert limited.at_least == 0
 
 
-@pytest.mark.usefixtures("budgeted")
 def test_auto_holds_two_per_cent_where_the_run_pays_for_the_ends() -> None:
     # About what the standard metrics of a ResNet-18 take, of an hour of steps.
     costs = Simulated({"weights": 0.2, "margins": 0.5, "jacobian": 7.0}, {"forward": (1.0, {"margins", "jacobian"})})
@@ -206,7 +205,6 @@ def test_auto_holds_two_per_cent_where_the_run_pays_for_the_ends() -> None:
     assert len(measured["weights"]) > 30
 
 
-@pytest.mark.usefixtures("budgeted")
 def test_auto_measures_everything_in_a_short_run() -> None:
     costs = Simulated({"cheap": 0.01, "dear": 1.0})
     _, measured = simulated(costs, "auto", steps=60, every=10)

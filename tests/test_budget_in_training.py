@@ -23,6 +23,8 @@ from lightning_complexity.recording.budget import Length
 from tests.networks import mlp
 from tests.training import Classifier, trainer
 
+pytestmark = pytest.mark.usefixtures("budgeted")
+
 NUM_SAMPLES = 24
 X = torch.randn(NUM_SAMPLES, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(24) % 3
